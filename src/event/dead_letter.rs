@@ -1,0 +1,168 @@
+//! Dead letters: what was given up, whole, with the reason.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::headers::name;
+use super::{Headers, Incoming, Record, Source, Topic, UnixMillis};
+
+/// Why a record is a dead letter: a stable word for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Code {
+    /// The value is not JSON: empty, null, cut off, not UTF-8, nested too deeply.
+    InvalidJson,
+    /// JSON, but not an object.
+    NotAnObject,
+    /// A required field is absent.
+    MissingField,
+    /// A known field has a value that it cannot have.
+    InvalidField,
+    /// The record is larger than is read, or than a topic takes.
+    TooLarge,
+    /// A parked call failed as often as it may.
+    AttemptsExhausted,
+    /// A parked call was not delivered within its longest age.
+    Expired,
+    /// The service refused the call for good.
+    RejectedByService,
+    /// A stage whose fallback is `fail` failed.
+    StageFailed,
+    /// Somebody discarded it.
+    Discarded,
+}
+
+impl Code {
+    /// Every code.
+    pub const ALL: [Self; 10] = [
+        Self::InvalidJson,
+        Self::NotAnObject,
+        Self::MissingField,
+        Self::InvalidField,
+        Self::TooLarge,
+        Self::AttemptsExhausted,
+        Self::Expired,
+        Self::RejectedByService,
+        Self::StageFailed,
+        Self::Discarded,
+    ];
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidJson => "invalid_json",
+            Self::NotAnObject => "not_an_object",
+            Self::MissingField => "missing_field",
+            Self::InvalidField => "invalid_field",
+            Self::TooLarge => "too_large",
+            Self::AttemptsExhausted => "attempts_exhausted",
+            Self::Expired => "expired",
+            Self::RejectedByService => "rejected_by_service",
+            Self::StageFailed => "stage_failed",
+            Self::Discarded => "discarded",
+        }
+    }
+}
+
+/// A dead letter in the making: the record it is made of, and what is said of it.
+#[derive(Debug, Clone)]
+pub struct DeadLetter<'a> {
+    /// Why.
+    pub code: Code,
+    /// Why, in one sentence that names no host, credential or stack.
+    pub error: Cow<'a, str>,
+    /// The event's coordinates.
+    pub origin: &'a Source,
+}
+
+impl DeadLetter<'_> {
+    /// The dead letter of a record that was read: its key, value, headers and timestamp untouched, ours added.
+    pub fn of(&self, record: &Incoming, topic: &Topic, now: UnixMillis) -> Record {
+        Record {
+            topic: topic.clone(),
+            key: record.key.clone(),
+            value: record.value.clone(),
+            headers: self.headers(record.headers.clone(), now),
+            timestamp: record.timestamp.filter(|at| at.0 > 0).unwrap_or(now),
+        }
+    }
+
+    /// The dead letter of a record that is too large to be carried along: like [`DeadLetter::of`], with an empty value.
+    pub fn of_too_large(&self, record: &Incoming, topic: &Topic, now: UnixMillis) -> Record {
+        Record { value: Some(Bytes::new()), ..self.of(record, topic, now) }
+    }
+
+    /// The dead letter of a record that was never read: an envelope that would have been parked.
+    pub fn of_unsent(&self, record: Record, topic: &Topic, now: UnixMillis) -> Record {
+        Record { topic: topic.clone(), headers: self.headers(record.headers, now), ..record }
+    }
+
+    fn headers(&self, mut headers: Headers, now: UnixMillis) -> Headers {
+        headers.set(name::ERROR_CODE, self.code.as_str());
+        headers.set(name::ERROR, self.error.as_ref().to_owned());
+        headers.set(name::DEAD_LETTERED_AT, now.0.to_string());
+        set_origin(&mut headers, self.origin);
+        if headers.get(name::REDRIVES).is_none() {
+            headers.set(name::REDRIVES, "0");
+        }
+        headers
+    }
+}
+
+/// The longest value of a header that stays on a dead letter that was too large.
+const LONGEST_KEPT: usize = 512;
+
+/// The next smaller form of a dead letter that its topic does not take: without its value, then without the headers that are not
+/// ours or are longer than ours ever are, then without its key. `None` if nothing is left to leave out.
+pub fn smaller(record: Record) -> Option<Record> {
+    if record.value.as_ref().is_some_and(|value| !value.is_empty()) {
+        return Some(Record { value: Some(Bytes::new()), ..record });
+    }
+    // A producer may send headers under our names too, of any length.
+    let stays =
+        |header: &str, value: Option<&Bytes>| name::WRITTEN_HERE.contains(&header) && value.is_none_or(|value| value.len() <= LONGEST_KEPT);
+    if record.headers.iter().any(|(header, value)| !stays(header, value)) {
+        let mut headers = Headers::new();
+        for (header, value) in record.headers.iter().filter(|(header, value)| stays(header, *value)) {
+            headers.append(header.to_owned(), value.cloned());
+        }
+        return Some(Record { headers, ..record });
+    }
+    record.key.is_some().then(|| Record { key: None, ..record })
+}
+
+/// Writes an event's coordinates.
+pub(super) fn set_origin(headers: &mut Headers, origin: &Source) {
+    headers.set(name::ORIGIN_TOPIC, origin.topic.as_str().to_owned());
+    headers.set(name::ORIGIN_PARTITION, origin.partition.to_string());
+    headers.set(name::ORIGIN_OFFSET, origin.offset.to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Offset, Partition};
+
+    #[test]
+    fn a_letter_that_is_too_large_ends_small_whatever_its_producer_sent() {
+        let mut headers = Headers::new();
+        for header in ["x-theirs", "fusebox-x", name::REDRIVES, name::EVENT_ID] {
+            headers.append(header, Some(Bytes::from(vec![b'x'; 1 << 20])));
+        }
+        let source = Source { topic: Topic::from("t"), partition: Partition(0), offset: Offset(1) };
+        let key = Some(Bytes::from(vec![b'k'; 1 << 20]));
+        let value = Some(Bytes::from(vec![b'v'; 1 << 20]));
+        let record = Incoming { source: source.clone(), key, value, headers, timestamp: Some(UnixMillis(7)) };
+        let letter = DeadLetter { code: Code::InvalidJson, error: "why".into(), origin: &source };
+        let mut smallest = letter.of(&record, &Topic::from("d"), UnixMillis(9));
+        let mut steps = 0;
+        while let Some(next) = smaller(smallest.clone()) {
+            smallest = next;
+            steps += 1;
+        }
+        assert_eq!(steps, 3);
+        assert!(smallest.headers.size() < 1_000 && smallest.key.is_none() && smallest.value.as_ref().is_some_and(Bytes::is_empty));
+        assert_eq!(smallest.headers.text(name::ERROR_CODE), Some("invalid_json"));
+        assert_eq!(smallest.headers.number(name::ORIGIN_OFFSET), Some(1));
+    }
+}

@@ -1,0 +1,332 @@
+//! A parked call: the rendered request with all that is needed to make it later, on its own.
+//!
+//! What never changes is in the value, a JSON envelope with a version; what changes with each hop is in the headers, where a
+//! consumer can read it without parsing.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::dead_letter::{Code, set_origin};
+use super::decode::Unreadable;
+use super::headers::name;
+use super::json::Object;
+use super::{Event, Headers, Incoming, Offset, Partition, Record, Source, Topic, UnixMillis};
+
+/// The envelope's version: raised when a reader of the old one could not read the new one.
+pub const VERSION: u32 = 1;
+
+/// Why a call is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The breaker refused it: no call was made.
+    CircuitOpen,
+    /// No reply in time.
+    Timeout,
+    /// No connection, or a broken one.
+    Connect,
+    /// 5xx.
+    Http5xx,
+    /// 429.
+    Http429,
+    /// No turn within the timeout: no call was made.
+    Overload,
+    /// The process stops.
+    Shutdown,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 7] =
+        [Self::CircuitOpen, Self::Timeout, Self::Connect, Self::Http5xx, Self::Http429, Self::Overload, Self::Shutdown];
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CircuitOpen => "circuit_open",
+            Self::Timeout => "timeout",
+            Self::Connect => "connect",
+            Self::Http5xx => "http_5xx",
+            Self::Http429 => "http_429",
+            Self::Overload => "overload",
+            Self::Shutdown => "shutdown",
+        }
+    }
+
+    /// The reason of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How often a call was made and parked, and when it may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parking {
+    /// Why, this time.
+    pub reason: Reason,
+    /// Calls made and failed.
+    pub attempt: u32,
+    /// How often it has been put on the retry topic, this time included.
+    pub parks: u32,
+    /// Not to be made before.
+    pub not_before: UnixMillis,
+    /// When it was put there first.
+    pub first_parked_at: UnixMillis,
+}
+
+/// A call that is to be parked.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// The service.
+    pub service: &'a str,
+    /// The event it belongs to.
+    pub event: &'a Event,
+    /// HTTP's method.
+    pub method: &'a str,
+    /// The path on the service.
+    pub path: &'a str,
+    /// The request's body, JSON.
+    pub body: &'a Bytes,
+    /// The finished stages' data, by service.
+    pub results: &'a [(&'a str, Bytes)],
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a> {
+    version: u32,
+    #[serde(borrow)]
+    service: Cow<'a, str>,
+    event_id: Uuid,
+    #[serde(borrow)]
+    camera_id: Cow<'a, str>,
+    #[serde(borrow)]
+    request: Object<Request<'a>>,
+    #[serde(borrow, with = "results", default)]
+    results: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Request<'a> {
+    #[serde(borrow)]
+    method: Cow<'a, str>,
+    #[serde(borrow)]
+    path: Cow<'a, str>,
+    #[serde(borrow)]
+    idempotency_key: Cow<'a, str>,
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
+/// What a service knows a repeated call by.
+pub fn idempotency_key(event_id: Uuid, service: &str) -> String {
+    format!("{event_id}/{service}")
+}
+
+/// Builds the record that parks a call. Its body and results are JSON; what is not becomes null.
+pub fn park(topic: &Topic, call: &Call<'_>, parking: Parking, now: UnixMillis) -> Record {
+    let results = call.results.iter().map(|(service, data)| (Cow::Borrowed(*service), json(data))).collect();
+    let envelope = Envelope {
+        version: VERSION,
+        service: call.service.into(),
+        event_id: call.event.id,
+        camera_id: Cow::Borrowed(&call.event.camera_id),
+        request: Object(Request {
+            method: call.method.into(),
+            path: call.path.into(),
+            idempotency_key: idempotency_key(call.event.id, call.service).into(),
+            body: json(call.body),
+        }),
+        results,
+    };
+    let mut headers = Headers::new();
+    for (name, value) in call.event.trace() {
+        headers.append(name, Some(value.clone()));
+    }
+    headers.set(name::SERVICE, call.service.to_owned());
+    headers.set(name::EVENT_ID, call.event.id.to_string());
+    set_origin(&mut headers, &call.event.source);
+    set_parking(&mut headers, parking);
+    Record {
+        topic: topic.clone(),
+        key: Some(call.event.key.clone()),
+        value: Some(serde_json::to_vec(&envelope).unwrap_or_default().into()),
+        headers,
+        timestamp: now,
+    }
+}
+
+fn json(bytes: &Bytes) -> &RawValue {
+    serde_json::from_slice(bytes).unwrap_or(RawValue::NULL)
+}
+
+fn set_parking(headers: &mut Headers, parking: Parking) {
+    headers.set(name::REASON, parking.reason.as_str());
+    headers.set(name::ATTEMPT, parking.attempt.to_string());
+    headers.set(name::PARKS, parking.parks.to_string());
+    headers.set(name::NOT_BEFORE, parking.not_before.0.to_string());
+    headers.set(name::FIRST_PARKED_AT, parking.first_parked_at.0.to_string());
+}
+
+/// A call that was read from a retry topic.
+#[derive(Debug, Clone)]
+pub struct Parked {
+    /// The record as it was read.
+    pub record: Incoming,
+    /// The service.
+    pub service: Box<str>,
+    /// The event's id.
+    pub event_id: Uuid,
+    /// The event's camera.
+    pub camera_id: Box<str>,
+    /// Where the event was read; the parked record's own place if its headers do not say.
+    pub origin: Source,
+    /// The request's body.
+    pub body: Bytes,
+    /// Its `Idempotency-Key`.
+    pub idempotency_key: Box<str>,
+    /// What its headers say.
+    pub parking: Parking,
+}
+
+impl Parked {
+    /// The record that parks the call once more, behind everything else on its topic.
+    pub fn again(&self, parking: Parking, now: UnixMillis) -> Record {
+        let mut headers = self.record.headers.clone();
+        set_parking(&mut headers, parking);
+        Record {
+            topic: self.record.source.topic.clone(),
+            key: self.record.key.clone(),
+            value: self.record.value.clone(),
+            headers,
+            timestamp: now,
+        }
+    }
+
+    /// The W3C trace headers to hand on.
+    pub fn trace(&self) -> impl Iterator<Item = (&'static str, &Bytes)> {
+        [name::TRACEPARENT, name::TRACESTATE].into_iter().filter_map(|header| self.record.headers.get(header).map(|value| (header, value)))
+    }
+}
+
+/// Reads a parked call. `now` stands in for times that its headers do not give.
+///
+/// # Errors
+/// The record is no envelope that this version reads: somebody else wrote to the topic, or a newer Fusebox did.
+#[expect(clippy::result_large_err, reason = "the record goes back to be dead-lettered; a box would cost every read to spare a rare move")]
+pub fn read(record: Incoming, now: UnixMillis) -> Result<Parked, (Incoming, Unreadable)> {
+    match read_value(&record) {
+        Err(unreadable) => Err((record, unreadable)),
+        Ok((service, event_id, camera_id, body, idempotency_key)) => {
+            let headers = &record.headers;
+            let at = |name| headers.number(name).map(UnixMillis);
+            let first_parked_at = at(name::FIRST_PARKED_AT).or(record.timestamp.filter(|at| at.0 > 0)).unwrap_or(now).min(now);
+            let parking = Parking {
+                reason: headers.text(name::REASON).and_then(Reason::parse).unwrap_or(Reason::CircuitOpen),
+                attempt: headers.number(name::ATTEMPT).unwrap_or(0),
+                parks: headers.number(name::PARKS).unwrap_or(1),
+                not_before: at(name::NOT_BEFORE).unwrap_or(first_parked_at),
+                first_parked_at,
+            };
+            let origin = origin(headers).unwrap_or_else(|| record.source.clone());
+            Ok(Parked { service, event_id, camera_id, origin, body, idempotency_key, parking, record })
+        }
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(value: &'a Bytes) -> Result<T, Unreadable> {
+    serde_json::from_slice(value).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data if !value.trim_ascii_start().starts_with(b"{") => {
+            Unreadable::new(Code::NotAnObject, "the value is JSON, but not an object; a parked call's envelope is expected")
+        }
+        serde_json::error::Category::Data => Unreadable::field("envelope", error),
+        _ => Unreadable::json(&error),
+    })
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+type Value = (Box<str>, Uuid, Box<str>, Bytes, Box<str>);
+
+fn read_value(record: &Incoming) -> Result<Value, Unreadable> {
+    let Some(value) = record.value.as_ref() else {
+        return Err(Unreadable::new(Code::InvalidJson, "the value is null; a parked call's envelope is expected"));
+    };
+    // The version first: an envelope of another one may have other fields.
+    let Object(Versioned { version }) = parse(value)?;
+    if version != VERSION {
+        return Err(Unreadable::field("version", format_args!("{version}; version {VERSION} is read here")));
+    }
+    let Object(envelope) = parse::<Object<Envelope<'_>>>(value)?;
+    Ok((
+        envelope.service.as_ref().into(),
+        envelope.event_id,
+        envelope.camera_id.as_ref().into(),
+        value.slice_ref(envelope.request.0.body.get().as_bytes()),
+        envelope.request.0.idempotency_key.as_ref().into(),
+    ))
+}
+
+/// The event's coordinates, where headers give all three.
+pub fn origin(headers: &Headers) -> Option<Source> {
+    Some(Source {
+        topic: Topic::from(headers.text(name::ORIGIN_TOPIC)?),
+        partition: Partition(headers.number(name::ORIGIN_PARTITION)?),
+        offset: Offset(headers.number(name::ORIGIN_OFFSET)?),
+    })
+}
+
+/// An object's members in the order in which they are written.
+mod results {
+    use std::borrow::Cow;
+    use std::fmt;
+
+    use serde::de::{Deserializer, MapAccess, Visitor};
+    use serde::ser::{SerializeMap, Serializer};
+    use serde_json::value::RawValue;
+
+    type Results<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
+
+    pub(super) fn serialize<S: Serializer>(results: &Results<'_>, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(results.len()))?;
+        for (service, data) in results {
+            map.serialize_entry(service, data)?;
+        }
+        map.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Results<'de>, D::Error> {
+        struct ResultsVisitor;
+        impl<'de> Visitor<'de> for ResultsVisitor {
+            type Value = Results<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut results = Vec::new();
+                while let Some((service, data)) = map.next_entry::<String, &'de RawValue>()? {
+                    results.push((Cow::Owned(service), data));
+                }
+                Ok(results)
+            }
+        }
+        deserializer.deserialize_map(ResultsVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+//! The breaker's tests: every state under every operation as a table, properties against a naive model, the defects of other breakers
+//! by name, and the shared breaker under every interleaving.
+
+mod defects;
+mod interleavings;
+mod model;
+mod open_time;
+mod properties;
+mod recovery;
+mod shared;
+mod table;
+mod with_loom;
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::*;
+
+/// `fail_max` 3, open for 100 ms, one permit, one success, leases of 10 ms; no back-off, no jitter.
+fn settings() -> Settings {
+    Settings {
+        policy: PolicySettings::Consecutive { fail_max: NonZeroU32::new(3).expect("is not zero") },
+        recovery_timeout: Duration::from_millis(100),
+        backoff_multiplier: 1.0,
+        recovery_timeout_max: Duration::from_secs(10),
+        jitter: 0.0,
+        permits: 1,
+        success_threshold: 1,
+        lease: Duration::from_millis(10),
+    }
+}
+
+const FAILURE: Verdict = Verdict::Failure { retry_after: None };
+
+fn settle(breaker: &mut Breaker, permit: Permit, verdict: Verdict, now: u64) -> Settled {
+    breaker.settle(permit, verdict, Duration::ZERO, Tick(now), || 0.0)
+}
+
+fn admitted(breaker: &mut Breaker, now: u64) -> Permit {
+    breaker.admit(Tick(now)).0.expect("the test's breaker admits here")
+}
+
+fn refused(breaker: &mut Breaker, now: u64) -> Refusal {
+    breaker.admit(Tick(now)).0.expect_err("the test's breaker refuses here")
+}
+
+/// Trips a closed breaker by failures at `now`.
+fn trip(breaker: &mut Breaker, now: u64) {
+    while breaker.state_name() == StateName::Closed {
+        let permit = admitted(breaker, now);
+        settle(breaker, permit, FAILURE, now);
+    }
+}
+
+fn lock(kind: LockKind, expires_at: Option<u64>) -> Lock {
+    Lock { kind, actor: "ann".to_owned(), reason: "drill".to_owned(), expires_at: expires_at.map(Tick) }
+}
+
+fn snapshot(generation: u64, held: Held) -> Snapshot {
+    Snapshot { generation: Generation(generation), held, trips: 0, since: Tick(0) }
+}
+
+const LOCKS: [LockKind; 3] = [LockKind::ForcedOpen, LockKind::ForcedClosed, LockKind::MetricsOnly];

@@ -1,0 +1,16 @@
+//! The decisions. Time and chance are arguments: nothing here reads a clock, rolls dice, waits, or talks to anyone.
+//!
+//! A machine takes what happened and says what follows; its caller, in [`crate::pipeline`], acts on it. That is why each is
+//! tested with tables, properties and seeded worlds, and why a gap of fifty days is one call.
+
+pub mod breaker;
+pub mod disposition;
+pub mod due_queue;
+pub mod expression;
+pub mod fallback;
+pub mod judgement;
+pub mod lanes;
+pub mod progress;
+pub mod schedule;
+pub mod time;
+pub mod watermark;
