@@ -1,0 +1,305 @@
+//! The checked config: every value in its own type, within its range.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::event::Topic;
+use crate::machine::breaker;
+use crate::machine::expression::{Condition, Template};
+
+/// The whole config.
+#[derive(Debug)]
+pub struct Config {
+    /// `[kafka]`
+    pub kafka: Kafka,
+    /// `[topics]`
+    pub topics: Topics,
+    /// `[redis]`; `None` when no `url` is given: breakers live in the process.
+    pub redis: Option<Redis>,
+    /// `[http]`
+    pub http: Http,
+    /// `[processing]`
+    pub processing: Processing,
+    /// `[services.*]`, by name.
+    pub services: Vec<Service>,
+    /// `[[pipeline]]`, in order. Each names a service that is in `services`.
+    pub pipeline: Vec<Stage>,
+    /// `[shutdown]`
+    pub shutdown: Shutdown,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
+}
+
+/// `[kafka]`
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    /// `host:port`, comma-separated.
+    pub brokers: String,
+    /// The consumer group; the drain's is this with `.retry` behind it.
+    pub group: String,
+    /// librdkafka properties as written, for every client; none that the program owns. Values of secret ones are kept out of every output.
+    pub properties: BTreeMap<String, SecretString>,
+}
+
+/// `[topics]`
+#[derive(Debug, Clone)]
+pub struct Topics {
+    /// Read.
+    pub events: Topic,
+    /// Written: one record an event.
+    pub outcomes: Topic,
+    /// Written: what was given up.
+    pub dead_letters: Topic,
+    /// Written, where set: one record for every parked call that ended.
+    pub deliveries: Option<Topic>,
+    /// Partitions of each topic that `migrate` creates.
+    pub partitions: NonZeroU32,
+    /// Replicas of each; `None` leaves it to the broker.
+    pub replication_factor: Option<NonZeroU32>,
+    /// Retention of each; must be longer than the longest park.
+    pub retention: Duration,
+}
+
+/// `[redis]`
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// The URL, with its credentials if it has any (`password`, by file too, is put into it).
+    pub url: SecretString,
+    /// What every key begins with.
+    pub prefix: String,
+    /// How long one command may take.
+    pub timeout: Duration,
+    /// How often states are read, in case a published transition was missed.
+    pub poll_interval: Duration,
+    /// Entries kept of each breaker's history.
+    pub history: NonZeroUsize,
+    /// A CA certificate to trust for `rediss://` (PEM).
+    pub ca: Option<PathBuf>,
+    /// A client certificate and its key for `rediss://` (PEM).
+    pub identity: Option<Identity>,
+}
+
+/// A client certificate and its key, both PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate chain.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// `[http]`
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// Whether reading needs no token.
+    pub anonymous: Anonymous,
+    /// Who may do what.
+    pub tokens: Vec<Token>,
+}
+
+/// What somebody without a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Read.
+    Viewer,
+    /// Nothing.
+    None,
+}
+
+/// A bearer token, as its digest.
+#[derive(Clone)]
+pub struct Token {
+    /// Who holds it: the actor in the audit.
+    pub name: String,
+    /// What it allows.
+    pub role: Role,
+    /// SHA-256 of the token's text.
+    pub sha256: [u8; 32],
+}
+
+impl fmt::Debug for Token {
+    /// Without the digest: a token of little chance could be guessed from it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("name", &self.name).field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
+/// What a token allows; each role may do what the ones before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Read.
+    Viewer,
+    /// Change breakers, release and discard parked calls.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+/// `[processing]`
+#[derive(Debug, Clone)]
+pub struct Processing {
+    /// What is kept in order.
+    pub ordering: Ordering,
+    /// Events running at once.
+    pub concurrency: NonZeroUsize,
+    /// Records read and not finished.
+    pub max_in_flight: NonZeroUsize,
+    /// Their bytes.
+    pub max_in_flight_bytes: NonZeroUsize,
+    /// The largest event that is read, bytes.
+    pub max_event_bytes: NonZeroUsize,
+    /// The longest time between two commits while records finish.
+    pub commit_interval: Duration,
+}
+
+/// What is kept in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordering {
+    /// Events of one key, within their partition.
+    Key,
+    /// Events of one partition.
+    Partition,
+    /// Nothing.
+    Unordered,
+}
+
+/// `[services.NAME]`
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Its name: `rag`, `rulegen`, `notifier`, `vms`, or another.
+    pub name: String,
+    /// Where and how to call it.
+    pub endpoint: Endpoint,
+    /// The longest a call may take, body included.
+    pub timeout: Duration,
+    /// A successful call that takes longer is `slow`; `None`: no call is.
+    pub slow: Option<Duration>,
+    /// Live tries before the fallback.
+    pub attempts: NonZeroU32,
+    /// Calls in flight at once, of live events and drained calls together.
+    pub concurrency: NonZeroUsize,
+    /// The largest reply that is read, bytes.
+    pub max_reply_bytes: NonZeroUsize,
+    /// Its breaker.
+    pub breaker: breaker::Settings,
+    /// What stands in when it has no answer.
+    pub fallback: Fallback,
+}
+
+/// Where and how a service is called.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Scheme, host and port, then `path`: `http://127.0.0.1:8003/notify`.
+    pub uri: http::Uri,
+    /// The method, `POST` unless said otherwise.
+    pub method: http::Method,
+    /// Headers sent with each call; a value may be a secret.
+    pub headers: Vec<(http::HeaderName, SecretString)>,
+    /// A CA certificate to trust instead of the system's (PEM).
+    pub ca: Option<PathBuf>,
+    /// A client certificate to show.
+    pub identity: Option<Identity>,
+}
+
+/// `[services.NAME.fallback]`
+#[derive(Debug, Clone)]
+pub enum Fallback {
+    /// The last good answer for the same key, else `default`.
+    Cached {
+        /// What answers are kept by: an expression over the event that gives a string.
+        key: Template,
+        /// How long an answer stays good.
+        ttl: Duration,
+        /// How many are kept.
+        max_entries: NonZeroUsize,
+        /// What stands in when none is kept.
+        default: serde_json::Map<String, serde_json::Value>,
+    },
+    /// A body.
+    Default {
+        /// What stands in.
+        body: serde_json::Map<String, serde_json::Value>,
+    },
+    /// The call is parked, and made when the service is back.
+    Park(Retry),
+    /// The stage is left out.
+    Skip,
+    /// The event ends with an error.
+    Fail,
+}
+
+/// `[services.NAME.retry]`, for a service whose fallback is `park`.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    /// Where its calls are parked.
+    pub topic: Topic,
+    /// Calls made before one is given up, the live one included.
+    pub max_attempts: NonZeroU32,
+    /// The longest a call is kept.
+    pub max_age: Duration,
+    /// The first delay's bound; doubled with each attempt.
+    pub initial: Duration,
+    /// The longest delay.
+    pub max: Duration,
+    /// How many of the service's `concurrency` places draining may use.
+    pub drain_concurrency: NonZeroUsize,
+}
+
+/// `[[pipeline]]`
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// The service it calls: an index into [`Config::services`].
+    pub service: usize,
+    /// Run only if this holds.
+    pub when: Option<Condition>,
+    /// The request; `None`: `{"event": …, "results": …}`.
+    pub body: Option<Template>,
+}
+
+/// `[shutdown]`
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    /// How long what is in flight may take to finish or park.
+    pub timeout: Duration,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// A filter in `tracing`'s syntax: `info`, `fusebox=debug,rdkafka=warn`.
+    pub log: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// The service a stage calls.
+    pub fn service_of(&self, stage: &Stage) -> &Service {
+        &self.services[stage.service]
+    }
+
+    /// Every service that parks, with its retry settings.
+    pub fn parking(&self) -> impl Iterator<Item = (&Service, &Retry)> {
+        self.services.iter().filter_map(|service| match &service.fallback {
+            Fallback::Park(retry) => Some((service, retry)),
+            Fallback::Cached { .. } | Fallback::Default { .. } | Fallback::Skip | Fallback::Fail => None,
+        })
+    }
+}

@@ -1,0 +1,62 @@
+//! The keys, a file for each section: what they are called, what they mean, what they may hold, and what must hold between them.
+
+mod breaker;
+mod fallback;
+mod http;
+mod kafka;
+mod pipeline;
+mod processing;
+mod redis;
+mod services;
+mod telemetry;
+mod topics;
+
+use std::time::Duration;
+
+use super::checked::{Config, Shutdown};
+use super::faults::Fault;
+use super::reader::Section;
+use super::shape::Time;
+
+/// A millisecond: the finest time that is kept.
+const MILLISECOND: Duration = Duration::from_millis(1);
+/// A second.
+const SECOND: Duration = Duration::from_secs(1);
+/// An hour.
+const HOUR: Duration = Duration::from_secs(3_600);
+/// A day.
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The whole config. What deserves a look but stops nothing goes to `warnings`.
+pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Config> {
+    let kafka = root.section("kafka", "Where the records are.", kafka::read);
+    let mut claims = topics::Claims::default();
+    let topics = root.section("topics", "What is read and written.", |section| topics::read(section, &mut claims));
+    let redis = root.section("redis", "Where breakers are shared and survive a restart.", redis::read);
+    let http = root.section("http", "The API.", http::read);
+    let processing = root.section("processing", "How much is done at once.", processing::read);
+    let services =
+        root.each("services", "name", "A downstream service.", |name, section| services::read(name, section, &mut claims, warnings));
+    let pipeline = pipeline::read(root, services.as_deref(), warnings);
+    let shutdown = root.section("shutdown", "How the process stops.", |section| {
+        let timeout = section.required(
+            "timeout",
+            Time::between(100 * MILLISECOND, HOUR),
+            "How long what is in flight may take to finish or park after SIGTERM; then the process exits 1.",
+        );
+        Some(Shutdown { timeout: timeout? })
+    });
+    let telemetry = root.section("telemetry", "The log.", telemetry::read);
+    claims.check(root);
+    Some(Config {
+        kafka: kafka?,
+        topics: topics?,
+        redis: redis?,
+        http: http?,
+        processing: processing?,
+        services: services?.into_iter().map(|(_, service)| service).collect::<Option<_>>()?,
+        pipeline: pipeline?,
+        shutdown: shutdown?,
+        telemetry: telemetry?,
+    })
+}
