@@ -1,0 +1,351 @@
+//! The breakers of all services, and who must know when one changes: the witness, the [`super::keeper`], the drain.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, broadcast, mpsc};
+
+use super::facts::Fact;
+use super::ports::{Chance, Clock, HistoryEntry, Witness, World};
+use crate::machine::breaker::{
+    Automatic, Breaker, Cause, Counts, Generation, Lock, Permit, Refusal, Settings, SharedBreaker, Snapshot, StateName, Transition, Verdict,
+};
+use crate::machine::time::Tick;
+
+/// Transitions of each breaker that are remembered in the process, for when the store is away.
+const REMEMBERED: usize = 256;
+
+/// The breakers of all services.
+pub struct Breakers<W: World> {
+    entries: Vec<Entry>,
+    clock: W::Clock,
+    chance: W::Chance,
+    witness: Arc<W::Witness>,
+    instance: String,
+    announcements: mpsc::UnboundedSender<Announcement>,
+    changes: broadcast::Sender<()>,
+    probes: Notify,
+}
+
+#[derive(Debug)]
+struct Entry {
+    service: String,
+    breaker: SharedBreaker,
+    remembered: Mutex<VecDeque<HistoryEntry>>,
+}
+
+/// A change of state that was decided here, for the store.
+#[derive(Debug, Clone)]
+pub struct Announcement {
+    /// The service.
+    pub service: usize,
+    /// The state after it.
+    pub snapshot: Snapshot,
+    /// The change.
+    pub transition: Transition,
+}
+
+/// Changes of breakers, from when it was made on. Those who wait are woken in the order in which they came, so that a seeded world is the
+/// same each time.
+#[derive(Debug)]
+pub struct Changes(broadcast::Receiver<()>);
+
+impl Changes {
+    /// Waits for a change that was not told here yet; several at once may be told as one. Never comes once the breakers are gone.
+    pub async fn changed(&mut self) {
+        if let Err(broadcast::error::RecvError::Closed) = self.0.recv().await {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What somebody asks of a breaker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Put this lock on.
+    Lock(Lock),
+    /// Go to this automatic state.
+    Reset(Automatic),
+    /// Take the lock off.
+    Release,
+}
+
+/// A breaker as people see it.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The service.
+    pub service: String,
+    /// The state with what belongs to it, its generation, and since when.
+    pub snapshot: Snapshot,
+    /// The figures its policy weighs.
+    pub counts: Counts,
+    /// Probes in flight.
+    pub probes: usize,
+    /// What it was told to do.
+    pub settings: Settings,
+}
+
+impl<W: World> Breakers<W> {
+    /// Closed breakers for these services. Changes that are decided here arrive on the receiver, for the [`super::keeper`].
+    pub fn new(
+        services: impl IntoIterator<Item = (String, Settings)>,
+        clock: W::Clock,
+        chance: W::Chance,
+        witness: Arc<W::Witness>,
+        instance: String,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Announcement>) {
+        let now = clock.now();
+        let entries = services
+            .into_iter()
+            .map(|(service, settings)| Entry {
+                service,
+                breaker: SharedBreaker::new(settings, now),
+                remembered: Mutex::new(VecDeque::new()),
+            })
+            .collect();
+        let (announcements, receiver) = mpsc::unbounded_channel();
+        let changes = broadcast::Sender::new(1);
+        (Arc::new(Self { entries, clock, chance, witness, instance, announcements, changes, probes: Notify::new() }), receiver)
+    }
+
+    /// How many there are: services are indices below this.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The services' names, by index.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.service.as_str())
+    }
+
+    /// The index of a service.
+    pub fn find(&self, service: &str) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.service == service)
+    }
+
+    /// Asks whether a call may go. A refusal is told to the witness.
+    ///
+    /// # Errors
+    /// The breaker's no.
+    pub fn admit(&self, service: usize) -> Result<Admission<'_, W>, Refusal> {
+        let filed = |breaker: &Breaker, transition: &Transition| self.file(service, breaker, transition);
+        let (answer, transition) = self.entries[service].breaker.admit_and(self.clock.now(), filed);
+        self.announce(service, transition.as_ref());
+        match answer {
+            Ok(permit) => {
+                if permit.is_probe() {
+                    self.probes.notify_one();
+                }
+                Ok(Admission { breakers: self, service, permit: Some(permit) })
+            }
+            Err(refusal) => {
+                self.witness.tell(Fact::Refused { service });
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Whether a call would be refused now, as far as is known without asking. It changes nothing and is not counted.
+    pub fn refuses(&self, service: usize) -> bool {
+        self.entries[service].breaker.refusal(self.clock.now()).is_some()
+    }
+
+    /// The state's name.
+    pub fn state(&self, service: usize) -> StateName {
+        self.entries[service].breaker.state_name()
+    }
+
+    /// When a refused call makes sense again, where that is known.
+    pub fn retry_at(&self, service: usize) -> Option<Tick> {
+        self.entries[service].breaker.refusal(self.clock.now()).and_then(|refusal| refusal.until)
+    }
+
+    /// A breaker as people see it.
+    pub fn view(&self, service: usize) -> View {
+        let now = self.clock.now();
+        let entry = &self.entries[service];
+        entry.breaker.with(|breaker| View {
+            service: entry.service.clone(),
+            snapshot: breaker.snapshot(),
+            counts: breaker.counts(now),
+            probes: breaker.probes_in_flight(now),
+            settings: breaker.settings().clone(),
+        })
+    }
+
+    /// What is to be stored.
+    pub fn snapshot(&self, service: usize) -> Snapshot {
+        self.entries[service].breaker.with(|breaker| breaker.snapshot())
+    }
+
+    /// Does what somebody asks. `None` if there was nothing to do: a release without a lock.
+    pub fn order(&self, service: usize, order: Order, actor: &str, reason: &str) -> Option<Transition> {
+        let now = self.clock.now();
+        self.change(service, |breaker| match order {
+            Order::Lock(lock) => Some(breaker.lock(lock, now)),
+            Order::Reset(state) => Some(breaker.reset_to(state, actor, reason, now, || self.chance.roll())),
+            Order::Release => breaker.release(actor, reason, now),
+        })
+    }
+
+    /// Takes over what is stored or was heard, if it is newer. This and the next two do nothing once the breaker has left the generation
+    /// `known`: its announcement of that is under way, and meets what is stored when it arrives there.
+    pub fn adopt(&self, service: usize, known: Generation, snapshot: &Snapshot, cause: Cause) {
+        let now = self.clock.now();
+        self.change_from(service, known, |breaker| breaker.adopt(snapshot, cause, now));
+    }
+
+    /// Takes over what was stored first, when two instances decided at once.
+    pub fn yield_to(&self, service: usize, known: Generation, snapshot: &Snapshot) {
+        let now = self.clock.now();
+        self.change_from(service, known, |breaker| breaker.yield_to(snapshot, now));
+    }
+
+    /// The same for a state that was announced and found `stored` in its place: a lock is put on again above it.
+    pub fn stand_by(&self, service: usize, known: Generation, stored: &Snapshot) {
+        let now = self.clock.now();
+        self.change_from(service, known, |breaker| breaker.stand_by(stored, now));
+    }
+
+    /// Leaves states that have run out, gives up probes whose leases have ended, and says when the next one will.
+    pub fn advance(&self) -> Option<Tick> {
+        let now = self.clock.now();
+        let mut next: Option<Tick> = None;
+        for service in 0..self.entries.len() {
+            let mut given_up = false;
+            let mut deadline = None;
+            self.change(service, |breaker| {
+                let transition = breaker.advance(now);
+                given_up = breaker.give_up(now);
+                deadline = breaker.next_deadline();
+                transition
+            });
+            if given_up {
+                self.tell_changed();
+            }
+            next = [next, deadline].into_iter().flatten().min();
+        }
+        next
+    }
+
+    /// Tells whenever a refused call may be worth asking again: with each change of state, and with each probe that comes back
+    /// or is given up.
+    pub fn changes(&self) -> Changes {
+        Changes(self.changes.subscribe())
+    }
+
+    fn tell_changed(&self) {
+        // An error says that nobody waits.
+        let _ = self.changes.send(());
+    }
+
+    /// Returns once a probe has gone out since the last return: its lease is a deadline that [`Breakers::advance`] did not know of. For
+    /// one task.
+    pub async fn probe_sent(&self) {
+        self.probes.notified().await;
+    }
+
+    /// The transitions that this process knows of, newest first.
+    pub fn remembered(&self, service: usize) -> Vec<HistoryEntry> {
+        let remembered = self.entries[service].remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.iter().rev().cloned().collect()
+    }
+
+    fn change_from(&self, service: usize, known: Generation, change: impl FnOnce(&mut Breaker) -> Option<Transition>) {
+        self.change(service, |breaker| if breaker.generation() == known { change(breaker) } else { None });
+    }
+
+    fn change(&self, service: usize, change: impl FnOnce(&mut Breaker) -> Option<Transition>) -> Option<Transition> {
+        let transition = self.entries[service].breaker.with(|breaker| {
+            let transition = change(breaker)?;
+            self.file(service, breaker, &transition);
+            Some(transition)
+        });
+        self.announce(service, transition.as_ref());
+        transition
+    }
+
+    /// Done while the breaker is held: announced later, a transition could come with the state of the one after it, or behind that one,
+    /// and would then be missing in the history.
+    fn file(&self, service: usize, breaker: &Breaker, transition: &Transition) {
+        {
+            let mut remembered = self.entries[service].remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            if remembered.len() == REMEMBERED {
+                remembered.pop_front();
+            }
+            remembered.push_back(self.history_entry(transition));
+        }
+        if !transition.cause.is_foreign() {
+            // Nobody listens only once the keeper has ended, with the process.
+            drop(self.announcements.send(Announcement { service, snapshot: breaker.snapshot(), transition: transition.clone() }));
+        }
+    }
+
+    fn announce(&self, service: usize, transition: Option<&Transition>) {
+        let Some(transition) = transition else { return };
+        self.witness.tell(Fact::Transition { service, transition });
+        self.tell_changed();
+    }
+
+    fn history_entry(&self, transition: &Transition) -> HistoryEntry {
+        HistoryEntry {
+            at: self.clock.wall_of(transition.at),
+            from: transition.from,
+            to: transition.to,
+            cause: transition.cause,
+            generation: transition.generation,
+            instance: self.instance.clone(),
+            actor: transition.actor.clone(),
+            reason: transition.reason.clone(),
+            counts: transition.counts,
+        }
+    }
+
+    fn settle(&self, service: usize, permit: Permit, verdict: Verdict, took: Duration) {
+        let probe = permit.is_probe();
+        let filed = |breaker: &Breaker, transition: &Transition| self.file(service, breaker, transition);
+        let roll = || self.chance.roll();
+        let settled = self.entries[service].breaker.settle_and(permit, verdict, took, self.clock.now(), roll, filed);
+        if settled.late {
+            self.witness.tell(Fact::Late { service });
+        }
+        if settled.transition.is_none() && probe {
+            self.tell_changed();
+        }
+        self.announce(service, settled.transition.as_ref());
+    }
+}
+
+/// An admitted call. Dropped without a verdict, it says nothing of the service and gives its permit back.
+pub struct Admission<'a, W: World> {
+    breakers: &'a Breakers<W>,
+    service: usize,
+    permit: Option<Permit>,
+}
+
+impl<W: World> Admission<'_, W> {
+    /// Reports the call's verdict.
+    pub fn settle(mut self, verdict: Verdict, took: Duration) {
+        if let Some(permit) = self.permit.take() {
+            self.breakers.settle(self.service, permit, verdict, took);
+        }
+    }
+}
+
+impl<W: World> Drop for Admission<'_, W> {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            let probe = permit.is_probe();
+            self.breakers.entries[self.service].breaker.abandon(permit);
+            if probe {
+                self.breakers.tell_changed();
+            }
+        }
+    }
+}

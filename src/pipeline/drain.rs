@@ -1,0 +1,505 @@
+//! The retry path: parked calls in, deliveries made, through the same guard as live calls.
+//!
+//! Each service's parked calls wait in a queue by due time. One goes when it is due *and* its breaker admits it; refused, it stays where it
+//! is and spends nothing. A service whose breaker refuses is left alone until its breaker changes: nothing here polls.
+//!
+//! Guarantees: a parked call ends as a delivery or a dead letter; its record is finished only when what it leaves behind (a copy with one attempt more, a dead
+//! letter, a delivery's record) is acknowledged.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use super::breakers::Breakers;
+use super::facts::Fact;
+use super::finisher::{Begun, Finish, Finisher};
+use super::guard::{Guard, Guarded, Request};
+use super::hand_over::HandOvers;
+use super::ports::{Ack, Acks, Budget, Chance, Clock, Intake, Subscription, Witness, World};
+use super::process::{SHARE, cut_calls_later, leave};
+use super::stages::{Leaving, Left, unreadable};
+use super::stop::{Ended, Stop};
+use super::turns::Class;
+use crate::event::dead_letter::{Code, DeadLetter};
+use crate::event::delivery::{self, Delivery};
+use crate::event::envelope::{self, Parked, Parking, Reason};
+use crate::event::{Incoming, Topic, TopicPartition, UnixMillis};
+use crate::machine::breaker::StateName;
+use crate::machine::disposition::{Bounds, Drained, End, drained, overdue};
+use crate::machine::due_queue::DueQueue;
+use crate::machine::time::Tick;
+
+/// When a breaker is asked again that refuses without saying until when, should no change be heard of.
+const UNHEARD: Duration = Duration::from_secs(5);
+
+/// The least time between two questions to a breaker that refuses.
+const SOON: Duration = Duration::from_millis(10);
+
+/// How long a call waits that got no turn: live calls have the service to themselves that long.
+const AFTER_OVERLOAD: Duration = Duration::from_secs(1);
+
+/// How parked calls are drained.
+pub struct Settings {
+    /// The longest time between two commits while records finish.
+    pub commit_interval: Duration,
+    /// How long a stop may take.
+    pub stop_timeout: Duration,
+    /// How long records of a partition that is to be given up may take to finish.
+    pub hand_over_timeout: Duration,
+    /// Dead letters.
+    pub dead_letters: Topic,
+    /// Where it is said how each parked call ended.
+    pub deliveries: Option<Topic>,
+}
+
+/// A service whose calls are parked.
+pub struct Route<W: World> {
+    /// An index into the config's services.
+    pub service: usize,
+    /// Its name.
+    pub name: String,
+    /// The road to it.
+    pub guard: Arc<Guard<W>>,
+    /// How often and how long a call may be tried.
+    pub bounds: Bounds,
+    /// Calls in flight at once.
+    pub concurrency: usize,
+}
+
+/// What a drain is made of.
+pub struct Parts<W: World, S> {
+    /// How parked calls are drained.
+    pub settings: Settings,
+    /// The services whose calls are parked.
+    pub routes: Vec<Route<W>>,
+    /// Where they come from.
+    pub subscription: S,
+    /// Where what they leave behind goes.
+    pub publisher: W::Publisher,
+    /// What Kafka says of it.
+    pub acks: Acks,
+    /// What is read and not finished.
+    pub budget: Arc<Budget>,
+    /// When to stop.
+    pub stop: Stop,
+    /// The breakers.
+    pub breakers: Arc<Breakers<W>>,
+    /// Time.
+    pub clock: W::Clock,
+    /// Chance.
+    pub chance: W::Chance,
+    /// Those who want to know.
+    pub witness: Arc<W::Witness>,
+    /// Where the queues are shown.
+    pub gauges: Arc<Gauges>,
+}
+
+/// The queues of this process, by service's index, as they were a moment ago.
+#[derive(Debug, Default)]
+pub struct Gauges(Mutex<BTreeMap<usize, Gauge>>);
+
+/// One service's queue in this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gauge {
+    /// Parked calls read and not finished.
+    pub held: usize,
+    /// Of these, waiting although they are due.
+    pub due: usize,
+    /// When the oldest of them was first parked.
+    pub oldest: Option<UnixMillis>,
+    /// Parked calls delivered since the process began.
+    pub drained: u64,
+}
+
+impl Gauges {
+    /// Nothing is shown.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// A service's queue.
+    pub fn of(&self, service: usize) -> Gauge {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&service).copied().unwrap_or_default()
+    }
+
+    fn show(&self, service: usize, gauge: Gauge) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(service, gauge);
+    }
+}
+
+/// How often the queues are shown, and looked through for calls that have grown too old.
+const LOOK_THROUGH: Duration = Duration::from_secs(1);
+
+/// Runs until told to stop, or until the consumer ends.
+pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
+    let Parts { settings, routes, mut subscription, publisher, mut acks, budget, stop, breakers, clock, chance, witness, gauges } = parts;
+    let mut changes = breakers.changes();
+    let queues = routes.into_iter().map(|route| Queue {
+        route: Arc::new(route),
+        waiting: DueQueue::new(),
+        running: 0,
+        refused_until: None,
+        drained: 0,
+    });
+    let (commit_interval, stop_timeout, hand_over_timeout) = (settings.commit_interval, settings.stop_timeout, settings.hand_over_timeout);
+    let mut drain = Drain {
+        finisher: Finisher::new(publisher, budget, settings.dead_letters.clone(), clock.clone(), chance.clone(), Arc::clone(&witness)),
+        settings,
+        queues: queues.collect(),
+        breakers,
+        clock: clock.clone(),
+        chance,
+        witness,
+        gauges,
+        running: FuturesUnordered::new(),
+        hand_overs: HandOvers::default(),
+    };
+    let mut next_commit = clock.now().plus(commit_interval);
+    let mut next_look = clock.now();
+    let mut stopping: Option<Tick> = None;
+    loop {
+        for _ in 0..SHARE {
+            let Ok(ack) = acks.try_recv() else { break };
+            drain.acked(ack);
+        }
+        for _ in 0..SHARE {
+            let Some(Some(ran)) = drain.running.next().now_or_never() else { break };
+            drain.ran(ran, stopping.is_some());
+        }
+        let mut wake = vec![next_commit, next_look];
+        if stopping.is_none() {
+            wake.extend(drain.start_due());
+        }
+        drain.hand_overs.advance(&mut drain.finisher, clock.now());
+        if stopping.is_some() && drain.is_idle() {
+            break;
+        }
+        wake.extend(stopping.into_iter().chain(drain.finisher.next_retry()).chain(drain.hand_overs.next_deadline()));
+        let wake = wake.into_iter().min().unwrap_or(Tick::NEVER);
+        tokio::select! {
+            biased;
+            () = changes.changed() => drain.ask_again(),
+            () = stop.requested(), if stopping.is_none() => {
+                subscription.stop_taking();
+                drain.let_waiting_go(|_| true);
+                stopping = Some(clock.now().plus(stop_timeout));
+                cut_calls_later(&stop, &clock, stop_timeout);
+            }
+            intake = subscription.next() => match intake {
+                None => return Ended::ConsumerGone,
+                Some(Intake::Records(records)) => drain.take(records, stopping.is_some()),
+                Some(Intake::Assigned(assignments)) => {
+                    drain.hand_overs.came(&assignments);
+                    drain.finisher.assign(assignments);
+                }
+                Some(Intake::Revoked(partitions, give_up)) => {
+                    drain.let_waiting_go(|partition| partitions.contains(partition));
+                    let lives = drain.finisher.lives(&partitions);
+                    drain.hand_overs.begin(lives, give_up, clock.now().plus(hand_over_timeout));
+                }
+                Some(Intake::Lost(partitions)) => {
+                    drain.let_waiting_go(|partition| partitions.contains(partition));
+                    drain.finisher.lose(&partitions);
+                }
+            },
+            Some(ack) = acks.recv() => drain.acked(ack),
+            Some(ran) = drain.running.next(), if !drain.running.is_empty() => drain.ran(ran, stopping.is_some()),
+            () = clock.sleep_until(wake) => {}
+        }
+        let now = clock.now();
+        drain.finisher.retry();
+        if next_look <= now {
+            drain.look_through();
+            next_look = now.plus(LOOK_THROUGH);
+        }
+        if next_commit <= now {
+            let moved = drain.finisher.moved();
+            if !moved.is_empty() {
+                subscription.commit(moved);
+            }
+            next_commit = now.plus(commit_interval);
+        }
+        if stopping.is_some_and(|deadline| deadline <= now) {
+            break;
+        }
+    }
+    let unfinished = drain.running.len() + drain.finisher.len();
+    leave(subscription, &mut drain.finisher, &mut drain.hand_overs, &clock, stopping, unfinished).await
+}
+
+struct Drain<W: World> {
+    settings: Settings,
+    queues: Vec<Queue<W>>,
+    finisher: Finisher<W, Option<Done>>,
+    breakers: Arc<Breakers<W>>,
+    clock: W::Clock,
+    chance: W::Chance,
+    witness: Arc<W::Witness>,
+    gauges: Arc<Gauges>,
+    running: FuturesUnordered<BoxFuture<'static, Ran>>,
+    hand_overs: HandOvers,
+}
+
+struct Queue<W: World> {
+    route: Arc<Route<W>>,
+    waiting: DueQueue<Waiting>,
+    running: usize,
+    /// Its breaker has said no: it is asked again when it changes, or then.
+    refused_until: Option<Tick>,
+    drained: u64,
+}
+
+/// A parked call that waits.
+struct Waiting {
+    begun: Begun,
+    parked: Parked,
+}
+
+/// A parked call that was made, or refused.
+struct Ran {
+    queue: usize,
+    due: Tick,
+    waiting: Waiting,
+    guarded: Option<Guarded>,
+}
+
+/// A parked call that was delivered.
+struct Done {
+    queue: usize,
+    first_parked_at: UnixMillis,
+}
+
+impl<W: World> Drain<W> {
+    fn take(&mut self, records: Vec<Incoming>, stopping: bool) {
+        for record in records {
+            let Some(begun) = self.finisher.begin(record) else { continue };
+            if stopping {
+                self.finisher.forget(&begun);
+                continue;
+            }
+            let now = self.clock.wall();
+            let parked = match envelope::read(begun.record.clone(), now) {
+                Ok(parked) => parked,
+                Err((_, error)) => {
+                    let leaving = unreadable(&begun.record, error.code, &error.message, &self.settings.dead_letters, now);
+                    self.finish(begun, vec![leaving], None);
+                    continue;
+                }
+            };
+            let Some(queue) = self.queues.iter_mut().find(|queue| queue.route.name == *parked.service) else {
+                let error = format!("no service named `{}` parks its calls here", parked.service);
+                let leaving = unreadable(&begun.record, Code::InvalidField, &error, &self.settings.dead_letters, now);
+                self.finish(begun, vec![leaving], None);
+                continue;
+            };
+            // No longer than any delay that is given here, whatever a writer with another clock says.
+            let latest = now.plus(queue.route.bounds.schedule.max);
+            let due = self.clock.tick_of(parked.parking.not_before.min(latest));
+            queue.waiting.push(due, Waiting { begun, parked });
+        }
+    }
+
+    /// Starts what is due and may go, and says when something will fall due that may go.
+    fn start_due(&mut self) -> Vec<Tick> {
+        let now = self.clock.now();
+        let mut next = Vec::new();
+        for index in 0..self.queues.len() {
+            while let Some(due) = self.queues[index].waiting.next_due() {
+                let queue = &self.queues[index];
+                let service = queue.route.service;
+                // While half-open one is out at a time: more would only be refused, for the permits are few.
+                let places = if self.breakers.state(service) == StateName::HalfOpen { 1 } else { queue.route.concurrency };
+                if let Some(until) = queue.refused_until.filter(|until| *until > now) {
+                    next.push(until);
+                    break;
+                }
+                if queue.running >= places {
+                    break;
+                }
+                if due > now {
+                    next.push(due);
+                    break;
+                }
+                if self.breakers.refuses(service) {
+                    self.queues[index].refused_until = Some(self.ask_again_at(service, now));
+                    continue;
+                }
+                self.start(index, now);
+            }
+        }
+        next
+    }
+
+    /// When a breaker that refuses is asked again though nothing was heard of it: a probe that was lost gives its place back in silence.
+    fn ask_again_at(&self, service: usize, now: Tick) -> Tick {
+        self.breakers.retry_at(service).unwrap_or(now.plus(UNHEARD)).max(now.plus(SOON))
+    }
+
+    fn start(&mut self, index: usize, now: Tick) {
+        let queue = &mut self.queues[index];
+        let Some((due, waiting)) = queue.waiting.pop_due(now) else { return };
+        if !self.finisher.is_current(&waiting.begun) {
+            self.finisher.forget(&waiting.begun);
+            return;
+        }
+        let parking = waiting.parked.parking;
+        if let Some(code) = overdue(parking.attempt, parking.first_parked_at, self.clock.wall(), &queue.route.bounds) {
+            self.give_up(index, waiting, code, parking.attempt);
+            return;
+        }
+        queue.running += 1;
+        let route = Arc::clone(&queue.route);
+        self.running.push(
+            async move {
+                let trace: Vec<(&'static str, Bytes)> = waiting.parked.trace().map(|(name, value)| (name, value.clone())).collect();
+                let request = Request { body: &waiting.parked.body, idempotency_key: &waiting.parked.idempotency_key, trace: &trace };
+                let guarded = AssertUnwindSafe(route.guard.call(Class::Drain, request, 1)).catch_unwind().await.ok();
+                Ran { queue: index, due, waiting, guarded }
+            }
+            .boxed(),
+        );
+    }
+
+    fn ran(&mut self, ran: Ran, stopping: bool) {
+        let Ran { queue: index, due, waiting, guarded } = ran;
+        let now = self.clock.now();
+        let going = stopping || self.hand_overs.has(&waiting.begun.record.source.topic_partition());
+        let queue = &mut self.queues[index];
+        queue.running -= 1;
+        if !self.finisher.is_current(&waiting.begun) {
+            self.finisher.forget(&waiting.begun);
+            return;
+        }
+        let parking = waiting.parked.parking;
+        // A call that met a defect counts as failed: it must not be tried for ever.
+        let end = guarded
+            .map_or(End::Failed { outcome: crate::machine::judgement::CallOutcome::Connect, retry_after: None }, |guarded| guarded.end);
+        match drained(end, parking.attempt, &queue.route.bounds, self.chance.roll()) {
+            // It stays on its topic, for whoever has the partition next.
+            Drained::Stay if going => self.finisher.forget(&waiting.begun),
+            Drained::Stay => {
+                let due = if end == End::Overload { now.plus(AFTER_OVERLOAD) } else { due };
+                if end == End::CircuitOpen {
+                    let service = queue.route.service;
+                    self.queues[index].refused_until = Some(self.ask_again_at(service, now));
+                }
+                self.queues[index].waiting.push(due, waiting);
+            }
+            Drained::Delivered => {
+                let done = Done { queue: index, first_parked_at: parking.first_parked_at };
+                let leaves = self.delivery(&waiting.parked, Delivery::Delivered, parking.attempt.saturating_add(1));
+                self.finish(waiting.begun, leaves.into_iter().collect(), Some(done));
+            }
+            Drained::Again { reason, attempt, delay } => self.park_again(index, waiting, reason, attempt, delay),
+            Drained::DeadLetter(code) => {
+                let made = if matches!(end, End::Failed { .. } | End::Rejected) { 1 } else { 0 };
+                self.give_up(index, waiting, code, parking.attempt.saturating_add(made));
+            }
+        }
+    }
+
+    fn park_again(&mut self, index: usize, waiting: Waiting, reason: Reason, attempt: u32, delay: Duration) {
+        let now = self.clock.wall();
+        let Waiting { begun, parked } = waiting;
+        let parking = Parking {
+            reason,
+            attempt,
+            parks: parked.parking.parks.saturating_add(1),
+            not_before: now.plus(delay),
+            first_parked_at: parked.parking.first_parked_at,
+        };
+        let what = Left::Parked { service: self.queues[index].route.service, reason };
+        self.finish(begun, vec![Leaving { record: parked.again(parking, now), what }], None);
+    }
+
+    fn give_up(&mut self, index: usize, waiting: Waiting, code: Code, attempts: u32) {
+        let Waiting { begun, parked } = waiting;
+        let route = &self.queues[index].route;
+        let error = match code {
+            Code::Expired => {
+                format!("the call of service `{}` was parked for longer than {:?} (max_age)", route.name, route.bounds.max_age)
+            }
+            Code::RejectedByService => format!("service `{}` refused the call for good", route.name),
+            _ => format!("service `{}` failed {attempts} times, which is as often as it may (max_attempts)", route.name),
+        };
+        let now = self.clock.wall();
+        let mut record =
+            DeadLetter { code, error: (&error).into(), origin: &parked.origin }.of(&begun.record, &self.settings.dead_letters, now);
+        record.headers.set(crate::event::headers::name::ATTEMPT, attempts.to_string());
+        let mut leaves = vec![Leaving { record, what: Left::DeadLetter { code, error } }];
+        leaves.extend(self.delivery(&parked, Delivery::DeadLettered(code), attempts));
+        self.finish(begun, leaves, None);
+    }
+
+    fn delivery(&self, parked: &Parked, how: Delivery, attempts: u32) -> Option<Leaving> {
+        let topic = self.settings.deliveries.as_ref()?;
+        Some(Leaving { record: delivery::record(topic, parked, how, attempts, self.clock.wall()), what: Left::Delivery })
+    }
+
+    fn finish(&mut self, begun: Begun, leaves: Vec<Leaving>, done: Option<Done>) {
+        // Nothing that a parked call leaves behind waits for the rest of it.
+        if let Finish::Left(Some(done)) = self.finisher.finish(begun, leaves, done) {
+            self.tell(done);
+        }
+    }
+
+    fn acked(&mut self, ack: Ack) {
+        let done = self.finisher.acked(ack);
+        self.tell(done.flatten());
+    }
+
+    fn tell(&mut self, done: Option<Done>) {
+        let Some(Done { queue, first_parked_at }) = done else { return };
+        let queue = &mut self.queues[queue];
+        queue.drained += 1;
+        let parked_for = self.clock.wall().since(first_parked_at);
+        self.witness.tell(Fact::Drained { service: queue.route.service, parked_for });
+    }
+
+    fn ask_again(&mut self) {
+        for queue in &mut self.queues {
+            queue.refused_until = None;
+        }
+    }
+
+    /// Gives up what has grown too old while it waited, and shows the queues.
+    fn look_through(&mut self) {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        for index in 0..self.queues.len() {
+            let queue = &mut self.queues[index];
+            let max_age = queue.route.bounds.max_age;
+            let oldest = |queue: &Queue<W>| queue.waiting.iter().map(|waiting| waiting.parked.parking.first_parked_at).min();
+            if oldest(queue).is_some_and(|oldest| wall.since(oldest) > max_age) {
+                for waiting in queue.waiting.remove(|waiting| wall.since(waiting.parked.parking.first_parked_at) > max_age) {
+                    let attempts = waiting.parked.parking.attempt;
+                    self.give_up(index, waiting, Code::Expired, attempts);
+                }
+            }
+            let queue = &self.queues[index];
+            let gauge = Gauge {
+                held: queue.waiting.len() + queue.running,
+                due: queue.waiting.due(now),
+                oldest: oldest(queue),
+                drained: queue.drained,
+            };
+            self.gauges.show(queue.route.service, gauge);
+        }
+    }
+
+    fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
+        for queue in &mut self.queues {
+            for waiting in queue.waiting.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
+                self.finisher.forget(&waiting.begun);
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.finisher.is_empty() && self.hand_overs.is_empty()
+    }
+}

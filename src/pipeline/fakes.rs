@@ -1,0 +1,176 @@
+//! The smallest world that a loop's parts can be tested in: time that stands until it is waited for, chance that always rolls the same, a witness that
+//! keeps what it is told, a store in memory that can be taken away.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Instant;
+
+use super::facts::Fact;
+use super::ports::{
+    Call, CallError, Caller, Chance, Clock, Heard, HistoryPage, Publisher, QueueFull, Reply, Saved, Store, StoreError, Token, Witness,
+    World,
+};
+use crate::event::{Record, UnixMillis};
+use crate::machine::breaker::{Snapshot, Transition};
+use crate::machine::time::Tick;
+
+pub(super) struct Small;
+
+impl World for Small {
+    type Clock = PausedClock;
+    type Chance = Always;
+    type Caller = Nobody;
+    type Publisher = Nowhere;
+    type Witness = Notes;
+}
+
+/// Tokio's own time, which stands still in a paused runtime while anything can run.
+#[derive(Clone, Copy)]
+pub(super) struct PausedClock(Instant);
+
+impl PausedClock {
+    #[expect(clippy::disallowed_methods, reason = "it is tokio's paused time that is read, and no clock")]
+    pub(super) fn new() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Clock for PausedClock {
+    fn now(&self) -> Tick {
+        Tick(0).plus(self.0.elapsed())
+    }
+    fn wall(&self) -> UnixMillis {
+        UnixMillis(1_000_000).plus(self.0.elapsed())
+    }
+    async fn sleep_until(&self, at: Tick) {
+        if at == Tick::NEVER {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep_until(self.0 + at.since(Tick(0))).await;
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Always(pub(super) f64);
+
+impl Chance for Always {
+    fn roll(&self) -> f64 {
+        self.0
+    }
+}
+
+pub(super) struct Nobody;
+
+impl Caller for Nobody {
+    async fn call(&self, _call: Call<'_>) -> Result<Reply, CallError> {
+        Err(CallError::Connect)
+    }
+}
+
+pub(super) struct Nowhere;
+
+impl Publisher for Nowhere {
+    fn publish(&self, _record: &Record, _token: Token) -> Result<(), QueueFull> {
+        Err(QueueFull)
+    }
+}
+
+/// What was told, as text.
+#[derive(Default)]
+pub(super) struct Notes(pub(super) Mutex<Vec<String>>);
+
+impl Witness for Notes {
+    fn tell(&self, fact: Fact<'_>) {
+        self.0.lock().expect("unpoisoned").push(format!("{fact:?}"));
+    }
+}
+
+/// A store in memory, shared by as many instances as hold it, that can be taken away and brought back.
+pub(super) struct MemoryStore {
+    state: Mutex<Stored>,
+    changes: broadcast::Sender<Heard>,
+    loads: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Stored {
+    away: bool,
+    snapshots: BTreeMap<String, Snapshot>,
+    history: Vec<Transition>,
+}
+
+impl MemoryStore {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), changes: broadcast::Sender::new(64), loads: watch::Sender::new(true) })
+    }
+
+    pub(super) fn set_away(&self, away: bool) {
+        self.state.lock().expect("unpoisoned").away = away;
+    }
+
+    /// Holds the answers of loads on their way, or lets them go.
+    pub(super) fn hold_loads(&self, hold: bool) {
+        self.loads.send_replace(!hold);
+    }
+
+    pub(super) fn snapshot(&self, service: &str) -> Option<Snapshot> {
+        self.state.lock().expect("unpoisoned").snapshots.get(service).cloned()
+    }
+
+    pub(super) fn history(&self) -> Vec<Transition> {
+        self.state.lock().expect("unpoisoned").history.clone()
+    }
+
+    pub(super) fn empty(&self) {
+        self.state.lock().expect("unpoisoned").snapshots.clear();
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(&mut Stored) -> T) -> Result<T, StoreError> {
+        let mut state = self.state.lock().expect("unpoisoned");
+        if state.away { Err(StoreError("away".to_owned())) } else { Ok(question(&mut state)) }
+    }
+}
+
+impl Store for MemoryStore {
+    async fn load(&self, services: &[String]) -> Result<Vec<Option<Snapshot>>, StoreError> {
+        let loaded = self.ask(|state| services.iter().map(|service| state.snapshots.get(service).cloned()).collect());
+        // The store keeps the sender.
+        let _ = self.loads.subscribe().wait_for(|go| *go).await;
+        loaded
+    }
+
+    async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
+        let saved = self.ask(|state| match state.snapshots.get(service) {
+            Some(stored) if stored.generation >= snapshot.generation => Saved::Superseded(stored.clone()),
+            _ => {
+                state.snapshots.insert(service.to_owned(), snapshot.clone());
+                state.history.extend(transition.cloned());
+                Saved::Stored
+            }
+        })?;
+        if saved == Saved::Stored {
+            // Nobody may be watching.
+            let _ = self.changes.send(Heard::Changed { service: service.to_owned(), snapshot: snapshot.clone() });
+        }
+        Ok(saved)
+    }
+
+    async fn history(&self, _service: &str, _cursor: Option<&str>, _limit: usize) -> Result<HistoryPage, StoreError> {
+        Ok(HistoryPage::default())
+    }
+
+    fn watch(&self) -> mpsc::Receiver<Heard> {
+        let (sender, receiver) = mpsc::channel(64);
+        let mut changes = self.changes.subscribe();
+        tokio::spawn(async move {
+            while let Ok(heard) = changes.recv().await {
+                if sender.send(heard).await.is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+}

@@ -1,0 +1,287 @@
+//! From "it has run" to "it is finished": what a record leaves behind is published, and when Kafka has acknowledged all of it the
+//! record is finished and its partition's commit point may move.
+//!
+//! An outcome goes last: it says what became of the rest, and must not say so before it is true.
+//!
+//! What a topic does not take because of its size becomes a dead letter that says so; a dead letter that is itself too large
+//! leaves its value behind, then foreign headers, then its key.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::facts::Fact;
+use super::ledger::{Ledger, Life};
+use super::outbox::{Acked, Outbox};
+use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Witness, World};
+use super::stages::{Leaving, Left};
+use crate::event::dead_letter::{self, Code, DeadLetter};
+use crate::event::{Incoming, Record, Source, Topic, TopicPartition};
+use crate::machine::time::Tick;
+
+/// A record that was begun: what must come back to finish it or let it go.
+#[derive(Debug)]
+pub struct Begun {
+    /// The record as it was read.
+    pub record: Incoming,
+    life: Life,
+    size: usize,
+}
+
+/// Records between their running and their finish, each with what its loop wants to know at its finish.
+pub struct Finisher<W: World, T> {
+    ledger: Ledger,
+    outbox: Outbox<W::Publisher, Owner>,
+    finishing: HashMap<u64, Finishing<T>>,
+    next_number: u64,
+    left: Vec<u64>,
+    budget: Arc<Budget>,
+    dead_letters: Topic,
+    clock: W::Clock,
+    chance: W::Chance,
+    witness: Arc<W::Witness>,
+}
+
+/// What becomes of a record that has run.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Finish<T> {
+    /// What it leaves behind is on its way, in order; with what its loop wants to know if it is finished already.
+    Left(Option<T>),
+    /// Its outcome waits for the rest: what comes behind it in its lane must wait too, until its number is told by [`Finisher::left`].
+    Held(u64),
+}
+
+struct Owner {
+    number: u64,
+    what: Left,
+}
+
+struct Finishing<T> {
+    begun: Begun,
+    awaited: usize,
+    /// The outcome, while what it speaks of is on its way: one that says `parked` must not be there before the parked call is.
+    outcome: Option<Record>,
+    done: T,
+}
+
+impl<W: World, T> Finisher<W, T> {
+    /// With no partitions.
+    pub fn new(
+        publisher: W::Publisher,
+        budget: Arc<Budget>,
+        dead_letters: Topic,
+        clock: W::Clock,
+        chance: W::Chance,
+        witness: Arc<W::Witness>,
+    ) -> Self {
+        Self {
+            ledger: Ledger::new(),
+            outbox: Outbox::new(publisher),
+            finishing: HashMap::new(),
+            next_number: 0,
+            left: Vec::new(),
+            budget,
+            dead_letters,
+            clock,
+            chance,
+            witness,
+        }
+    }
+
+    /// Partitions came.
+    pub fn assign(&mut self, assignments: Vec<Assignment>) {
+        let partitions: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
+        self.ledger.assign(assignments);
+        self.witness.tell(Fact::Assigned { partitions: &partitions });
+    }
+
+    /// A record was read. `None` if it must not be run: its partition is not ours, or it was read, or has finished, before.
+    pub fn begin(&mut self, record: Incoming) -> Option<Begun> {
+        let size = record.size();
+        match self.ledger.begin(&record.source) {
+            Some(life) => Some(Begun { record, life, size }),
+            None => {
+                self.budget.give(size);
+                None
+            }
+        }
+    }
+
+    /// Lets a record go that was begun and will not be finished here: whoever has its partition next reads it again.
+    pub fn forget(&mut self, begun: &Begun) {
+        self.ledger.forget(&begun.record.source, begun.life);
+        self.budget.give(begun.size);
+    }
+
+    /// Whether the record's partition is still held as it was when the record began.
+    pub fn is_current(&self, begun: &Begun) -> bool {
+        self.ledger.is_current(&begun.record.source, begun.life)
+    }
+
+    /// A record has run. It is finished when everything that it leaves behind is acknowledged; if its partition is no longer held, it
+    /// leaves nothing.
+    pub fn finish(&mut self, begun: Begun, leaves: Vec<Leaving>, done: T) -> Finish<T> {
+        if !self.is_current(&begun) {
+            self.forget(&begun);
+            return Finish::Left(None);
+        }
+        if leaves.is_empty() {
+            return Finish::Left(self.finished(&begun, done));
+        }
+        let (number, now) = (self.next_number, self.clock.now());
+        self.next_number += 1;
+        let alone = leaves.len() == 1;
+        // What waits for Kafka is as large as what services answered, not as what was read: it counts too.
+        let bytes: usize = leaves.iter().map(|leaving| leaving.record.size()).sum();
+        self.budget.grow(bytes);
+        let begun = Begun { size: begun.size + bytes, ..begun };
+        let (mut awaited, mut outcome) = (0, None);
+        for Leaving { record, what } in leaves {
+            if what == Left::Outcome && !alone {
+                outcome = Some(record);
+            } else {
+                awaited += 1;
+                self.outbox.send(record, Owner { number, what }, now);
+            }
+        }
+        let held = outcome.is_some();
+        self.finishing.insert(number, Finishing { begun, awaited, outcome, done });
+        if held { Finish::Held(number) } else { Finish::Left(None) }
+    }
+
+    /// The records that were [`Finish::Held`] and have left since: their followers may go.
+    pub fn left(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.left)
+    }
+
+    /// Takes an acknowledgement in; a record that is finished by it gives back what its loop wanted to know.
+    pub fn acked(&mut self, ack: Ack) -> Option<T> {
+        let acked = self.outbox.acked(ack, self.clock.now(), self.clock.wall(), self.chance.roll(), &*self.witness);
+        match acked {
+            Acked::Again => None,
+            Acked::TooLarge(owner, record) => {
+                self.replace(owner, record);
+                None
+            }
+            Acked::Published(Owner { number, what }) => {
+                let finishing = self.finishing.get_mut(&number)?;
+                tell(&*self.witness, &what, &finishing.begun.record.source);
+                finishing.awaited -= 1;
+                if finishing.awaited > 0 {
+                    return None;
+                }
+                if let Some(outcome) = finishing.outcome.take() {
+                    self.left.push(number);
+                    if self.ledger.is_current(&finishing.begun.record.source, finishing.begun.life) {
+                        finishing.awaited = 1;
+                        self.outbox.send(outcome, Owner { number, what: Left::Outcome }, self.clock.now());
+                        return None;
+                    }
+                }
+                let finishing = self.finishing.remove(&number)?;
+                self.finished(&finishing.begun, finishing.done)
+            }
+        }
+    }
+
+    fn finished(&mut self, begun: &Begun, done: T) -> Option<T> {
+        self.budget.give(begun.size);
+        self.ledger.finish(&begun.record.source, begun.life).then_some(done)
+    }
+
+    /// Publishes a smaller record in place of one that its topic does not take.
+    fn replace(&mut self, owner: Owner, record: Record) {
+        let Some(finishing) = self.finishing.get(&owner.number) else { return };
+        let now = self.clock.wall();
+        let size = record.value.as_ref().map_or(0, bytes::Bytes::len);
+        let (topic, source) = (record.topic.clone(), &finishing.begun.record.source);
+        let too_large = |what: &str| format!("the {what} has {size} bytes, which is more than `{topic}` takes (max.message.bytes)");
+        let (record, what) = match owner.what {
+            Left::DeadLetter { code, error } => {
+                let Some(smaller) = dead_letter::smaller(record.clone()) else {
+                    // Nothing is left to leave out: only the topic's settings can help, so it is tried again, slowly.
+                    self.outbox.send_later(
+                        record,
+                        Owner { number: owner.number, what: Left::DeadLetter { code, error } },
+                        self.clock.now(),
+                    );
+                    return;
+                };
+                let said = format!("{error} [its letter was larger than `{topic}` takes, and is not whole]");
+                let letter = DeadLetter { code, error: (&said).into(), origin: source };
+                (letter.of_unsent(smaller, &self.dead_letters, now), Left::DeadLetter { code, error })
+            }
+            Left::Outcome => {
+                let error = too_large("outcome");
+                let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
+                (letter.of(&finishing.begun.record, &self.dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
+            }
+            Left::Parked { .. } | Left::Delivery => {
+                let error = too_large("parked call");
+                let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
+                (letter.of_unsent(record, &self.dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
+            }
+        };
+        self.outbox.send(record, Owner { number: owner.number, what }, self.clock.now());
+    }
+
+    /// Publishes what is due again.
+    pub fn retry(&mut self) {
+        self.outbox.retry(self.clock.now());
+    }
+
+    /// When [`Finisher::retry`] will have something to do.
+    pub fn next_retry(&self) -> Option<Tick> {
+        self.outbox.next_retry()
+    }
+
+    /// The lives that partitions have now.
+    pub fn lives(&self, partitions: &[TopicPartition]) -> Vec<(TopicPartition, Life)> {
+        self.ledger.lives(partitions)
+    }
+
+    /// Records of these lives that have begun and are not finished.
+    pub fn unfinished(&self, lives: &[(TopicPartition, Life)]) -> usize {
+        self.ledger.unfinished(lives)
+    }
+
+    /// Ends lives, and says how far each partition is to be committed. A partition that has another life by now is left alone.
+    pub fn release(&mut self, lives: &[(TopicPartition, Life)]) -> Vec<CommitPoint> {
+        let partitions: Vec<TopicPartition> = lives.iter().map(|(partition, _)| partition.clone()).collect();
+        self.witness.tell(Fact::Revoked { partitions: &partitions, lost: false });
+        self.ledger.release(lives)
+    }
+
+    /// Partitions are another's already: nothing of them is committed.
+    pub fn lose(&mut self, partitions: &[TopicPartition]) {
+        self.witness.tell(Fact::Revoked { partitions, lost: true });
+        self.ledger.release(&self.ledger.lives(partitions));
+    }
+
+    /// The commit points that have moved since they were last asked for.
+    pub fn moved(&mut self) -> Vec<CommitPoint> {
+        self.ledger.moved()
+    }
+
+    /// The partitions that are held, with their lives.
+    pub fn held(&self) -> Vec<(TopicPartition, Life)> {
+        self.ledger.lives(&self.ledger.partitions())
+    }
+
+    /// Records whose leavings are on their way.
+    pub fn len(&self) -> usize {
+        self.finishing.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.finishing.is_empty()
+    }
+}
+
+fn tell(witness: &impl Witness, what: &Left, source: &Source) {
+    match what {
+        Left::Outcome | Left::Delivery => {}
+        Left::Parked { service, reason } => witness.tell(Fact::Parked { service: *service, reason: *reason }),
+        Left::DeadLetter { code, error } => witness.tell(Fact::DeadLettered { code: *code, error, origin: source }),
+    }
+}

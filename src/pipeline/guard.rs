@@ -1,0 +1,209 @@
+//! The only road to a service: ask its breaker, wait for a turn, call within the timeout, judge the reply, settle.
+//!
+//! A call that is cancelled (its future dropped, or cut by a stop) settles as neither success nor failure and gives its permit and its
+//! turn back. A refused call costs no turn, no network and no wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+
+use super::breakers::{Admission, Breakers};
+use super::facts::Fact;
+use super::ports::{Body, Call, Caller, Clock, Reply, Witness, World};
+use super::stop::Stop;
+use super::turns::{Class, Turns};
+use crate::event::outcome::NULL;
+use crate::machine::breaker::StateName;
+use crate::machine::disposition::End;
+use crate::machine::judgement::{Answer, BodyKind, CallOutcome, CallVerdict, judge};
+use crate::machine::time::Tick;
+
+/// How a service is called.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// The longest a call may take, and the longest it waits for its turn.
+    pub timeout: Duration,
+    /// From when a good answer counts as slow.
+    pub slow: Option<Duration>,
+    /// Calls in flight at once.
+    pub concurrency: usize,
+    /// Of these, drained ones at most.
+    pub drain_concurrency: usize,
+}
+
+/// One service's guard.
+pub struct Guard<W: World> {
+    service: usize,
+    manner: Manner,
+    turns: Turns,
+    breakers: Arc<Breakers<W>>,
+    caller: Arc<W::Caller>,
+    clock: W::Clock,
+    witness: Arc<W::Witness>,
+    stop: Stop,
+}
+
+/// A request, ready to be made as often as it may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The body, JSON.
+    pub body: &'a Bytes,
+    /// What the service knows a repeated call by.
+    pub idempotency_key: &'a str,
+    /// W3C trace headers to hand on.
+    pub trace: &'a [(&'static str, Bytes)],
+}
+
+/// How a guarded call ended.
+#[derive(Debug)]
+pub struct Guarded {
+    /// How it ended.
+    pub end: End,
+    /// The answer, JSON; null where there is none.
+    pub data: Bytes,
+    /// Calls made and failed.
+    pub failed_calls: u32,
+    /// All in all, waiting included.
+    pub took: Duration,
+    /// The breaker's state at the end.
+    pub state: StateName,
+    /// When asking again makes sense, where that is known.
+    pub retry_at: Option<Tick>,
+}
+
+impl<W: World> Guard<W> {
+    /// A guard over the service of this index.
+    pub fn new(
+        service: usize,
+        manner: Manner,
+        breakers: Arc<Breakers<W>>,
+        caller: Arc<W::Caller>,
+        clock: W::Clock,
+        witness: Arc<W::Witness>,
+        stop: Stop,
+    ) -> Self {
+        let turns = Turns::new(manner.concurrency, manner.drain_concurrency);
+        Self { service, manner, turns, breakers, caller, clock, witness, stop }
+    }
+
+    /// Makes a call, up to `tries` times while it fails and may be tried again. Each try is admitted and settled on its own.
+    pub async fn call(&self, class: Class, request: Request<'_>, tries: u32) -> Guarded {
+        let began = self.clock.micros();
+        let mut failed_calls = 0;
+        let (end, data) = loop {
+            let (end, data) = self.attempt(class, request).await;
+            if !matches!(end, End::Failed { .. }) {
+                break (end, data);
+            }
+            failed_calls += 1;
+            // A service that says when to come back is not asked again before.
+            if failed_calls >= tries || matches!(end, End::Failed { retry_after: Some(_), .. }) {
+                break (end, data);
+            }
+        };
+        // A refused try after failed ones ends the call, but the calls that were made did fail.
+        Guarded {
+            end,
+            data,
+            failed_calls,
+            took: Duration::from_micros(self.clock.micros() - began),
+            state: self.breakers.state(self.service),
+            retry_at: if matches!(end, End::Done { .. }) { None } else { self.breakers.retry_at(self.service) },
+        }
+    }
+
+    async fn attempt(&self, class: Class, request: Request<'_>) -> (End, Bytes) {
+        // Refused now, it waits for no turn; admitted now, it would hold a probe's permit while it waits for one.
+        if self.breakers.refuses(self.service) {
+            self.witness.tell(Fact::Refused { service: self.service });
+            return (End::CircuitOpen, NULL);
+        }
+        let deadline = self.clock.now().plus(self.manner.timeout);
+        let _turn = tokio::select! {
+            biased;
+            turn = self.turns.take(class) => turn,
+            () = self.stop.calls_cut() => return (End::Stopped, NULL),
+            () = self.clock.sleep_until(deadline) => return (End::Overload, NULL),
+        };
+        if self.stop.are_calls_cut() {
+            return (End::Stopped, NULL);
+        }
+        let Ok(admission) = self.breakers.admit(self.service) else { return (End::CircuitOpen, NULL) };
+        let in_flight = InFlight { guard: self, began: self.clock.micros(), admission: Some(admission) };
+        let call =
+            Call { service: self.service, body: request.body.clone(), idempotency_key: request.idempotency_key, trace: request.trace };
+        let reply = tokio::select! {
+            biased;
+            () = self.stop.calls_cut() => return (End::Stopped, NULL),
+            reply = self.caller.call(call) => Some(reply),
+            () = self.clock.sleep_until(self.clock.now().plus(self.manner.timeout)) => None,
+        };
+        let (answer, data) = match reply {
+            None => (Answer::TimedOut, NULL),
+            Some(Err(_)) => (Answer::NoReply, NULL),
+            Some(Ok(reply)) => read(reply),
+        };
+        (in_flight.settle(answer), data)
+    }
+}
+
+/// A call that has been admitted and not judged.
+struct InFlight<'a, W: World> {
+    guard: &'a Guard<W>,
+    began: u64,
+    admission: Option<Admission<'a, W>>,
+}
+
+impl<W: World> InFlight<'_, W> {
+    fn settle(mut self, answer: Answer) -> End {
+        let took = self.took();
+        let judgement = judge(answer, took, self.guard.manner.slow);
+        self.guard.witness.tell(Fact::Called { service: self.guard.service, outcome: judgement.outcome, took });
+        if let Some(admission) = self.admission.take() {
+            admission.settle(judgement.verdict, took);
+        }
+        match judgement.call {
+            CallVerdict::Done { data } => End::Done { data },
+            CallVerdict::Again { retry_after } => End::Failed { outcome: judgement.outcome, retry_after },
+            CallVerdict::Refused => End::Rejected,
+        }
+    }
+
+    fn took(&self) -> Duration {
+        Duration::from_micros(self.guard.clock.micros() - self.began)
+    }
+}
+
+impl<W: World> Drop for InFlight<'_, W> {
+    fn drop(&mut self) {
+        if self.admission.is_some() {
+            let (service, took) = (self.guard.service, self.took());
+            self.guard.witness.tell(Fact::Called { service, outcome: CallOutcome::Cancelled, took });
+        }
+    }
+}
+
+/// What a reply's body is, and the body if it is an answer.
+fn read(reply: Reply) -> (Answer, Bytes) {
+    let (body, data) = match reply.body {
+        Body::CutOff => (BodyKind::CutOff, NULL),
+        Body::TooLarge => (BodyKind::Unreadable, NULL),
+        Body::Whole(bytes) => {
+            let trimmed = bytes.trim_ascii();
+            if trimmed.is_empty() {
+                (BodyKind::Empty, NULL)
+            } else if is_json(trimmed) {
+                (BodyKind::Json, bytes.slice_ref(trimmed))
+            } else {
+                (BodyKind::Unreadable, NULL)
+            }
+        }
+    };
+    (Answer::Replied { status: reply.status, body, retry_after: reply.retry_after }, data)
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+}

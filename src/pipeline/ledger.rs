@@ -1,0 +1,218 @@
+//! The books of the partitions that are ours: what began, what finished, how far to commit.
+//!
+//! Each assignment of a partition is a life of its own ([`Life`]): what was begun in an earlier one is nobody's any more, and its finish
+//! changes nothing, also when the partition has come back since.
+
+use std::collections::HashMap;
+
+use super::ports::{Assignment, CommitPoint};
+use crate::event::{Source, TopicPartition};
+use crate::machine::progress::Progress;
+use crate::machine::watermark::{Received, Watermark};
+
+/// One assignment of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life(u64);
+
+#[derive(Debug)]
+struct Held {
+    life: Life,
+    watermark: Watermark,
+    /// There is something to commit that was not handed out yet.
+    moved: bool,
+    unfinished: usize,
+}
+
+/// The partitions that are ours.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    held: HashMap<TopicPartition, Held>,
+    lives: u64,
+}
+
+impl Ledger {
+    /// No partitions.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Partitions are ours from now on, each in a new life that knows what finished in the ones before.
+    pub fn assign(&mut self, assignments: Vec<Assignment>) {
+        for Assignment { partition, committed } in assignments {
+            self.lives += 1;
+            let before = committed.map_or_else(Progress::default, |committed| {
+                Progress::decode(committed.next, &committed.ahead).unwrap_or_else(|error| {
+                    tracing::warn!(target: "fusebox", %partition, %error, "the text beside the committed offset is left aside");
+                    Progress::default()
+                })
+            });
+            let held = Held { life: Life(self.lives), watermark: Watermark::resume(before), moved: false, unfinished: 0 };
+            self.held.insert(partition, held);
+        }
+    }
+
+    /// A record was read. `None` if it must not be run: its partition is not ours, or it was read, or has finished, before.
+    pub fn begin(&mut self, source: &Source) -> Option<Life> {
+        let held = self.held.get_mut(&source.topic_partition())?;
+        match held.watermark.begin(source.offset) {
+            Received::New => {
+                held.unfinished += 1;
+                Some(held.life)
+            }
+            Received::Finished => {
+                held.moved = true;
+                None
+            }
+            Received::Again => None,
+        }
+    }
+
+    /// A record has finished. False if its partition's life is over: then nothing may follow from it.
+    pub fn finish(&mut self, source: &Source, life: Life) -> bool {
+        let Some(held) = self.held.get_mut(&source.topic_partition()).filter(|held| held.life == life) else { return false };
+        held.unfinished -= 1;
+        held.watermark.finish(source.offset);
+        // What has finished above the commit point is committed too, so each finish is something to commit.
+        held.moved = true;
+        true
+    }
+
+    /// A record that was read but never begun is let go: it will be read again by whoever has the partition next.
+    pub fn forget(&mut self, source: &Source, life: Life) {
+        if let Some(held) = self.held.get_mut(&source.topic_partition()).filter(|held| held.life == life) {
+            held.unfinished -= 1;
+        }
+    }
+
+    /// Whether the partition's life that a record was begun in goes on.
+    pub fn is_current(&self, source: &Source, life: Life) -> bool {
+        self.held.get(&source.topic_partition()).is_some_and(|held| held.life == life)
+    }
+
+    /// The lives that partitions have now; those that are not ours are left out.
+    pub fn lives(&self, partitions: &[TopicPartition]) -> Vec<(TopicPartition, Life)> {
+        partitions.iter().filter_map(|partition| Some((partition.clone(), self.held.get(partition)?.life))).collect()
+    }
+
+    /// Records of these lives that have begun and neither finished nor been let go.
+    pub fn unfinished(&self, lives: &[(TopicPartition, Life)]) -> usize {
+        lives
+            .iter()
+            .filter_map(|(partition, life)| self.held.get(partition).filter(|held| held.life == *life))
+            .map(|held| held.unfinished)
+            .sum()
+    }
+
+    /// Ends lives, and says how far each partition is to be committed. A partition that has another life by now is left alone: it has
+    /// come back, and what is asked of its old life must not end the new one.
+    pub fn release(&mut self, lives: &[(TopicPartition, Life)]) -> Vec<CommitPoint> {
+        lives
+            .iter()
+            .filter_map(|(partition, life)| {
+                self.held.get(partition).filter(|held| held.life == *life)?;
+                let held = self.held.remove(partition)?;
+                point(partition, &held.watermark)
+            })
+            .collect()
+    }
+
+    /// The commit points that have moved since they were last asked for.
+    pub fn moved(&mut self) -> Vec<CommitPoint> {
+        self.held
+            .iter_mut()
+            .filter_map(|(partition, held)| {
+                if !std::mem::take(&mut held.moved) {
+                    return None;
+                }
+                point(partition, &held.watermark)
+            })
+            .collect()
+    }
+
+    /// The partitions that are ours, sorted.
+    pub fn partitions(&self) -> Vec<TopicPartition> {
+        let mut partitions: Vec<_> = self.held.keys().cloned().collect();
+        partitions.sort_unstable();
+        partitions
+    }
+}
+
+fn point(partition: &TopicPartition, watermark: &Watermark) -> Option<CommitPoint> {
+    let next = watermark.commit_point()?;
+    Some(CommitPoint { partition: partition.clone(), next, ahead: watermark.progress().encode(next) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Offset, Partition, Topic};
+
+    fn at(offset: i64) -> Source {
+        Source { topic: Topic::from("t"), partition: Partition(0), offset: Offset(offset) }
+    }
+
+    fn fresh() -> Vec<Assignment> {
+        vec![Assignment::fresh(at(0).topic_partition())]
+    }
+
+    #[test]
+    fn a_new_life_owes_nothing_to_the_old_one() {
+        let partitions = [at(0).topic_partition()];
+        let committed = |next: i64| CommitPoint { partition: partitions[0].clone(), next: Offset(next), ahead: String::new() };
+        let mut ledger = Ledger::new();
+        assert_eq!(ledger.begin(&at(0)), None, "not ours yet");
+        ledger.assign(fresh());
+        let old = ledger.begin(&at(0)).expect("begins");
+        let other = ledger.begin(&at(1)).expect("begins");
+        assert!(ledger.finish(&at(0), old));
+        let lives = ledger.lives(&partitions);
+        assert_eq!(ledger.release(&lives), [committed(1)]);
+        ledger.assign(fresh());
+        assert_eq!((ledger.release(&lives), ledger.unfinished(&lives)), (Vec::new(), 0), "a late word about the old life ends nothing");
+        assert!(!ledger.finish(&at(1), other), "its life is over");
+        let new = ledger.begin(&at(1)).expect("begins anew");
+        assert!(!ledger.is_current(&at(1), other));
+        assert!(ledger.is_current(&at(1), new));
+        assert_eq!(ledger.unfinished(&ledger.lives(&partitions)), 1);
+        assert!(ledger.moved().is_empty());
+        assert!(ledger.finish(&at(1), new));
+        assert_eq!(ledger.moved(), [committed(2)]);
+        assert!(ledger.moved().is_empty(), "handed out once");
+    }
+
+    #[test]
+    fn what_finished_above_the_commit_is_not_run_by_the_next_owner() {
+        let partitions = [at(0).topic_partition()];
+        let mut ledger = Ledger::new();
+        ledger.assign(fresh());
+        let lives: Vec<_> = (0..6).map(|offset| ledger.begin(&at(offset)).expect("begins")).collect();
+        for offset in [0, 2, 3, 5] {
+            assert!(ledger.finish(&at(offset), lives[0]));
+        }
+        let committed = ledger.release(&ledger.lives(&partitions));
+        assert_eq!(committed[0].next, Offset(1));
+        let next_owner = |committed: &CommitPoint| {
+            let mut ledger = Ledger::new();
+            ledger.assign(vec![Assignment { partition: partitions[0].clone(), committed: Some(committed.clone()) }]);
+            ledger
+        };
+        let mut ledger = next_owner(&committed[0]);
+        let ran: Vec<i64> = (1..8).filter(|offset| ledger.begin(&at(*offset)).is_some()).collect();
+        assert_eq!(ran, [1, 4, 6, 7]);
+        // One that has read only the first again knows of the others all the same when it goes.
+        let mut ledger = next_owner(&committed[0]);
+        ledger.begin(&at(1)).expect("begins");
+        let mut ledger = next_owner(&ledger.release(&ledger.lives(&partitions)).first().cloned().unwrap_or_else(|| committed[0].clone()));
+        let ran: Vec<i64> = (1..8).filter(|offset| ledger.begin(&at(*offset)).is_some()).collect();
+        assert_eq!(ran, [1, 4, 6, 7]);
+    }
+
+    #[test]
+    fn somebody_elses_text_is_left_aside() {
+        let partition = at(0).topic_partition();
+        let committed = CommitPoint { partition: partition.clone(), next: Offset(3), ahead: "theirs".to_owned() };
+        let mut ledger = Ledger::new();
+        ledger.assign(vec![Assignment { partition, committed: Some(committed) }]);
+        assert!(ledger.begin(&at(3)).is_some());
+    }
+}

@@ -1,0 +1,22 @@
+//! The loops: async, generic over the [`ports`], naming no client crate.
+//!
+//! - [`process`] reads events, runs their stages and publishes what they leave behind; [`drain`] does the same for parked calls.
+//! - Both call services through the one [`guard`], keep their partitions' books in a [`ledger`], and publish through an [`outbox`].
+//! - [`breakers`] holds the breakers and tells who must know of a change; [`keeper`] runs their timers and shares them through a store.
+
+pub mod breakers;
+pub mod drain;
+pub mod facts;
+#[cfg(test)]
+mod fakes;
+pub mod finisher;
+pub mod guard;
+pub mod hand_over;
+pub mod keeper;
+pub mod ledger;
+pub mod outbox;
+pub mod ports;
+pub mod process;
+pub mod stages;
+pub mod stop;
+pub mod turns;

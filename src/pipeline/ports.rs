@@ -1,0 +1,370 @@
+//! The few things a loop may ask of the world, each as narrow as its caller's need. [`crate::edge`] answers them with Kafka, Redis,
+//! HTTP and a clock; a simulation answers them from a seed.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::event::{Incoming, Offset, Record, TopicPartition, UnixMillis};
+use crate::machine::breaker::{Snapshot, Transition};
+use crate::machine::time::Tick;
+
+use super::facts::Fact;
+
+/// The ports of one program.
+pub trait World: Send + Sync + Sized + 'static {
+    /// Time.
+    type Clock: Clock;
+    /// Chance.
+    type Chance: Chance;
+    /// Services over HTTP.
+    type Caller: Caller;
+    /// Kafka, to write.
+    type Publisher: Publisher;
+    /// Those who want to know.
+    type Witness: Witness;
+}
+
+/// Time.
+pub trait Clock: Clone + Send + Sync + 'static {
+    /// The process's monotonic time.
+    fn now(&self) -> Tick;
+    /// The same clock in microseconds, for durations; as coarse as its ticks unless the clock knows better.
+    fn micros(&self) -> u64 {
+        self.now().0.saturating_mul(1_000)
+    }
+    /// The wall clock.
+    fn wall(&self) -> UnixMillis;
+    /// Waits until a tick. [`Tick::NEVER`] never comes.
+    fn sleep_until(&self, at: Tick) -> impl Future<Output = ()> + Send;
+
+    /// A tick as wall-clock time.
+    fn wall_of(&self, tick: Tick) -> UnixMillis {
+        let (now, wall) = (self.now(), self.wall());
+        if tick >= now {
+            wall.plus(tick.since(now))
+        } else {
+            UnixMillis(wall.0.saturating_sub(i64::try_from(now.since(tick).as_millis()).unwrap_or(i64::MAX)))
+        }
+    }
+
+    /// The tick of a wall-clock time; what is past is now.
+    fn tick_of(&self, wall: UnixMillis) -> Tick {
+        self.now().plus(wall.since(self.wall()))
+    }
+}
+
+/// Chance.
+pub trait Chance: Clone + Send + Sync + 'static {
+    /// A number in `[0, 1)`, each as likely as another.
+    fn roll(&self) -> f64;
+}
+
+/// Services over HTTP.
+pub trait Caller: Send + Sync + 'static {
+    /// Makes one call and reads the reply to its end, at most the service's `max_reply_bytes` of it. It sets no time limit (its caller drops it),
+    /// follows no redirect and tries nothing twice.
+    fn call(&self, call: Call<'_>) -> impl Future<Output = Result<Reply, CallError>> + Send;
+}
+
+/// One call of a service.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// The service: an index into the config's services.
+    pub service: usize,
+    /// The request's body, JSON.
+    pub body: Bytes,
+    /// `Idempotency-Key`: event id and service.
+    pub idempotency_key: &'a str,
+    /// W3C trace headers to hand on.
+    pub trace: &'a [(&'static str, Bytes)],
+}
+
+/// A service's reply, body included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// `Retry-After`, seconds or date, as the time from now.
+    pub retry_after: Option<Duration>,
+    /// The body.
+    pub body: Body,
+}
+
+/// A reply's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Read to its end.
+    Whole(Bytes),
+    /// The connection ended before it did.
+    CutOff,
+    /// Larger than is read.
+    TooLarge,
+}
+
+/// Why there is no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallError {
+    /// No connection, or it ended before a status line came.
+    Connect,
+}
+
+/// Kafka, to write. Acknowledgements come back on the channel that the publisher was made with.
+pub trait Publisher: Send + Sync + 'static {
+    /// Hands a record to the client. What becomes of it is told later, once, with the same token.
+    ///
+    /// # Errors
+    /// The client's queue is full: nothing was handed over, and nothing will be told.
+    fn publish(&self, record: &Record, token: Token) -> Result<(), QueueFull>;
+}
+
+/// What a publisher's caller knows a record by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// The client's queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueFull;
+
+/// What became of a published record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ack {
+    /// The record's token.
+    pub token: Token,
+    /// Acknowledged by all in-sync replicas, or not.
+    pub result: Result<(), PublishError>,
+}
+
+/// Where a publisher's acknowledgements arrive.
+pub type Acks = mpsc::UnboundedReceiver<Ack>;
+
+/// Why a record was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The broker, or the client on its behalf, takes no record of this size: trying again is useless.
+    #[error("the record is larger than the topic takes")]
+    TooLarge,
+    /// The topic does not take a record of this time: trying again with the present one may help.
+    #[error("the topic does not take a record of this time")]
+    BadTime,
+    /// Anything else: worth trying again.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Kafka, to read: what a consumer tells its loop, in order.
+pub enum Intake {
+    /// Records, in order within each partition.
+    Records(Vec<Incoming>),
+    /// Partitions that are this instance's from now on.
+    Assigned(Vec<Assignment>),
+    /// Partitions that are to be given up. The consumer waits (within its own bound) for the commit points of what has finished, commits
+    /// them and gives the partitions up.
+    Revoked(Vec<TopicPartition>, GiveUp),
+    /// Partitions that are another's already: nothing of them may be committed.
+    Lost(Vec<TopicPartition>),
+}
+
+/// How a loop answers [`Intake::Revoked`].
+pub type GiveUp = Box<dyn FnOnce(Vec<CommitPoint>) + Send>;
+
+impl fmt::Debug for Intake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Records(records) => write!(f, "Records({})", records.len()),
+            Self::Assigned(partitions) => f.debug_tuple("Assigned").field(partitions).finish(),
+            Self::Revoked(partitions, _) => f.debug_tuple("Revoked").field(partitions).finish(),
+            Self::Lost(partitions) => f.debug_tuple("Lost").field(partitions).finish(),
+        }
+    }
+}
+
+/// How far a partition may be committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitPoint {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The offset to go on from.
+    pub next: Offset,
+    /// What has finished above it: the text that Kafka keeps beside the offset ([`crate::machine::progress`]).
+    pub ahead: String,
+}
+
+/// A partition that has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// What was last committed of it, by whoever had it; `None` if nothing was, or if it could not be asked.
+    pub committed: Option<CommitPoint>,
+}
+
+impl Assignment {
+    /// A partition of which nothing is known to be committed.
+    pub fn fresh(partition: TopicPartition) -> Self {
+        Self { partition, committed: None }
+    }
+}
+
+/// One consumer.
+pub trait Subscription: Send + 'static {
+    /// What happened next; `None` after the consumer was closed.
+    fn next(&mut self) -> impl Future<Output = Option<Intake>> + Send;
+    /// Commits, without waiting for the broker's answer.
+    fn commit(&self, points: Vec<CommitPoint>);
+    /// Takes no further records: everything assigned is paused. Polling goes on.
+    fn stop_taking(&self);
+    /// Commits, waits for the broker's answer, leaves the group. False if the last commit was not taken.
+    fn close(self, points: Vec<CommitPoint>) -> impl Future<Output = bool> + Send;
+}
+
+/// What is read and not finished, counted where it is read and where it finishes. At its bound the consumer pauses
+/// its partitions, and goes on polling; it resumes them when half of the bound is free.
+#[derive(Debug)]
+pub struct Budget {
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+    max_records: usize,
+    max_bytes: usize,
+}
+
+impl Budget {
+    /// A budget with nothing in it.
+    pub fn new(max_records: usize, max_bytes: usize) -> Arc<Self> {
+        Arc::new(Self { records: AtomicUsize::new(0), bytes: AtomicUsize::new(0), max_records, max_bytes })
+    }
+
+    /// Takes a record in.
+    pub fn take(&self, bytes: usize) {
+        self.records.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A record that was taken in holds so many bytes more; they go with it.
+    pub fn grow(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Lets a record go that was taken in, and has grown, to the same size.
+    pub fn give(&self, bytes: usize) {
+        self.records.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Records and bytes in it.
+    pub fn held(&self) -> (usize, usize) {
+        (self.records.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// The most records and bytes it holds before it is full.
+    pub fn bounds(&self) -> (usize, usize) {
+        (self.max_records, self.max_bytes)
+    }
+
+    /// Whether nothing more may be taken in.
+    pub fn is_full(&self) -> bool {
+        let (records, bytes) = self.held();
+        records >= self.max_records || bytes >= self.max_bytes
+    }
+
+    /// Whether it is worth taking in again: at most half of either bound is in use.
+    pub fn has_room(&self) -> bool {
+        let (records, bytes) = self.held();
+        records <= self.max_records / 2 && bytes <= self.max_bytes / 2
+    }
+}
+
+/// Where breakers are shared and survive a restart.
+pub trait Store: Send + Sync + 'static {
+    /// What is stored of each service's breaker, in the order asked; `None` where nothing is.
+    fn load(&self, services: &[String]) -> impl Future<Output = Result<Vec<Option<Snapshot>>, StoreError>> + Send;
+
+    /// Stores a breaker's state, with the transition that led to it (kept in the history and published to the others; `None` when the
+    /// state is only put back after the store was away), unless what is stored is of the same generation or a newer one.
+    fn save(
+        &self,
+        service: &str,
+        snapshot: &Snapshot,
+        transition: Option<&Transition>,
+    ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
+
+    /// Transitions, newest first, from before `cursor` (the newest if `None`), at most `limit`.
+    fn history(&self, service: &str, cursor: Option<&str>, limit: usize) -> impl Future<Output = Result<HistoryPage, StoreError>> + Send;
+
+    /// What the others publish, from now on, for as long as the receiver lives. A lost connection is renewed with back-off by the store itself.
+    fn watch(&self) -> mpsc::Receiver<Heard>;
+}
+
+/// What came of a save.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Saved {
+    /// It is stored, and the others are told.
+    Stored,
+    /// Something at least as new was there: this.
+    Superseded(Snapshot),
+}
+
+/// What a store's watch brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// A service's breaker changed state elsewhere, or here.
+    Changed {
+        /// The service.
+        service: String,
+        /// Its state.
+        snapshot: Snapshot,
+    },
+    /// The subscription stands (again): what was said in between was missed.
+    Connected,
+}
+
+/// A page of a breaker's history.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct HistoryPage {
+    /// Transitions, newest first.
+    pub entries: Vec<HistoryEntry>,
+    /// Where the next page begins; `None` if this is the last.
+    pub next: Option<String>,
+}
+
+/// One transition, as it is kept.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct HistoryEntry {
+    /// When.
+    pub at: UnixMillis,
+    /// The state it left.
+    pub from: crate::machine::breaker::StateName,
+    /// The state it came into.
+    pub to: crate::machine::breaker::StateName,
+    /// Why.
+    pub cause: crate::machine::breaker::Cause,
+    /// The generation that began with it.
+    pub generation: crate::machine::breaker::Generation,
+    /// The instance that decided it.
+    pub instance: String,
+    /// Who asked for it.
+    pub actor: Option<String>,
+    /// Why they did.
+    pub reason: Option<String>,
+    /// The figures that were weighed.
+    pub counts: crate::machine::breaker::Counts,
+}
+
+/// The store cannot be asked just now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreError(
+    /// What went wrong, without address or credentials.
+    pub String,
+);
+
+/// Those who want to know: log, metrics, the terminal of `fusebox dev`.
+pub trait Witness: Send + Sync + 'static {
+    /// Takes note of a fact. Must not block.
+    fn tell(&self, fact: Fact<'_>);
+}

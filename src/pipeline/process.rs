@@ -1,0 +1,344 @@
+//! The live path: records in, outcomes out, offsets committed behind them.
+//!
+//! One task drives everything: it takes what the consumer brings, keeps each key's events in order, runs as many at once as it may,
+//! publishes what they leave behind, and commits what is finished. Nothing in it waits for one event.
+//!
+//! Guarantees: an event is finished only when Kafka has acknowledged everything that it leaves behind; no commit passes one that is not; what
+//! was begun before a partition was given up changes nothing after.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use super::facts::Fact;
+use super::finisher::{Begun, Finish, Finisher};
+use super::hand_over::HandOvers;
+use super::ports::{Ack, Acks, Budget, Clock, Intake, Subscription, Witness, World};
+use super::stages::{EventEnd, Leaving, Stages, unreadable};
+use super::stop::{Ended, Stop, calls_may_take};
+use crate::event::dead_letter::Code;
+use crate::event::outcome::Status;
+use crate::event::{Event, Incoming, Partition, TopicPartition, decode};
+use crate::machine::lanes::Lanes;
+use crate::machine::time::Tick;
+
+/// What is kept in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordering {
+    /// Events of one key, within their partition.
+    Key,
+    /// Events of one partition.
+    Partition,
+    /// Nothing.
+    Unordered,
+}
+
+/// How events are processed.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// What is kept in order.
+    pub ordering: Ordering,
+    /// Events running at once.
+    pub concurrency: usize,
+    /// The largest event that is read, bytes.
+    pub max_event_bytes: usize,
+    /// The longest time between two commits while records finish.
+    pub commit_interval: Duration,
+    /// How long a stop may take.
+    pub stop_timeout: Duration,
+    /// How long records of a partition that is to be given up may take to finish.
+    pub hand_over_timeout: Duration,
+}
+
+/// What a processor is made of.
+pub struct Parts<W: World, S> {
+    /// How events are processed.
+    pub settings: Settings,
+    /// What is done with each.
+    pub stages: Arc<Stages<W>>,
+    /// Where they come from.
+    pub subscription: S,
+    /// Where what they leave behind goes.
+    pub publisher: W::Publisher,
+    /// What Kafka says of it.
+    pub acks: Acks,
+    /// What is read and not finished.
+    pub budget: Arc<Budget>,
+    /// When to stop.
+    pub stop: Stop,
+}
+
+/// Runs until told to stop, or until the consumer ends.
+pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
+    let Parts { settings, stages, mut subscription, publisher, mut acks, budget, stop } = parts;
+    let (clock, chance, witness) = (stages.clock.clone(), stages.chance.clone(), Arc::clone(&stages.witness));
+    let mut processor = Processor {
+        settings,
+        finisher: Finisher::new(publisher, budget, stages.dead_letters.clone(), clock.clone(), chance, witness),
+        stages,
+        clock: clock.clone(),
+        lanes: Lanes::new(),
+        hasher: RandomState::new(),
+        running: FuturesUnordered::new(),
+        hand_overs: HandOvers::default(),
+        held: HashMap::new(),
+        cut_short: 0,
+    };
+    let mut next_commit = clock.now().plus(settings.commit_interval);
+    let mut stopping: Option<Tick> = None;
+    loop {
+        // A bounded share of what has come back goes first; then new tasks and assignments get their turn before the rest of it, or a busy
+        // loop would hear of a revocation too late.
+        for _ in 0..SHARE {
+            let Ok(ack) = acks.try_recv() else { break };
+            processor.acked(ack);
+        }
+        for _ in 0..SHARE {
+            let Some(Some(ran)) = processor.running.next().now_or_never() else { break };
+            processor.ran(ran);
+        }
+        if stopping.is_none() {
+            processor.start_ready();
+        }
+        processor.hand_overs.advance(&mut processor.finisher, clock.now());
+        if stopping.is_some() && processor.is_idle() {
+            break;
+        }
+        let wake = [Some(next_commit), stopping, processor.finisher.next_retry(), processor.hand_overs.next_deadline()];
+        let wake = wake.into_iter().flatten().min().unwrap_or(Tick::NEVER);
+        tokio::select! {
+            biased;
+            () = stop.requested(), if stopping.is_none() => {
+                subscription.stop_taking();
+                processor.let_waiting_go(|_| true);
+                stopping = Some(clock.now().plus(settings.stop_timeout));
+                cut_calls_later(&stop, &clock, settings.stop_timeout);
+            }
+            intake = subscription.next() => match intake {
+                None => return Ended::ConsumerGone,
+                Some(Intake::Records(records)) => processor.take(records, stopping.is_some()),
+                Some(Intake::Assigned(assignments)) => {
+                    processor.hand_overs.came(&assignments);
+                    processor.finisher.assign(assignments);
+                }
+                Some(Intake::Revoked(partitions, give_up)) => {
+                    processor.let_waiting_go(|partition| partitions.contains(partition));
+                    let lives = processor.finisher.lives(&partitions);
+                    processor.hand_overs.begin(lives, give_up, clock.now().plus(settings.hand_over_timeout));
+                }
+                Some(Intake::Lost(partitions)) => {
+                    processor.let_waiting_go(|partition| partitions.contains(partition));
+                    processor.finisher.lose(&partitions);
+                }
+            },
+            Some(ack) = acks.recv() => processor.acked(ack),
+            Some(ran) = processor.running.next(), if !processor.running.is_empty() => processor.ran(ran),
+            () = clock.sleep_until(wake) => {}
+        }
+        let now = clock.now();
+        processor.finisher.retry();
+        if next_commit <= now {
+            let moved = processor.finisher.moved();
+            if !moved.is_empty() {
+                subscription.commit(moved);
+            }
+            next_commit = now.plus(settings.commit_interval);
+        }
+        if stopping.is_some_and(|deadline| deadline <= now) {
+            break;
+        }
+    }
+    let unfinished = processor.running.len() + processor.finisher.len() + processor.cut_short;
+    leave(subscription, &mut processor.finisher, &mut processor.hand_overs, &clock, stopping, unfinished).await
+}
+
+/// Acknowledgements and ended events that are taken in before the loop looks at anything else.
+pub(super) const SHARE: usize = 256;
+
+/// The least time that is left to commit and leave the group, whatever was used up before.
+const TO_LEAVE: Duration = Duration::from_secs(1);
+
+/// Commits what is finished and leaves the group, within what is left of a stop.
+pub(super) async fn leave<W: World, S: Subscription, T>(
+    subscription: S,
+    finisher: &mut Finisher<W, T>,
+    hand_overs: &mut HandOvers,
+    clock: &W::Clock,
+    deadline: Option<Tick>,
+    unfinished: usize,
+) -> Ended {
+    // Whoever waits for an answer about revoked partitions could not leave.
+    hand_overs.end(finisher);
+    let held = finisher.held();
+    let points = finisher.release(&held);
+    let latest = deadline.unwrap_or_default().max(clock.now().plus(TO_LEAVE));
+    let taken = tokio::select! {
+        biased;
+        taken = subscription.close(points) => taken,
+        () = clock.sleep_until(latest) => false,
+    };
+    match (unfinished, taken) {
+        (0, true) => Ended::Clean,
+        (0, false) => Ended::Uncommitted,
+        _ => Ended::Unfinished(unfinished),
+    }
+}
+
+/// Takes a stop's second step when its time has come, without holding up the loop.
+pub(super) fn cut_calls_later<C: Clock>(stop: &Stop, clock: &C, timeout: Duration) {
+    let (stop, clock) = (stop.clone(), clock.clone());
+    let at = clock.now().plus(calls_may_take(timeout));
+    tokio::spawn(async move {
+        clock.sleep_until(at).await;
+        stop.cut_calls();
+    });
+}
+
+struct Processor<W: World> {
+    settings: Settings,
+    stages: Arc<Stages<W>>,
+    clock: W::Clock,
+    finisher: Finisher<W, Done>,
+    lanes: Lanes<LaneId, Waiting>,
+    hasher: RandomState,
+    running: FuturesUnordered<BoxFuture<'static, Ran>>,
+    hand_overs: HandOvers,
+    /// Lanes of events whose outcomes wait for what they speak of.
+    held: HashMap<u64, Option<LaneId>>,
+    /// Events that a stop has left to the next instance in the middle of their stages.
+    cut_short: usize,
+}
+
+type LaneId = (Partition, u64);
+
+/// An event that waits for its lane.
+struct Waiting {
+    begun: Begun,
+    event: Event,
+    since: u64,
+}
+
+/// An event that has run through its stages.
+struct Ran {
+    lane: Option<LaneId>,
+    begun: Begun,
+    since: u64,
+    end: EventEnd,
+}
+
+/// What is told of an event when it is finished.
+struct Done {
+    status: Option<Status>,
+    since: u64,
+}
+
+impl<W: World> Processor<W> {
+    fn take(&mut self, records: Vec<Incoming>, stopping: bool) {
+        let since = self.clock.micros();
+        for record in records {
+            let Some(begun) = self.finisher.begin(record) else { continue };
+            if stopping {
+                self.finisher.forget(&begun);
+                continue;
+            }
+            let now = self.clock.wall();
+            match decode::decode(&begun.record, self.settings.max_event_bytes, now) {
+                Ok(event) => {
+                    let lane = self.lane(&event);
+                    self.lanes.push(lane, Waiting { begun, event, since });
+                }
+                Err(error) => {
+                    let leaving = unreadable(&begun.record, error.code, &error.message, &self.stages.dead_letters, now);
+                    self.finish(None, begun, vec![leaving], Done { status: None, since });
+                }
+            }
+        }
+    }
+
+    fn lane(&self, event: &Event) -> Option<LaneId> {
+        let partition = event.source.partition;
+        match self.settings.ordering {
+            // Two keys with one hash share a lane: they wait for each other, and nothing else.
+            Ordering::Key => Some((partition, self.hasher.hash_one(&event.key))),
+            Ordering::Partition => Some((partition, 0)),
+            Ordering::Unordered => None,
+        }
+    }
+
+    fn start_ready(&mut self) {
+        while self.running.len() < self.settings.concurrency {
+            let Some((lane, Waiting { begun, event, since })) = self.lanes.next() else { return };
+            let stages = Arc::clone(&self.stages);
+            self.running.push(
+                async move {
+                    // A defect that shows in one event must not stop the partition: the event becomes a dead letter.
+                    let run = AssertUnwindSafe(stages.run(&begun.record, &event)).catch_unwind().await;
+                    let end = run.unwrap_or_else(|_| {
+                        let error = "processing the event met a defect; the log has a line about it";
+                        let now = stages.clock.wall();
+                        let leaving = unreadable(&begun.record, Code::StageFailed, error, &stages.dead_letters, now);
+                        EventEnd::Finished { status: None, leaves: vec![leaving] }
+                    });
+                    Ran { lane, begun, since, end }
+                }
+                .boxed(),
+            );
+        }
+    }
+
+    fn ran(&mut self, ran: Ran) {
+        let Ran { lane, begun, since, end } = ran;
+        match end {
+            EventEnd::Unfinished => {
+                self.cut_short += 1;
+                self.finisher.forget(&begun);
+                self.lanes.done(lane);
+            }
+            EventEnd::Finished { status, leaves } => self.finish(lane, begun, leaves, Done { status, since }),
+        }
+    }
+
+    fn finish(&mut self, lane: Option<LaneId>, begun: Begun, leaves: Vec<Leaving>, done: Done) {
+        match self.finisher.finish(begun, leaves, done) {
+            Finish::Left(done) => {
+                self.tell(done);
+                self.lanes.done(lane);
+            }
+            // The next event of the lane may not overtake its outcome.
+            Finish::Held(number) => {
+                self.held.insert(number, lane);
+            }
+        }
+    }
+
+    fn acked(&mut self, ack: Ack) {
+        let done = self.finisher.acked(ack);
+        self.tell(done);
+        for number in self.finisher.left() {
+            self.lanes.done(self.held.remove(&number).flatten());
+        }
+    }
+
+    fn tell(&self, done: Option<Done>) {
+        if let Some(Done { status, since }) = done {
+            let took = Duration::from_micros(self.clock.micros() - since);
+            self.stages.witness.tell(Fact::Finished { status, took });
+        }
+    }
+
+    /// Lets go what has not begun to run.
+    fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
+        for waiting in self.lanes.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
+            self.finisher.forget(&waiting.begun);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.finisher.is_empty() && self.hand_overs.is_empty()
+    }
+}

@@ -1,0 +1,361 @@
+//! One world from one seed: its events, its trouble, and the program in the middle of it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fusebox::event::{Partition, Topic, TopicPartition, UnixMillis};
+use fusebox::machine::breaker::{PolicySettings, Settings};
+use fusebox::machine::disposition::Bounds;
+use fusebox::machine::schedule::Schedule;
+use fusebox::machine::time::Tick;
+use fusebox::pipeline::breakers::Breakers;
+use fusebox::pipeline::facts::Fact;
+use fusebox::pipeline::guard::{Guard, Manner};
+use fusebox::pipeline::ports::{Budget, Chance, Clock, CommitPoint, Witness, World};
+use fusebox::pipeline::stages::{Fallback, Stage, Stages};
+use fusebox::pipeline::stop::Stop;
+use fusebox::pipeline::{drain, keeper, process};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::kafka::{FakePublisher, FakeSubscription, Kafka, Shove, Weather, below, record};
+use crate::oracle::{Oracle, Report};
+use crate::services::{FakeCaller, Services};
+
+pub const EVENTS: &str = "events";
+pub const OUTCOMES: &str = "outcomes";
+pub const DEAD_LETTERS: &str = "dead-letters";
+pub const RETRY: &str = "retry";
+pub const LIVE: &str = "live";
+pub const DRAIN: &str = "drain";
+/// The service whose calls are parked.
+pub const PARKING: usize = 1;
+const SERVICES: [&str; 3] = ["rag", "notifier", "vms"];
+/// The world's epoch: a wall-clock time that no header may take for 0.
+const EPOCH: i64 = 1_700_000_000_000;
+/// When trouble ends.
+const PEACE: Duration = Duration::from_secs(25);
+/// When everything must have come to rest.
+const DOOMSDAY: Duration = Duration::from_secs(1_800);
+
+pub struct Sim;
+
+impl World for Sim {
+    type Clock = SimClock;
+    type Chance = SimChance;
+    type Caller = FakeCaller;
+    type Publisher = FakePublisher;
+    type Witness = SimWitness;
+}
+
+#[derive(Clone, Copy)]
+pub struct SimClock(Instant);
+
+impl SimClock {
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Tick {
+        Tick(0).plus(self.elapsed())
+    }
+    fn micros(&self) -> u64 {
+        u64::try_from(self.elapsed().as_micros()).expect("short")
+    }
+    fn wall(&self) -> UnixMillis {
+        UnixMillis(EPOCH).plus(self.elapsed())
+    }
+    async fn sleep_until(&self, at: Tick) {
+        if at == Tick::NEVER {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep_until(self.0 + at.since(Tick(0))).await;
+    }
+}
+
+#[derive(Clone)]
+pub struct SimChance(Arc<Mutex<StdRng>>);
+
+impl Chance for SimChance {
+    fn roll(&self) -> f64 {
+        self.0.lock().expect("unpoisoned").random()
+    }
+}
+
+pub struct SimWitness {
+    clock: SimClock,
+    oracle: Arc<Oracle>,
+}
+
+impl Witness for SimWitness {
+    fn tell(&self, fact: Fact<'_>) {
+        self.oracle.told(self.clock.elapsed(), &fact);
+    }
+}
+
+/// The parts of one life of the program.
+struct Instance {
+    tasks: Vec<JoinHandle<()>>,
+    live: mpsc::UnboundedSender<Shove>,
+    drain: mpsc::UnboundedSender<Shove>,
+}
+
+struct Plan {
+    seed: u64,
+    partitions: i32,
+    concurrency: usize,
+    ordering: process::Ordering,
+    max_in_flight: usize,
+    fail_max: u32,
+    permits: u32,
+    success_threshold: u32,
+    tries: u32,
+}
+
+impl Plan {
+    fn of(seed: u64, dice: &mut StdRng) -> Self {
+        Self {
+            seed,
+            partitions: dice.random_range(1..4),
+            concurrency: dice.random_range(1..20),
+            ordering: if dice.random_bool(0.8) { process::Ordering::Key } else { process::Ordering::Partition },
+            max_in_flight: dice.random_range(3..60),
+            fail_max: dice.random_range(1..5),
+            permits: dice.random_range(1..4),
+            success_threshold: dice.random_range(1..4),
+            tries: dice.random_range(1..3),
+        }
+    }
+
+    fn partitions_of(&self, topic: &str) -> Vec<TopicPartition> {
+        (0..self.partitions).map(|partition| TopicPartition { topic: Topic::from(topic), partition: Partition(partition) }).collect()
+    }
+}
+
+pub async fn run(seed: u64) -> Report {
+    let mut dice = StdRng::seed_from_u64(seed);
+    let plan = Plan::of(seed, &mut dice);
+    let stormy = dice.random_bool(0.7);
+    let weather = if stormy {
+        Weather { lost: dice.random_range(0.0..0.2), unacknowledged: dice.random_range(0.0..0.1), full: dice.random_range(0.0..0.3) }
+    } else {
+        Weather { lost: 0.0, unacknowledged: 0.0, full: 0.0 }
+    };
+    let clock = SimClock(Instant::now());
+    let kafka = Kafka::new(seed, weather);
+    let oracle = Arc::new(Oracle::new(Arc::clone(&kafka), plan.permits));
+    let services = {
+        let (oracle, clock) = (Arc::clone(&oracle), clock);
+        let observe = move |service: usize, key: &str, begins: bool| oracle.observed(clock.elapsed(), service, key, begins);
+        Services::new(seed, SERVICES.len(), PEACE, Box::new(observe))
+    };
+
+    tokio::spawn(produce(Arc::clone(&kafka), Arc::clone(&oracle), plan.partitions, StdRng::seed_from_u64(seed ^ 0xfeed), clock));
+    let mut life = 0;
+    let mut instance = start(&plan, life, &kafka, &services, &oracle, clock);
+    instance.assign_all(&plan);
+    let troubled = dice.random_bool(0.7);
+    while clock.elapsed() < PEACE {
+        tokio::time::sleep(Duration::from_millis(50 + below(&mut dice, 4_000))).await;
+        if !troubled {
+            continue;
+        }
+        match below(&mut dice, 4) {
+            0 => {
+                oracle.count("crashes");
+                for task in &instance.tasks {
+                    task.abort();
+                }
+                for task in instance.tasks.drain(..) {
+                    drop(task.await);
+                }
+                oracle.crashed();
+                tokio::time::sleep(Duration::from_millis(below(&mut dice, 2_000))).await;
+                life += 1;
+                instance = start(&plan, life, &kafka, &services, &oracle, clock);
+                instance.assign_all(&plan);
+            }
+            1 => instance.shove(&plan, &mut dice, &oracle, false).await,
+            2 => instance.shove(&plan, &mut dice, &oracle, true).await,
+            _ => {}
+        }
+    }
+    kafka.state().weather = Weather { lost: 0.0, unacknowledged: 0.0, full: 0.0 };
+    while !oracle.at_rest(&plan.partitions_of(EVENTS), &plan.partitions_of(RETRY)) {
+        assert!(
+            clock.elapsed() < DOOMSDAY,
+            "not at rest by doomsday: {}",
+            oracle.unrest(&plan.partitions_of(EVENTS), &plan.partitions_of(RETRY))
+        );
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    for task in &instance.tasks {
+        task.abort();
+    }
+    oracle.judge(&services.journal())
+}
+
+/// Publishes events, readable and not, over the first twenty seconds.
+async fn produce(kafka: Arc<Kafka>, oracle: Arc<Oracle>, partitions: i32, mut dice: StdRng, clock: SimClock) {
+    let keys = 1 + below(&mut dice, 12);
+    let events = 20 + below(&mut dice, 100);
+    for number in 0..events {
+        tokio::time::sleep(Duration::from_millis(below(&mut dice, 40_000 / events))).await;
+        let key = format!("camera-{}", below(&mut dice, keys));
+        let id = uuid::Uuid::from_u128((u128::from(number) << 64) | 0x4000_8000_0000_0000_0000);
+        let good = format!(r#"{{"id":"{id}","camera_id":"{key}","timestamp":"2026-01-01T00:00:00Z","recipients":["a"]}}"#);
+        let (value, readable) = match below(&mut dice, 12) {
+            0 => (None, false),
+            1 => (Some(good.as_bytes()[..good.len() - 3].to_vec()), false),
+            2 => (Some(vec![0xff, 0xfe, b'{']), false),
+            3 => (Some(br#"{"no":"camera"}"#.to_vec()), false),
+            _ => (Some(good.into_bytes()), true),
+        };
+        let at = clock.wall().0;
+        let source = kafka.append(record(EVENTS, Some(&key), value, at), partitions);
+        oracle.produced(source, key, readable.then_some(id));
+    }
+    oracle.produced_all();
+}
+
+fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, oracle: &Arc<Oracle>, clock: SimClock) -> Instance {
+    let chance = SimChance(Arc::new(Mutex::new(StdRng::seed_from_u64(plan.seed ^ (life << 32) ^ 0xc4a9ce))));
+    let witness = Arc::new(SimWitness { clock, oracle: Arc::clone(oracle) });
+    let instance = format!("life-{life}");
+    let settings = Settings {
+        policy: PolicySettings::Consecutive { fail_max: plan.fail_max.try_into().expect("at least one") },
+        recovery_timeout: Duration::from_secs(2),
+        backoff_multiplier: 1.5,
+        recovery_timeout_max: Duration::from_secs(10),
+        jitter: 0.2,
+        permits: plan.permits,
+        success_threshold: plan.success_threshold,
+        lease: Duration::from_secs(3),
+    };
+    let named = SERVICES.iter().map(|name| ((*name).to_owned(), settings.clone()));
+    let (breakers, _announcements) = Breakers::<Sim>::new(named, clock, chance.clone(), Arc::clone(&witness), instance.clone());
+    let stop = Stop::new();
+    let caller = Arc::new(FakeCaller(Arc::clone(services)));
+    let manner = Manner { timeout: Duration::from_secs(2), slow: Some(Duration::from_millis(300)), concurrency: 8, drain_concurrency: 3 };
+    let guards: Vec<_> = (0..SERVICES.len())
+        .map(|service| {
+            let (breakers, caller) = (Arc::clone(&breakers), Arc::clone(&caller));
+            Arc::new(Guard::new(service, manner, breakers, caller, clock, Arc::clone(&witness), stop.clone()))
+        })
+        .collect();
+    let bounds = Bounds {
+        max_attempts: 12,
+        max_age: Duration::from_secs(3_600),
+        schedule: Schedule { initial: Duration::from_millis(500), max: Duration::from_secs(5) },
+    };
+    let stage = |service: usize, fallback| Stage {
+        service,
+        name: SERVICES[service].to_owned(),
+        method: "POST".to_owned(),
+        path: "/".to_owned(),
+        guard: Arc::clone(&guards[service]),
+        tries: plan.tries,
+        when: None,
+        body: None,
+        fallback,
+    };
+    let stand_in = || Fallback::Default { body: serde_json::Map::new() };
+    let stages = Arc::new(Stages {
+        stages: vec![stage(0, stand_in()), stage(PARKING, Fallback::Park { topic: Topic::from(RETRY), bounds }), stage(2, stand_in())],
+        outcomes: Topic::from(OUTCOMES),
+        dead_letters: Topic::from(DEAD_LETTERS),
+        instance,
+        clock,
+        chance: chance.clone(),
+        witness: Arc::clone(&witness),
+    });
+
+    let check: Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync> = {
+        let (oracle, services) = (Arc::clone(oracle), Arc::clone(services));
+        Arc::new(move |group, point| oracle.committing(group, point, |id| services.delivered(id)))
+    };
+    let budget = Budget::new(plan.max_in_flight, 1 << 20);
+    let (subscription, live) = FakeSubscription::new(Arc::clone(kafka), LIVE, Arc::clone(&budget), plan.seed ^ life, Arc::clone(&check));
+    let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions);
+    let (timeout, hand_over_timeout) = (Duration::from_secs(10), Duration::from_millis(1_500));
+    let live_parts = process::Parts {
+        settings: process::Settings {
+            ordering: plan.ordering,
+            concurrency: plan.concurrency,
+            max_event_bytes: 1 << 16,
+            commit_interval: Duration::from_millis(300),
+            stop_timeout: timeout,
+            hand_over_timeout,
+        },
+        stages,
+        subscription,
+        publisher,
+        acks,
+        budget,
+        stop: stop.clone(),
+    };
+    let budget = Budget::new(plan.max_in_flight, 1 << 20);
+    let (subscription, drain) = FakeSubscription::new(Arc::clone(kafka), DRAIN, Arc::clone(&budget), plan.seed ^ life ^ 1, check);
+    let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions);
+    let drain_parts = drain::Parts {
+        settings: drain::Settings {
+            commit_interval: Duration::from_millis(300),
+            stop_timeout: timeout,
+            hand_over_timeout,
+            dead_letters: Topic::from(DEAD_LETTERS),
+            deliveries: None,
+        },
+        routes: vec![drain::Route {
+            service: PARKING,
+            name: SERVICES[PARKING].to_owned(),
+            guard: Arc::clone(&guards[PARKING]),
+            bounds,
+            concurrency: manner.drain_concurrency,
+        }],
+        subscription,
+        publisher,
+        acks,
+        budget,
+        stop,
+        breakers: Arc::clone(&breakers),
+        clock,
+        chance,
+        witness,
+        gauges: drain::Gauges::new(),
+    };
+    let tasks = vec![
+        tokio::spawn(async move {
+            process::run(live_parts).await;
+        }),
+        tokio::spawn(async move {
+            drain::run(drain_parts).await;
+        }),
+        tokio::spawn(keeper::run_timers(breakers, clock)),
+    ];
+    Instance { tasks, live, drain }
+}
+
+impl Instance {
+    fn assign_all(&self, plan: &Plan) {
+        drop(self.live.send(Shove::Assign(plan.partitions_of(EVENTS))));
+        drop(self.drain.send(Shove::Assign(plan.partitions_of(RETRY))));
+    }
+
+    /// Takes some partitions away, with warning or without, and gives them back after a while.
+    async fn shove(&self, plan: &Plan, dice: &mut StdRng, oracle: &Oracle, lose: bool) {
+        oracle.count(if lose { "lost partitions" } else { "rebalances" });
+        if lose {
+            oracle.crashed();
+        }
+        let (consumer, topic) = if dice.random_bool(0.6) { (&self.live, EVENTS) } else { (&self.drain, RETRY) };
+        let some: Vec<_> = plan.partitions_of(topic).into_iter().filter(|_| dice.random_bool(0.7)).collect();
+        drop(consumer.send(if lose { Shove::Lose(some.clone()) } else { Shove::Revoke(some.clone()) }));
+        tokio::time::sleep(Duration::from_millis(below(dice, 3_000))).await;
+        drop(consumer.send(Shove::Assign(some)));
+    }
+}
