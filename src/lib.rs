@@ -11,7 +11,7 @@
 //! ```
 //!
 //! [`machine`] decides, [`pipeline`] drives, `edge` touches the world, `app` joins them; [`event`] has the nouns. Imports point one way:
-//! `cli → app → edge → pipeline → machine → event`. [`config`] and `telemetry` are read by `app` and handed on as values.
+//! `cli → app → edge → pipeline → machine → event`. [`config`] and [`telemetry`] are read by `app` and handed on as values.
 
 // Lints for the library alone; those for every target stand in Cargo.toml.
 #![warn(missing_docs)]
@@ -36,3 +36,4 @@ pub mod config;
 pub mod event;
 pub mod machine;
 pub mod pipeline;
+pub mod telemetry;

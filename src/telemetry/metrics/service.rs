@@ -1,0 +1,156 @@
+//! The series of one service, looked up once: the call path finds a counter by two array indices, and takes no lock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+use super::labels::ServiceLabels;
+use super::state::BreakerState;
+use super::{inc, register, table};
+use crate::event::envelope::Reason;
+use crate::machine::breaker::{Cause, StateName};
+use crate::machine::judgement::CallOutcome;
+
+/// The families whose series belong to services.
+pub(super) struct Families {
+    calls: IntCounterVec,
+    call_duration: HistogramVec,
+    state: IntGaugeVec,
+    transitions: IntCounterVec,
+    refused: IntCounterVec,
+    late: IntCounterVec,
+    fallbacks: IntCounterVec,
+    expression_failures: IntCounterVec,
+    parked: IntCounterVec,
+    drained: IntCounterVec,
+    depth: IntGaugeVec,
+    due: IntGaugeVec,
+    oldest: GaugeVec,
+}
+
+impl Families {
+    pub(super) fn register(registry: &Registry) -> Self {
+        Self {
+            calls: register::counters(registry, &table::CALLS),
+            call_duration: register::histograms(registry, &table::CALL_DURATION),
+            state: register::gauges(registry, &table::BREAKER_STATE),
+            transitions: register::counters(registry, &table::BREAKER_TRANSITIONS),
+            refused: register::counters(registry, &table::BREAKER_REFUSED),
+            late: register::counters(registry, &table::BREAKER_LATE),
+            fallbacks: register::counters(registry, &table::FALLBACKS),
+            expression_failures: register::counters(registry, &table::EXPRESSION_FAILURES),
+            parked: register::counters(registry, &table::PARKED),
+            drained: register::counters(registry, &table::DRAINED),
+            depth: register::gauges(registry, &table::RETRY_DEPTH),
+            due: register::gauges(registry, &table::RETRY_DUE),
+            oldest: register::seconds(registry, &table::RETRY_OLDEST),
+        }
+    }
+}
+
+/// One service's series.
+pub(super) struct ServiceSeries {
+    pub(super) name: Arc<str>,
+    calls: [IntCounter; CallOutcome::ALL.len()],
+    call_duration: Histogram,
+    pub(super) state: BreakerState,
+    transitions: Vec<Option<IntCounter>>,
+    pub(super) refused: IntCounter,
+    pub(super) late: IntCounter,
+    pub(super) fallbacks: IntCounter,
+    pub(super) expression_failures: IntCounter,
+    parking: Option<Parking>,
+}
+
+/// The series of a service that parks.
+struct Parking {
+    parked: [IntCounter; Reason::ALL.len()],
+    drained: IntCounter,
+    depth: IntGauge,
+    due: IntGauge,
+    oldest: Gauge,
+}
+
+impl ServiceSeries {
+    pub(super) fn new(families: &Families, service: &ServiceLabels) -> Self {
+        let name = service.name.as_str();
+        Self {
+            name: name.into(),
+            calls: CallOutcome::ALL.map(|outcome| families.calls.with_label_values(&[name, outcome.as_str()])),
+            call_duration: families.call_duration.with_label_values(&[name]),
+            state: BreakerState::new(StateName::ALL.map(|state| families.state.with_label_values(&[name, state.as_str()]))),
+            transitions: transitions()
+                .map(|(from, to, cause)| {
+                    let labels = [name, from.as_str(), to.as_str(), cause.as_str()];
+                    cause.joins(from, to).then(|| families.transitions.with_label_values(&labels))
+                })
+                .collect(),
+            refused: families.refused.with_label_values(&[name]),
+            late: families.late.with_label_values(&[name]),
+            fallbacks: families.fallbacks.with_label_values(&[name, service.fallback_kind.as_str()]),
+            expression_failures: families.expression_failures.with_label_values(&[name]),
+            parking: service.parks.then(|| Parking {
+                parked: Reason::ALL.map(|reason| families.parked.with_label_values(&[name, reason.as_str()])),
+                drained: families.drained.with_label_values(&[name]),
+                depth: families.depth.with_label_values(&[name]),
+                due: families.due.with_label_values(&[name]),
+                oldest: families.oldest.with_label_values(&[name]),
+            }),
+        }
+    }
+
+    pub(super) fn called(&self, outcome: CallOutcome, took: Duration) {
+        inc(&self.calls, outcome as usize);
+        self.call_duration.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn transition(&self, from: StateName, to: StateName, cause: Cause) {
+        if let Some(Some(counter)) = self.transitions.get(place(from, to, cause)) {
+            counter.inc();
+        }
+    }
+
+    pub(super) fn parked(&self, reason: Reason) {
+        if let Some(parking) = &self.parking {
+            inc(&parking.parked, reason as usize);
+        }
+    }
+
+    pub(super) fn drained(&self) {
+        if let Some(parking) = &self.parking {
+            parking.drained.inc();
+        }
+    }
+
+    pub(super) fn set_retry(&self, depth: u64, due: u64, oldest: Duration) {
+        if let Some(parking) = &self.parking {
+            parking.depth.set(super::level(depth));
+            parking.due.set(super::level(due));
+            parking.oldest.set(oldest.as_secs_f64());
+        }
+    }
+}
+
+/// Every triple of states and cause, joined or not, in the order of [`place`].
+fn transitions() -> impl Iterator<Item = (StateName, StateName, Cause)> {
+    StateName::ALL
+        .into_iter()
+        .flat_map(|from| StateName::ALL.into_iter().flat_map(move |to| Cause::ALL.into_iter().map(move |cause| (from, to, cause))))
+}
+
+fn place(from: StateName, to: StateName, cause: Cause) -> usize {
+    (from as usize * StateName::ALL.len() + to as usize) * Cause::ALL.len() + cause as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transition_has_its_own_place() {
+        for (at, (from, to, cause)) in transitions().enumerate() {
+            assert_eq!(place(from, to, cause), at, "{from:?} {to:?} {cause:?}");
+        }
+    }
+}
