@@ -1,0 +1,304 @@
+//! The breakers: how they are, how they came to be so, and how somebody wants them to be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+
+use super::auth::Actor;
+use super::{Api, Problem};
+use crate::machine::breaker::{Automatic, Counts, Held, Lock, LockKind, PolicySettings, StateName};
+use crate::machine::time::Tick;
+use crate::pipeline::breakers::{Order, View};
+use crate::pipeline::keeper::StoreState;
+use crate::pipeline::ports::{Clock, HistoryEntry, HistoryPage, Store, World};
+
+/// The longest that a lock may be asked to last, so that a mistyped unit is noticed.
+const LONGEST_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// The longest reason that is kept.
+const LONGEST_REASON: usize = 1_000;
+
+#[derive(Serialize)]
+pub(super) struct Health {
+    status: &'static str,
+    instance: String,
+    circuit_breakers: BTreeMap<String, Shown>,
+}
+
+/// A breaker, as the API shows it.
+#[derive(Serialize)]
+pub(super) struct Shown {
+    service: String,
+    state: StateName,
+    generation: u64,
+    since: String,
+    retry_at: Option<String>,
+    trips: u32,
+    probes_in_flight: usize,
+    counts: Counts,
+    settings: ShownSettings,
+    lock: Option<ShownLock>,
+    fleet: Fleet,
+}
+
+#[derive(Serialize)]
+struct ShownSettings {
+    policy: &'static str,
+    fail_max: u32,
+    recovery_timeout: String,
+    backoff_multiplier: f64,
+    recovery_timeout_max: String,
+    jitter: f64,
+    permits: u32,
+    success_threshold: u32,
+}
+
+#[derive(Serialize)]
+struct ShownLock {
+    kind: &'static str,
+    actor: String,
+    reason: String,
+    expires_at: Option<String>,
+}
+
+/// What is known of the breaker's life outside this process.
+#[derive(Serialize)]
+struct Fleet {
+    /// Whether the state is shared.
+    shared: bool,
+    /// Whether the store answers; null if there is none.
+    store_up: Option<bool>,
+}
+
+pub(super) async fn health<W: World, S: Store>(State(api): State<Arc<Api<W, S>>>) -> Json<Health> {
+    let circuit_breakers: BTreeMap<_, _> =
+        (0..api.breakers.len()).map(|service| api.breakers.view(service)).map(|view| (view.service.clone(), show(&api, view))).collect();
+    let all_go = circuit_breakers.values().all(|shown| matches!(shown.state, StateName::Closed | StateName::MetricsOnly));
+    Json(Health { status: if all_go { "ok" } else { "degraded" }, instance: api.instance.clone(), circuit_breakers })
+}
+
+pub(super) async fn one<W: World, S: Store>(
+    State(api): State<Arc<Api<W, S>>>,
+    Path(service): Path<String>,
+) -> Result<Json<Shown>, Problem> {
+    let service = find(&api, &service)?;
+    Ok(Json(show(&api, api.breakers.view(service))))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    cursor: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+pub(super) struct History {
+    service: String,
+    entries: Vec<ShownEntry>,
+    next: Option<String>,
+    /// `store`: the fleet's; `memory`: what this instance has seen, because the store is absent or away.
+    source: &'static str,
+}
+
+#[derive(Serialize)]
+struct ShownEntry {
+    at: String,
+    from: StateName,
+    to: StateName,
+    cause: &'static str,
+    generation: u64,
+    instance: String,
+    actor: Option<String>,
+    reason: Option<String>,
+    counts: Counts,
+}
+
+pub(super) async fn history<W: World, S: Store>(
+    State(api): State<Arc<Api<W, S>>>,
+    Path(name): Path<String>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<History>, Problem> {
+    let service = find(&api, &name)?;
+    let Query(page) = page.map_err(|_| Problem::bad_request("the query takes `limit` (1 to 1000) and `cursor`, and nothing else"))?;
+    let limit = page.limit.unwrap_or(50);
+    if !(1..=1_000).contains(&limit) {
+        return Err(Problem::bad_request(format!("limit is {limit}; it must lie between 1 and 1000")));
+    }
+    // A cursor of this process's memory begins with "m"; one of the store's is a stream's id.
+    let of_memory = page.cursor.as_ref().and_then(|cursor| cursor.strip_prefix('m'));
+    let stored = match (&api.store, of_memory) {
+        (Some(store), None) => store.history(&name, page.cursor.as_deref(), limit).await.ok(),
+        _ => None,
+    };
+    let (HistoryPage { entries, next }, source) = match stored {
+        Some(stored) => (stored, "store"),
+        None => {
+            let skip = match of_memory {
+                Some(number) => number.parse().map_err(|_| Problem::bad_request("the cursor is not one that was given out"))?,
+                None => 0,
+            };
+            (remembered(api.breakers.remembered(service), skip, limit), "memory")
+        }
+    };
+    let entries = entries.into_iter().map(show_entry).collect();
+    Ok(Json(History { service: name, entries, next, source }))
+}
+
+fn remembered(all: Vec<HistoryEntry>, skip: usize, limit: usize) -> HistoryPage {
+    let next = (all.len() > skip.saturating_add(limit)).then(|| format!("m{}", skip + limit));
+    HistoryPage { entries: all.into_iter().skip(skip).take(limit).collect(), next }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with state, and reason and ttl if wanted")]
+pub(super) struct Force {
+    state: String,
+    #[serde(default)]
+    reason: Option<String>,
+    #[serde(default)]
+    ttl: Option<String>,
+}
+
+pub(super) async fn force_state<W: World, S: Store>(
+    State(api): State<Arc<Api<W, S>>>,
+    Path(name): Path<String>,
+    Extension(Actor(actor)): Extension<Actor>,
+    force: Result<Json<Force>, JsonRejection>,
+) -> Result<Json<Shown>, Problem> {
+    let service = find(&api, &name)?;
+    let Json(force) = force.map_err(|rejection| {
+        let text = rejection.body_text();
+        // What axum puts in front of the reason speaks of its own workings.
+        let why = text.rsplit_once("target type: ").map_or(text.as_str(), |(_, why)| why);
+        Problem::bad_request(format!(r#"{why}; write {{"state": "forced_open", "reason": "…", "ttl": "30m"}}, reason and ttl if wanted"#))
+    })?;
+    let reason = force.reason.unwrap_or_default();
+    if reason.chars().count() > LONGEST_REASON {
+        return Err(Problem::bad_request(format!("the reason is longer than {LONGEST_REASON} characters")));
+    }
+    let expires_at = expiry(force.ttl.as_deref(), api.clock.now())?;
+    let lock = |kind| Order::Lock(Lock { kind, actor: actor.clone(), reason: reason.clone(), expires_at });
+    let order = match (force.state.as_str(), expires_at) {
+        ("forced_open", _) => lock(LockKind::ForcedOpen),
+        ("forced_closed", _) => lock(LockKind::ForcedClosed),
+        ("metrics_only", _) => lock(LockKind::MetricsOnly),
+        ("closed", None) => Order::Reset(Automatic::Closed),
+        ("open", None) => Order::Reset(Automatic::Open),
+        ("half_open", None) => Order::Reset(Automatic::HalfOpen),
+        ("auto", None) => Order::Release,
+        ("closed" | "open" | "half_open" | "auto", Some(_)) => {
+            return Err(Problem::bad_request(format!(
+                "a ttl goes with a lock (forced_open, forced_closed, metrics_only); `{}` is no lock and goes on by itself",
+                force.state
+            )));
+        }
+        (other, _) => {
+            return Err(Problem::bad_request(format!(
+                "there is no state `{other}`; it is one of forced_open, forced_closed, metrics_only, closed, open, half_open, auto"
+            )));
+        }
+    };
+    let before = api.breakers.state(service);
+    let transition = api.breakers.order(service, order, &actor, &reason);
+    let shown = show(&api, api.breakers.view(service));
+    tracing::info!(
+        target: "fusebox::audit",
+        service = name,
+        actor,
+        reason,
+        order = force.state,
+        before = before.as_str(),
+        after = shown.state.as_str(),
+        changed = transition.is_some(),
+        "a breaker was ordered to change"
+    );
+    Ok(Json(shown))
+}
+
+fn expiry(ttl: Option<&str>, now: Tick) -> Result<Option<Tick>, Problem> {
+    let Some(text) = ttl else { return Ok(None) };
+    match humantime::parse_duration(text) {
+        Ok(ttl) if ttl.is_zero() || ttl > LONGEST_TTL => {
+            Err(Problem::bad_request(format!("the ttl is {text:?}; it must be longer than 0 and at most a year")))
+        }
+        Ok(ttl) => Ok(Some(now.plus(ttl))),
+        Err(_) => Err(Problem::bad_request(format!("the ttl {text:?} is no duration; write \"90s\", \"30m\" or \"2h\""))),
+    }
+}
+
+fn find<W: World, S: Store>(api: &Api<W, S>, service: &str) -> Result<usize, Problem> {
+    api.breakers.find(service).ok_or_else(|| {
+        let known: Vec<&str> = api.breakers.names().collect();
+        Problem::new(StatusCode::NOT_FOUND, format!("there is no service `{service}`; there are {}", known.join(", ")))
+    })
+}
+
+fn show<W: World, S: Store>(api: &Api<W, S>, view: View) -> Shown {
+    let wall = |tick: Tick| api.clock.wall_of(tick).to_rfc3339();
+    let (retry_at, lock) = match &view.snapshot.held {
+        Held::Open { until } => (Some(wall(*until)), None),
+        Held::Closed | Held::HalfOpen => (None, None),
+        Held::Locked(lock) => {
+            let retry_at = lock.expires_at.filter(|_| lock.kind == LockKind::ForcedOpen).map(wall);
+            let shown = ShownLock {
+                kind: lock.kind.state_name().as_str(),
+                actor: lock.actor.clone(),
+                reason: lock.reason.clone(),
+                expires_at: lock.expires_at.map(wall),
+            };
+            (retry_at, Some(shown))
+        }
+    };
+    let PolicySettings::Consecutive { fail_max } = view.settings.policy;
+    let duration = |duration: Duration| humantime::format_duration(duration).to_string();
+    Shown {
+        service: view.service,
+        state: view.snapshot.held.name(),
+        generation: view.snapshot.generation.0,
+        since: wall(view.snapshot.since),
+        retry_at,
+        trips: view.snapshot.trips,
+        probes_in_flight: view.probes,
+        counts: view.counts,
+        settings: ShownSettings {
+            policy: view.settings.policy.name(),
+            fail_max: fail_max.get(),
+            recovery_timeout: duration(view.settings.recovery_timeout),
+            backoff_multiplier: view.settings.backoff_multiplier,
+            recovery_timeout_max: duration(view.settings.recovery_timeout_max),
+            jitter: view.settings.jitter,
+            permits: view.settings.permits,
+            success_threshold: view.settings.success_threshold,
+        },
+        lock,
+        fleet: Fleet {
+            shared: api.store.is_some(),
+            store_up: match api.store_health.state() {
+                StoreState::Absent => None,
+                StoreState::Down => Some(false),
+                StoreState::Up => Some(true),
+            },
+        },
+    }
+}
+
+fn show_entry(entry: HistoryEntry) -> ShownEntry {
+    ShownEntry {
+        at: entry.at.to_rfc3339(),
+        from: entry.from,
+        to: entry.to,
+        cause: entry.cause.as_str(),
+        generation: entry.generation.0,
+        instance: entry.instance,
+        actor: entry.actor,
+        reason: entry.reason,
+        counts: entry.counts,
+    }
+}

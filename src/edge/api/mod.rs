@@ -1,0 +1,115 @@
+//! The HTTP API: what operators and their programs ask of a running instance.
+//!
+//! It reads through the views that [`Api`] is made with and changes breakers through the same orders as everybody else. Errors are
+//! `application/problem+json` (RFC 9457); no answer carries a secret, an event's body or an inner address.
+
+mod auth;
+mod breakers;
+pub mod client;
+mod problem;
+mod status;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware;
+use axum::response::Response;
+use axum::routing::{get, post};
+use futures_util::future::BoxFuture;
+use tokio::net::TcpListener;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+
+pub use auth::{Access, Credential, Permission, digest};
+pub use problem::Problem;
+pub use status::{Part, PartState, Readiness, RetryService, RetryStatus};
+
+use crate::pipeline::breakers::Breakers;
+use crate::pipeline::keeper::StoreHealth;
+use crate::pipeline::ports::{Store, World};
+
+/// The largest body that a request may have: every one that is expected is a few hundred bytes.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// The longest that a request may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the API shows and changes.
+pub struct Api<W: World, S> {
+    /// The breakers.
+    pub breakers: Arc<Breakers<W>>,
+    /// Where their history is kept, if anywhere.
+    pub store: Option<Arc<S>>,
+    /// Whether that can be asked.
+    pub store_health: Arc<StoreHealth>,
+    /// Time.
+    pub clock: W::Clock,
+    /// Unique to the process.
+    pub instance: String,
+    /// Who may do what.
+    pub access: Access,
+    /// Whether the process does its work; if not, why.
+    pub alive: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// Whether events can be processed.
+    pub ready: Box<dyn Fn() -> Readiness + Send + Sync>,
+    /// The metrics, as Prometheus reads them.
+    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// The backlog.
+    pub retry: Box<dyn Fn() -> BoxFuture<'static, RetryStatus> + Send + Sync>,
+}
+
+/// Routes that an instance serves beside the API's.
+pub type Extra = Router;
+
+/// The API's routes.
+pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
+    let reading = Router::new()
+        .route("/metrics", get(status::metrics))
+        .route("/api/v1/circuit-breakers/health", get(breakers::health))
+        .route("/api/v1/circuit-breakers/{service}", get(breakers::one))
+        .route("/api/v1/circuit-breakers/{service}/history", get(breakers::history))
+        .route("/api/v1/retry", get(status::retry))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_read));
+    let changing = Router::new()
+        .route("/api/v1/circuit-breakers/{service}/force-state", post(breakers::force_state))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_operate));
+    Router::new()
+        .route("/livez", get(status::livez))
+        .route("/readyz", get(status::readyz))
+        .merge(reading)
+        .merge(changing)
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT))
+        .layer(CatchPanicLayer::custom(|_| problem::defect()))
+        .layer(middleware::map_response(no_store))
+        .with_state(api)
+}
+
+/// Answers say how things are now; nobody may keep them.
+async fn no_store(mut response: Response) -> Response {
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Listens.
+///
+/// # Errors
+/// The address is taken, or is not this machine's.
+pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves until `stop` comes, then finishes the requests that are under way.
+///
+/// # Errors
+/// The listener failed for good.
+pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    axum::serve(listener, router).with_graceful_shutdown(stop).await
+}

@@ -1,0 +1,114 @@
+//! The process's clocks: the only place where one is read.
+//!
+//! Ticks come from the monotonic clock, counted from when the [`SystemClock`] was made; a change of the wall clock does not move
+//! them. Under tokio's paused time (tests) ticks and waits follow that, the wall clock does not.
+
+use std::future::Future;
+use std::time::SystemTime;
+
+use tokio::time::{Duration, Instant};
+
+use crate::event::UnixMillis;
+use crate::machine::time::Tick;
+use crate::pipeline::ports::Clock;
+
+/// The machine's own clocks. A copy counts from the same origin; two that were made apart do not, so a program makes one.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock {
+    origin: Instant,
+}
+
+impl SystemClock {
+    /// A clock whose ticks count from now.
+    #[expect(clippy::new_without_default, reason = "a default would hide that every clock has an origin of its own")]
+    pub fn new() -> Self {
+        Self { origin: now() }
+    }
+
+    /// The instant of a tick; `None` if it is later than the platform can say.
+    fn instant(&self, at: Tick) -> Option<Instant> {
+        (at != Tick::NEVER).then(|| self.origin.checked_add(Duration::from_millis(at.0))).flatten()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Tick {
+        Tick(u64::try_from(now().saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(now().saturating_duration_since(self.origin).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn wall(&self) -> UnixMillis {
+        wall_of(wall())
+    }
+
+    fn sleep_until(&self, at: Tick) -> impl Future<Output = ()> + Send {
+        let instant = self.instant(at);
+        async move {
+            match instant {
+                Some(instant) => tokio::time::sleep_until(instant).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// A [`SystemTime`] as it travels; times before 1970 are negative.
+pub fn wall_of(time: SystemTime) -> UnixMillis {
+    let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    UnixMillis(match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => millis(after),
+        Err(before) => -millis(before.duration()),
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the monotonic clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
+fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn ticks_follow_time_and_waits_end_at_their_tick() {
+        let clock = SystemClock::new();
+        assert_eq!(clock.now(), Tick(0));
+        clock.sleep_until(Tick(1_500)).await;
+        assert_eq!(clock.now(), Tick(1_500));
+        clock.sleep_until(Tick(3)).await;
+        assert_eq!(clock.now(), Tick(1_500), "a tick that is past is waited for no longer");
+        tokio::time::advance(Duration::from_secs(50 * 86_400)).await;
+        assert_eq!(clock.now(), Tick(1_500 + 50 * 86_400_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_never_comes_is_never_waited_out() {
+        let clock = SystemClock::new();
+        for at in [Tick::NEVER, Tick(u64::MAX - 1)] {
+            let mut wait = pin!(clock.sleep_until(at));
+            assert!(matches!(futures_util::poll!(&mut wait), Poll::Pending));
+            tokio::time::advance(Duration::from_secs(86_400 * 365)).await;
+            assert!(matches!(futures_util::poll!(&mut wait), Poll::Pending), "{at:?}");
+        }
+    }
+
+    #[test]
+    fn wall_times_on_both_sides_of_the_epoch() {
+        let second = Duration::from_secs(1);
+        assert_eq!(wall_of(SystemTime::UNIX_EPOCH + second), UnixMillis(1_000));
+        assert_eq!(wall_of(SystemTime::UNIX_EPOCH - second), UnixMillis(-1_000));
+        assert!(SystemClock::new().wall() > UnixMillis(1_700_000_000_000));
+    }
+}

@@ -1,0 +1,382 @@
+//! librdkafka's callbacks, as what the loop is told. All of them run on the poll thread, within its poll.
+//!
+//! A rebalance first hands on the records in hand, so that the loop sees them before their partition goes. A revocation then holds the
+//! thread until the loop has said how far it has come, or until the bound, and commits that while the partitions are still ours.
+//!
+//! librdkafka pauses and resumes badly in three ways that this module works around:
+//! - A partition that is paused and resumed before it has found where to begin asks twice, and a timer of the first question sets it back
+//!   to its beginning later, even in its next assignment: only partitions that have sent a record are paused.
+//! - Resuming a partition that is *not* paused throws away what was fetched of it and never fetches it again: only partitions that were
+//!   paused here are resumed.
+//! - A partition that is revoked while paused is still paused when it comes back, and stalls: it is resumed before it goes.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::health::ConsumerHealth;
+use super::ledger::Ledger;
+use super::{OnCommit, Settled};
+use crate::edge::kafka::error::is_unknown_topic;
+use crate::edge::kafka::properties::log_line;
+use crate::event::{Incoming, Partition, Topic, TopicPartition};
+use crate::pipeline::ports::{Assignment, Budget, CommitPoint, Intake};
+
+/// What the poll thread, its callbacks and the subscription have in common.
+pub(super) struct Shared {
+    pub topics: Vec<Topic>,
+    pub health: Arc<ConsumerHealth>,
+    pub ledger: Ledger,
+    pub budget: Arc<Budget>,
+    pub revoke_wait: std::time::Duration,
+    /// Nothing more is taken.
+    pub stopped: AtomicBool,
+    pub on_commit: OnCommit,
+    /// Set once the consumer is to close: what to commit.
+    pub closing: Mutex<Option<Vec<CommitPoint>>>,
+    /// Whether Kafka has refused, or not answered, a commit that was made while closing.
+    pub last_commit_failed: AtomicBool,
+    pub outbox: Mutex<Outbox>,
+    pub gate: Mutex<Gate>,
+}
+
+/// Records in hand, and where they go. Without a sender, the loop is told no more.
+pub(super) struct Outbox {
+    pub batch: Vec<Incoming>,
+    pub sender: Option<UnboundedSender<Intake>>,
+}
+
+/// Whether reading is held, which partitions have sent a record since they were assigned, and which of them are paused.
+#[derive(Default)]
+pub(super) struct Gate {
+    pub held: bool,
+    pub started: BTreeSet<TopicPartition>,
+    pub paused: BTreeSet<TopicPartition>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Hands the batch on. Never blocks: the channel is bounded by the budget.
+    pub fn flush(&self) {
+        let mut outbox = lock(&self.outbox);
+        if !outbox.batch.is_empty() {
+            let batch = std::mem::take(&mut outbox.batch);
+            let refused = match &outbox.sender {
+                Some(sender) => sender.send(Intake::Records(batch)).err().map(|refused| refused.0),
+                None => Some(Intake::Records(batch)),
+            };
+            if let Some(intake) = refused {
+                self.give_back(&intake);
+            }
+        }
+    }
+
+    /// Lets go of what nobody will finish.
+    pub fn give_back(&self, intake: &Intake) {
+        if let Intake::Records(records) = intake {
+            for record in records {
+                self.budget.give(record.size());
+            }
+        }
+    }
+
+    pub fn is_closing(&self) -> bool {
+        lock(&self.closing).is_some()
+    }
+
+    /// Commits and waits for the answer. True if Kafka has taken it.
+    pub fn commit<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, points: &[CommitPoint]) -> bool {
+        if points.is_empty() {
+            return true;
+        }
+        let mut list = TopicPartitionList::with_capacity(points.len());
+        for CommitPoint { partition, next, ahead } in points {
+            let mut element = list.add_partition(partition.topic.as_str(), partition.partition.0);
+            element.set_metadata(ahead);
+            // Refused for offsets below zero, which no record has; an element without an offset is left out of the commit.
+            let _ = element.set_offset(Offset::Offset(next.0));
+        }
+        let (settled, taken) = match consumer.commit(&list, CommitMode::Sync) {
+            Ok(()) => (Settled::Taken, true),
+            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => (Settled::Nothing, true),
+            // A broker that keeps less beside an offset than Kafka does by default: the offset itself is what must not be lost.
+            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::OffsetMetadataTooLarge))
+                if points.iter().any(|point| !point.ahead.is_empty()) =>
+            {
+                let bare: Vec<_> = points.iter().map(|point| CommitPoint { ahead: String::new(), ..point.clone() }).collect();
+                return self.commit(consumer, &bare);
+            }
+            Err(error) => {
+                let why = error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string());
+                (Settled::Failed(why), false)
+            }
+        };
+        (self.on_commit)(settled);
+        taken
+    }
+
+    /// A partition has sent a record: from now on it can be paused.
+    pub fn started(&self, partition: TopicPartition) {
+        lock(&self.gate).started.insert(partition);
+    }
+
+    /// Pauses and resumes until what is paused is what should be.
+    pub fn set_held<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, held: bool) {
+        let mut gate = lock(&self.gate);
+        gate.held = held;
+        if held {
+            let fresh: Vec<_> = gate.started.difference(&gate.paused).cloned().collect();
+            if !fresh.is_empty() && self.note(consumer.pause(&list_of(&fresh))) {
+                gate.paused.extend(fresh);
+            }
+        } else if !gate.paused.is_empty() {
+            let paused: Vec<_> = gate.paused.iter().cloned().collect();
+            if self.note(consumer.resume(&list_of(&paused))) {
+                gate.paused.clear();
+            }
+        }
+        self.health.set_partitions(self.ledger.assigned(), gate.paused.len());
+    }
+
+    fn send(&self, intake: Intake) -> bool {
+        lock(&self.outbox).sender.as_ref().is_some_and(|sender| sender.send(intake).is_ok())
+    }
+
+    /// How far the loop has come with partitions that are to go.
+    fn ask(&self, partitions: &[TopicPartition]) -> Vec<CommitPoint> {
+        let closing = || lock(&self.closing).clone().unwrap_or_default();
+        if self.is_closing() {
+            return closing();
+        }
+        let (give_up, given_up) = mpsc::sync_channel(1);
+        let answer = Box::new(move |points| {
+            // Nobody listens any more if the bound has passed.
+            let _ = give_up.send(points);
+        });
+        if !self.send(Intake::Revoked(partitions.to_vec(), answer)) {
+            return closing();
+        }
+        self.health.set_revoking(true);
+        let points = match given_up.recv_timeout(self.revoke_wait) {
+            Ok(points) => points,
+            Err(mpsc::RecvTimeoutError::Disconnected) => closing(),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                tracing::warn!(
+                    partitions = partitions.len(),
+                    waited = ?self.revoke_wait,
+                    "revoked partitions go without the loop's last commit points; what it finished of them may run again elsewhere"
+                );
+                Vec::new()
+            }
+        };
+        self.health.set_revoking(false);
+        points
+    }
+
+    /// Everything that must be done with partitions before they are unassigned.
+    fn revoke<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, partitions: &[TopicPartition], lost: bool) {
+        self.flush();
+        if partitions.is_empty() {
+            return;
+        }
+        if lost {
+            self.ledger.release(partitions, Vec::new());
+            self.send(Intake::Lost(partitions.to_vec()));
+        } else {
+            let points = self.ask(partitions);
+            let last = self.ledger.release(partitions, points);
+            if !self.commit(consumer, &last) && self.is_closing() {
+                self.last_commit_failed.store(true, Relaxed);
+            }
+        }
+        let mut gate = lock(&self.gate);
+        gate.started.retain(|started| !partitions.contains(started));
+        let paused: Vec<_> = partitions.iter().filter(|partition| gate.paused.remove(*partition)).cloned().collect();
+        if !paused.is_empty() {
+            self.note(consumer.resume(&list_of(&paused)));
+        }
+        self.health.set_partitions(self.ledger.assigned(), gate.paused.len());
+    }
+
+    /// True if it went well; otherwise the consumer's state is unknown, and it ends.
+    fn note(&self, result: KafkaResult<()>) -> bool {
+        if let Err(error) = &result
+            && !self.is_closing()
+        {
+            self.health.fail(format!("the assignment could not be changed: {error}"));
+        }
+        result.is_ok()
+    }
+}
+
+/// How long Kafka may take to say what was committed. The group waits meanwhile, so it is well below a session's timeout.
+const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What was last committed of partitions that have come.
+fn committed(consumer: &BaseConsumer<Context>, list: &TopicPartitionList, partitions: &[TopicPartition]) -> Vec<Assignment> {
+    let known = if partitions.is_empty() { None } else { consumer.committed_offsets(list.clone(), COMMITTED_WITHIN).ok() };
+    if known.is_none() && !partitions.is_empty() {
+        tracing::warn!(
+            partitions = partitions.len(),
+            "Kafka has not said what finished above the commits of partitions that have come; it may run again"
+        );
+    }
+    let of = |partition: &TopicPartition| {
+        let known = known.as_ref()?.find_partition(partition.topic.as_str(), partition.partition.0)?;
+        let Offset::Offset(next) = known.offset() else { return None };
+        // The client panics over bytes that are no text, which another tool may have committed; from a callback that would abort the process.
+        let ahead = catch_unwind(AssertUnwindSafe(|| known.metadata().to_owned())).unwrap_or_default();
+        Some(CommitPoint { partition: partition.clone(), next: crate::event::Offset(next), ahead })
+    };
+    partitions.iter().map(|partition| Assignment { partition: partition.clone(), committed: of(partition) }).collect()
+}
+
+/// librdkafka's view of [`Shared`].
+pub(super) struct Context(pub Arc<Shared>);
+
+impl ClientContext for Context {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(facility, line);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if let Some(connected) = any_broker_up(statistics) {
+            self.0.health.set_connected(connected);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+        let Some(code) = error.rdkafka_error_code() else { return };
+        self.0.health.complain(code);
+        if is_unknown_topic(code) {
+            // "Subscribed topic not available: NAME: Broker: …": the only place where librdkafka names it.
+            let named = |topic: &&Topic| reason.split([' ', ':']).any(|word| word == topic.as_str());
+            for topic in self.0.topics.iter().filter(named) {
+                self.0.health.miss(topic);
+            }
+        }
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let shared = &self.0;
+        let partitions = partitions_of(list, &shared.topics);
+        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            // Asked before reading begins: what has finished above a commit must be known when its record comes.
+            let assignments = committed(consumer, list, &partitions);
+            shared.note(if cooperative { consumer.incremental_assign(list) } else { consumer.assign(list) });
+            if shared.is_closing() {
+                return;
+            }
+            shared.flush();
+            shared.ledger.assign(&partitions);
+            shared.health.came(&partitions);
+            shared.health.set_partitions(shared.ledger.assigned(), lock(&shared.gate).paused.len());
+            if !partitions.is_empty() {
+                shared.health.set_connected(true);
+                shared.send(Intake::Assigned(assignments));
+            }
+            return;
+        }
+        shared.revoke(consumer, &partitions, consumer.assignment_lost());
+        shared.note(if cooperative { consumer.incremental_unassign(list) } else { consumer.unassign() });
+    }
+}
+
+fn partitions_of(list: &TopicPartitionList, topics: &[Topic]) -> Vec<TopicPartition> {
+    let shared = |name: &str| topics.iter().find(|topic| topic.as_str() == name).cloned().unwrap_or_else(|| Topic::from(name));
+    list.elements()
+        .iter()
+        .map(|element| TopicPartition { topic: shared(element.topic()), partition: Partition(element.partition()) })
+        .collect()
+}
+
+fn list_of(partitions: &[TopicPartition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for TopicPartition { topic, partition } in partitions {
+        list.add_partition(topic.as_str(), partition.0);
+    }
+    list
+}
+
+/// Whether librdkafka's statistics show a broker that is connected; `None` if they cannot be read.
+fn any_broker_up(statistics: &[u8]) -> Option<bool> {
+    #[derive(serde::Deserialize)]
+    struct Statistics<'a> {
+        #[serde(borrow)]
+        brokers: std::collections::BTreeMap<String, Broker<'a>>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Broker<'a> {
+        state: &'a str,
+    }
+    let statistics: Statistics<'_> = serde_json::from_slice(statistics).ok()?;
+    Some(statistics.brokers.values().any(|broker| matches!(broker.state, "UP" | "UPDATE")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::kafka::properties;
+    use crate::event::{Headers, Offset, Source};
+    use crate::machine::time::Tick;
+    use rdkafka::ClientConfig;
+
+    #[test]
+    fn records_in_hand_come_before_the_revocation_of_their_partition() {
+        let partition = TopicPartition { topic: Topic::from("t"), partition: Partition(3) };
+        let source = Source { topic: partition.topic.clone(), partition: partition.partition, offset: Offset(1) };
+        let record = Incoming { source, key: None, value: None, headers: Headers::new(), timestamp: None };
+        let (sender, mut intake) = tokio::sync::mpsc::unbounded_channel();
+        let wait = std::time::Duration::ZERO;
+        let shared = Arc::new(Shared {
+            topics: vec![partition.topic.clone()],
+            health: Arc::new(ConsumerHealth::new(Tick(0), wait)),
+            ledger: Ledger::default(),
+            budget: Budget::new(10, 10),
+            revoke_wait: wait,
+            stopped: AtomicBool::new(false),
+            on_commit: Arc::new(|_| {}),
+            closing: Mutex::new(None),
+            last_commit_failed: AtomicBool::new(false),
+            outbox: Mutex::new(Outbox { batch: vec![record], sender: Some(sender) }),
+            gate: Mutex::default(),
+        });
+        shared.ledger.assign(std::slice::from_ref(&partition));
+        let consumer: BaseConsumer<properties::Quiet> =
+            ClientConfig::new().set("group.id", "g").create_with_context(properties::Quiet).unwrap();
+        shared.revoke(&consumer, std::slice::from_ref(&partition), false);
+        assert!(matches!(intake.try_recv(), Ok(Intake::Records(records)) if records.len() == 1));
+        assert!(matches!(intake.try_recv(), Ok(Intake::Revoked(partitions, _)) if partitions == [partition]));
+        assert_eq!(shared.ledger.assigned(), 0);
+    }
+
+    #[test]
+    fn a_broker_that_is_up_shows_in_the_statistics() {
+        for (statistics, expected) in [
+            (r#"{"ts":1,"brokers":{"a":{"name":"a","state":"DOWN"},"b":{"state":"UP","tx":1}}}"#, Some(true)),
+            (r#"{"brokers":{"a":{"state":"CONNECT"}}}"#, Some(false)),
+            (r#"{"brokers":{}}"#, Some(false)),
+            ("{", None),
+        ] {
+            assert_eq!(any_broker_up(statistics.as_bytes()), expected, "{statistics}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! One member of a consumer group, as the [`Subscription`] port.
+//!
+//! Guarantees:
+//! - What it tells comes in order: a partition's records between its `Assigned` and its `Revoked` or `Lost`.
+//! - What is read and not finished stays within the [`Budget`], and one record of each partition: at its bound every partition that sends
+//!   is paused, polling goes on, and nothing is skipped or repeated when it goes on.
+//! - A revoked partition's last commit is made before it is another's; a lost one's is not made.
+//! - It ends only when it is closed or dropped, or with [`ConsumerHealth::fatal`] set and `next()` answering `None`.
+//!
+//! Which records are finished, and so what may be committed, is the loop's affair.
+
+mod context;
+mod health;
+mod ledger;
+mod poll;
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use tokio::sync::{mpsc, oneshot};
+
+use self::context::{Context, Outbox, Shared, lock};
+use super::{KafkaEdgeError, properties};
+use crate::config;
+use crate::event::Topic;
+use crate::pipeline::ports::{Budget, Clock, CommitPoint, Intake, Subscription};
+
+pub use self::health::ConsumerHealth;
+
+/// Hears what became of each commit. Called on the consumer's threads; must not block.
+pub type OnCommit = Arc<dyn Fn(Settled) + Send + Sync>;
+
+/// What became of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// Kafka has taken it.
+    Taken,
+    /// There was nothing to commit.
+    Nothing,
+    /// Not taken; it is tried again while the partitions are assigned. Why, in words that name no address.
+    Failed(String),
+}
+
+/// What a consumer is started with, beside the connection.
+#[derive(Clone)]
+pub struct ConsumerOptions {
+    /// Its group.
+    pub group: String,
+    /// What it reads. At least one.
+    pub topics: Vec<Topic>,
+    /// Its `client.id`, unless the user's properties have one: how brokers' logs and quotas know it.
+    pub client_id: String,
+    /// What bounds its records. It takes them in; the loop lets them go, each with its `Incoming::size`.
+    pub budget: Arc<Budget>,
+    /// The largest record that should come in one fetch, bytes. Larger ones come too, with more round trips.
+    pub max_record_bytes: usize,
+    /// How long a revocation waits for the loop's commit points. `None`: half of `session.timeout.ms` (of librdkafka's default,
+    /// 45 s, where the user sets none), so that as much again is left to commit before the broker could take the member for dead.
+    pub revoke_wait: Option<Duration>,
+    /// Hears of commits.
+    pub on_commit: OnCommit,
+}
+
+/// A running consumer. Dropping it leaves the group in the background, without a last commit beyond what was asked for.
+pub struct KafkaSubscription {
+    intake: mpsc::UnboundedReceiver<Intake>,
+    shared: Arc<Shared>,
+    ended: oneshot::Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl KafkaSubscription {
+    /// Makes the client and starts its thread. Whether Kafka can be reached does not matter here: it is tried for ever.
+    ///
+    /// # Errors
+    /// A property that librdkafka does not take, or no thread to be had.
+    pub fn start<C: Clock>(settings: &config::Kafka, options: ConsumerOptions, clock: C) -> Result<Self, KafkaEdgeError> {
+        let ConsumerOptions { group, topics, client_id, budget, max_record_bytes, revoke_wait, on_commit } = options;
+        let properties = properties::member(settings, &group, &client_id, budget.bounds(), max_record_bytes);
+        let session_ms = properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(properties::SESSION_TIMEOUT_MS);
+        let revoke_wait = revoke_wait.unwrap_or(Duration::from_millis(session_ms) / 2);
+        let (sender, intake) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            topics,
+            health: Arc::new(ConsumerHealth::new(clock.now(), revoke_wait)),
+            ledger: ledger::Ledger::default(),
+            budget,
+            revoke_wait,
+            stopped: AtomicBool::new(false),
+            on_commit,
+            closing: Mutex::new(None),
+            last_commit_failed: AtomicBool::new(false),
+            outbox: Mutex::new(Outbox { batch: Vec::new(), sender: Some(sender) }),
+            gate: Mutex::default(),
+        });
+        let consumer: BaseConsumer<Context> = properties.create_with_context(Context(Arc::clone(&shared)))?;
+        let names: Vec<&str> = shared.topics.iter().map(Topic::as_str).collect();
+        consumer.subscribe(&names)?;
+        let (end, ended) = oneshot::channel::<()>();
+        let thread = {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new().name("kafka-poll".into()).spawn(move || {
+                poll::run(consumer, &shared, &clock);
+                drop(end);
+            })
+        };
+        let thread = thread.map_err(|error| KafkaEdgeError::Client(format!("no thread for it: {error}")))?;
+        Ok(Self { intake, shared, ended, thread: Some(thread) })
+    }
+
+    /// The state of its threads, also after it has ended.
+    pub fn health(&self) -> Arc<ConsumerHealth> {
+        Arc::clone(&self.shared.health)
+    }
+
+    fn begin_close(&mut self, points: Vec<CommitPoint>) {
+        lock(&self.shared.closing).get_or_insert(points);
+        // A revocation that waits for an answer goes on with the closing points when its question is gone.
+        self.intake.close();
+        while let Ok(intake) = self.intake.try_recv() {
+            self.shared.give_back(&intake);
+        }
+    }
+}
+
+impl Subscription for KafkaSubscription {
+    async fn next(&mut self) -> Option<Intake> {
+        self.intake.recv().await
+    }
+
+    fn commit(&self, points: Vec<CommitPoint>) {
+        self.shared.ledger.want(points);
+    }
+
+    fn stop_taking(&self) {
+        self.shared.stopped.store(true, Relaxed);
+    }
+
+    async fn close(mut self, points: Vec<CommitPoint>) -> bool {
+        self.begin_close(points);
+        // Answered by the sender's going: the thread has left the group, or could not.
+        let _ = (&mut self.ended).await;
+        if let Some(thread) = self.thread.take() {
+            // It has nothing left to do, and its panics are in the health.
+            let _ = thread.join();
+        }
+        !self.shared.last_commit_failed.load(Relaxed)
+    }
+}
+
+impl Drop for KafkaSubscription {
+    fn drop(&mut self) {
+        self.begin_close(Vec::new());
+    }
+}

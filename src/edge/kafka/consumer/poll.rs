@@ -1,0 +1,125 @@
+//! The poll thread: owns the consumer, comes round at least every 100 ms, and never dies silently.
+//!
+//! A second thread commits: rust-rdkafka's asynchronous commit gives no result, and a blocking one on the poll thread would hold up
+//! records and rebalances for as long as a coordinator is away.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Duration;
+
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+
+use super::context::{Context, Shared, lock};
+use crate::edge::kafka::record;
+use crate::event::TopicPartition;
+use crate::pipeline::ports::Clock;
+
+/// How long a poll waits when nothing comes. It bounds how late a stop is noticed; records wake it at once.
+const IDLE: Duration = Duration::from_millis(100);
+/// How long a poll waits while partitions are paused: how late room in the budget is noticed.
+const HELD: Duration = Duration::from_millis(5);
+/// The most records handed on at once: enough to make the hand-over's cost small, few enough that the loop can begin early.
+const BATCH: usize = 256;
+
+/// Runs the consumer until it is closed or fails, commits, and leaves the group.
+pub(super) fn run<C: Clock>(consumer: BaseConsumer<Context>, shared: &Arc<Shared>, clock: &C) {
+    let consumer = Arc::new(consumer);
+    let committer = {
+        let (consumer, shared) = (Arc::clone(&consumer), Arc::clone(shared));
+        thread::Builder::new().name("kafka-commit".into()).spawn(move || {
+            guarded(&shared, "the commit thread", || shared.ledger.serve(|points| shared.commit(&consumer, points)));
+        })
+    };
+    match &committer {
+        Ok(_) => guarded(shared, "the poll thread", || poll(&consumer, shared, clock)),
+        Err(error) => shared.health.fail(format!("no thread for commits: {error}")),
+    }
+    guarded(shared, "the poll thread", || {
+        let all: Vec<_> = shared.ledger.partitions().into_iter().collect();
+        let points = lock(&shared.closing).get_or_insert_default().clone();
+        // Behind the commit under way, if there is one, and before the consumer leaves.
+        let last = shared.ledger.release(&all, points);
+        shared.commit(&consumer, &last);
+    });
+    shared.ledger.stop();
+    if let Ok(committer) = committer {
+        // It is guarded: its panic is in the health already.
+        let _ = committer.join();
+    }
+    lock(&shared.outbox).sender = None;
+    // The committer has given its share back, so this is the last. Dropping it leaves the group, from this thread, in its own time.
+    guarded(shared, "leaving the group", || drop(consumer));
+    shared.health.set_partitions(0, 0);
+}
+
+fn poll<C: Clock>(consumer: &BaseConsumer<Context>, shared: &Shared, clock: &C) {
+    while !shared.is_closing() && !shared.health.has_failed() {
+        shared.health.poll(clock.now());
+        let held = is_held(shared);
+        shared.set_held(consumer, held);
+        let mut polled = consumer.poll(if held { HELD } else { IDLE });
+        let mut sending = None;
+        for number in 1.. {
+            match polled {
+                Some(Ok(message)) => take(shared, &message, &mut sending),
+                Some(Err(error)) => complain(shared, &error),
+                None => break,
+            }
+            // Nothing may be polled that is not taken: librdkafka has moved on past it, and the next commit would too.
+            // Held, a record is the first of its partition, which is to be paused before its next.
+            if number >= BATCH || held || shared.budget.is_full() {
+                break;
+            }
+            polled = consumer.poll(Duration::ZERO);
+        }
+        shared.flush();
+    }
+}
+
+/// Full: held. With room again: not. In between: as before, so that a full budget does not make it pause and resume with every record.
+fn is_held(shared: &Shared) -> bool {
+    shared.stopped.load(Relaxed) || shared.budget.is_full() || (lock(&shared.gate).held && !shared.budget.has_room())
+}
+
+/// Takes a message in. `sending` is the partition of the one before: they come in runs.
+fn take(shared: &Shared, message: &BorrowedMessage<'_>, sending: &mut Option<TopicPartition>) {
+    let record = record::incoming(message, &shared.topics);
+    let partition = record.source.topic_partition();
+    if sending.as_ref() != Some(&partition) {
+        shared.started(partition.clone());
+        *sending = Some(partition);
+    }
+    // Fetched before the stop: it has not begun, so no commit passes it, and it is read again by whoever is next.
+    if shared.stopped.load(Relaxed) {
+        return;
+    }
+    shared.budget.take(record.size());
+    lock(&shared.outbox).batch.push(record);
+}
+
+fn complain(shared: &Shared, error: &KafkaError) {
+    match error {
+        KafkaError::MessageConsumptionFatal(code) => shared.health.fail(code.to_string()),
+        other => {
+            if let Some(code) = other.rdkafka_error_code() {
+                shared.health.complain(code);
+            }
+        }
+    }
+}
+
+/// A panic ends the consumer with a reason, instead of a thread without a word.
+fn guarded(shared: &Shared, what: &str, run: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+        shared.health.fail(format!("{what} panicked: {}", words(panic.as_ref())));
+    }
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+}

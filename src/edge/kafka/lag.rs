@@ -1,0 +1,118 @@
+//! How far a group is behind, partition by partition: for all partitions, whoever has them, and while they are paused.
+//!
+//! Asked of the brokers each time: what a consumer knows by itself goes stale for paused partitions, and it knows only its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{Offset as Position, TopicPartitionList};
+
+use super::properties::{self, Quiet};
+use super::{KafkaEdgeError, topics};
+use crate::config;
+use crate::event::{Offset, Partition, Topic, TopicPartition};
+
+/// One partition and its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionLag {
+    /// Which.
+    pub partition: TopicPartition,
+    /// The oldest offset that is still there.
+    pub low: Offset,
+    /// The offset that the next record will have.
+    pub end: Offset,
+    /// Where the group goes on; `None` if it never committed.
+    pub committed: Option<Offset>,
+}
+
+impl PartitionLag {
+    /// Records between the group and the end, counted by offsets: holes count too. A group without a commit, or whose place has been
+    /// deleted, begins at the oldest record.
+    pub fn lag(&self) -> u64 {
+        let from = self.committed.map_or(self.low, |committed| committed.max(self.low));
+        u64::try_from(self.end.0 - from.0).unwrap_or(0)
+    }
+}
+
+/// Asks for a group's lag without being a member of it.
+#[derive(Clone)]
+pub struct LagSampler {
+    client: Arc<BaseConsumer<Quiet>>,
+    topics: Arc<[Topic]>,
+}
+
+impl LagSampler {
+    /// Makes the client.
+    ///
+    /// # Errors
+    /// A property that librdkafka does not take.
+    pub fn connect(settings: &config::Kafka, group: &str, topics: &[Topic]) -> Result<Self, KafkaEdgeError> {
+        let client = properties::onlooker(settings, Some(group)).create_with_context(Quiet)?;
+        Ok(Self { client: Arc::new(client), topics: topics.into() })
+    }
+
+    /// One sample, each request taking at most `within`. Topics that do not exist, and partitions that have no leader just now, are
+    /// left out.
+    ///
+    /// # Errors
+    /// No broker answers, or one refuses to tell the group's offsets.
+    pub async fn sample(&self, within: Duration) -> Result<Vec<PartitionLag>, KafkaEdgeError> {
+        let this = self.clone();
+        topics::blocking(move || this.ask(within)).await
+    }
+
+    fn ask(&self, within: Duration) -> Result<Vec<PartitionLag>, KafkaEdgeError> {
+        let mut all = TopicPartitionList::new();
+        for topic in self.topics.iter() {
+            for partition in topics::partitions(&self.client, topic, within)?.unwrap_or_default() {
+                all.add_partition(topic.as_str(), partition.0);
+            }
+        }
+        if all.count() == 0 {
+            return Ok(Vec::new());
+        }
+        let committed = self.client.committed_offsets(all, within)?;
+        let mut lags = Vec::with_capacity(committed.count());
+        for element in committed.elements() {
+            let Some(topic) = self.topics.iter().find(|topic| topic.as_str() == element.topic()) else { continue };
+            match self.client.fetch_watermarks(element.topic(), element.partition(), within) {
+                Ok((low, end)) => lags.push(PartitionLag {
+                    partition: TopicPartition { topic: topic.clone(), partition: Partition(element.partition()) },
+                    low: Offset(low),
+                    end: Offset(end),
+                    committed: match element.offset() {
+                        Position::Offset(offset) => Some(Offset(offset)),
+                        Position::Beginning | Position::End | Position::Stored | Position::Invalid | Position::OffsetTail(_) => None,
+                    },
+                }),
+                Err(error) => match KafkaEdgeError::from(error) {
+                    // With no broker at all, every partition would take its whole time.
+                    unreachable if unreachable.is_unreachable() && lags.is_empty() => return Err(unreachable),
+                    other => tracing::debug!(%topic, partition = element.partition(), error = %other, "no watermarks"),
+                },
+            }
+        }
+        Ok(lags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_counts_from_where_the_group_would_go_on() {
+        for (low, end, committed, expected) in
+            [(0, 10, Some(4), 6), (0, 10, None, 10), (5, 10, None, 5), (5, 10, Some(2), 5), (10, 10, Some(10), 0), (0, 3, Some(9), 0)]
+        {
+            let lag = PartitionLag {
+                partition: TopicPartition { topic: Topic::from("t"), partition: Partition(0) },
+                low: Offset(low),
+                end: Offset(end),
+                committed: committed.map(Offset),
+            };
+            assert_eq!(lag.lag(), expected, "{lag:?}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! librdkafka's properties: what Fusebox sets, over it what the user sets, over that what Fusebox owns.
+//!
+//! Each figure stands with its derivation. What is owned is what the promise of not losing and not repeating rests on.
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientConfig, Statistics};
+use secrecy::ExposeSecret;
+
+use crate::config;
+
+/// How long librdkafka waits at most before it tries a broker again. Its own default of 10 s keeps a client away ten seconds
+/// longer than the broker was.
+const RECONNECT_MAX_MS: &str = "1000";
+/// How soon a topic that was missing is noticed when it appears, for readers and writers. One small request a client.
+const METADATA_REFRESH_MS: &str = "5000";
+/// How often the consumer's broker connections are looked at: a broker that is back shows in readiness within this time.
+const STATISTICS_MS: &str = "2000";
+/// What librdkafka's session timeout is unless the user says otherwise; a broker's default for `group.protocol=consumer` as well.
+pub(super) const SESSION_TIMEOUT_MS: u64 = 45_000;
+
+/// Refused by librdkafka together with `group.protocol=consumer`, where the broker decides them.
+const CLASSIC_ONLY: [&str; 3] = ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"];
+
+fn layered(settings: &config::Kafka, ours: &[(&str, String)], owned: &[(&str, String)]) -> ClientConfig {
+    let mut properties = ClientConfig::new();
+    properties.set("client.id", "fusebox");
+    properties.set("reconnect.backoff.max.ms", RECONNECT_MAX_MS);
+    properties.set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS);
+    properties.set("socket.keepalive.enable", "true");
+    for (key, value) in ours {
+        properties.set(*key, value);
+    }
+    for (key, value) in &settings.properties {
+        properties.set(key, value.expose_secret());
+    }
+    properties.set("bootstrap.servers", &settings.brokers);
+    for (key, value) in owned {
+        properties.set(*key, value);
+    }
+    // librdkafka's lines go to our log at `debug`; `debug = "…"` among the user's properties chooses them.
+    properties.set_log_level(RDKafkaLogLevel::Debug);
+    properties
+}
+
+/// Properties of a member of the group, whose memory beyond the budget is bounded by the budget.
+pub(super) fn member(
+    settings: &config::Kafka,
+    group: &str,
+    client_id: &str,
+    budget: (usize, usize),
+    max_record_bytes: usize,
+) -> ClientConfig {
+    let (max_records, max_bytes) = budget;
+    // Read ahead of the budget: a quarter of it, so that the whole stays within 1.25 budgets (and one fetch); at least 1 MiB, or
+    // small budgets would fetch record by record. librdkafka's defaults, 64 MiB and 100,000 records a partition, dwarf the budget.
+    let ahead_bytes = (max_bytes / 4).clamp(1 << 20, 64 << 20);
+    let ahead_records = (max_records / 4).clamp(100, 100_000);
+    // A record larger than this still comes through: brokers send at least one batch, whatever its size. It saves the round trips of
+    // librdkafka's growing towards a size that is known to occur.
+    let fetch_bytes = max_record_bytes.clamp(1 << 20, 16 << 20);
+    let ours = [
+        ("client.id", client_id.to_owned()),
+        ("queued.max.messages.kbytes", (ahead_bytes >> 10).to_string()),
+        ("queued.min.messages", ahead_records.to_string()),
+        ("fetch.max.bytes", ahead_bytes.max(fetch_bytes).to_string()),
+        ("fetch.message.max.bytes", fetch_bytes.to_string()),
+        // Only a cap on what a broker may answer: one batch above librdkafka's 100 MB would stop its partition for ever.
+        ("receive.message.max.bytes", (1_u32 << 30).to_string()),
+        // With a small queue librdkafka's default of 1 s between fetches makes a consumer crawl.
+        ("fetch.queue.backoff.ms", "10".into()),
+        ("auto.offset.reset", "earliest".into()),
+        ("isolation.level", "read_committed".into()),
+        ("partition.assignment.strategy", "cooperative-sticky".into()),
+        // A member hears of a rebalance with its heartbeat: three of the default 3 s make a handover of up to ten seconds.
+        ("heartbeat.interval.ms", "1000".into()),
+        ("statistics.interval.ms", STATISTICS_MS.into()),
+    ];
+    let owned = [
+        ("group.id", group.to_owned()),
+        ("enable.auto.commit", "false".into()),
+        ("enable.auto.offset.store", "false".into()),
+        ("enable.partition.eof", "false".into()),
+        ("allow.auto.create.topics", "false".into()),
+    ];
+    without_classic(layered(settings, &ours, &owned))
+}
+
+/// Properties of a consumer that only asks: it never joins a group, never commits and creates no topic by asking for it.
+pub(super) fn onlooker(settings: &config::Kafka, group: Option<&str>) -> ClientConfig {
+    let ours = [
+        ("auto.offset.reset", "earliest".to_owned()),
+        ("isolation.level", "read_committed".into()),
+        // Enough to keep a reader busy, little beside a budget.
+        ("queued.max.messages.kbytes", "4096".into()),
+        ("fetch.queue.backoff.ms", "10".into()),
+        ("receive.message.max.bytes", (1_u32 << 30).to_string()),
+    ];
+    let mut owned = vec![
+        ("enable.auto.commit", "false".to_owned()),
+        ("enable.auto.offset.store", "false".into()),
+        ("enable.partition.eof", "true".into()),
+        ("allow.auto.create.topics", "false".into()),
+    ];
+    owned.extend(group.map(|group| ("group.id", group.to_owned())));
+    let mut properties = without_classic(layered(settings, &ours, &owned));
+    // A static member's id belongs to the one that joins.
+    properties.remove("group.instance.id");
+    properties
+}
+
+/// Properties of the one producer.
+pub(super) fn producer(settings: &config::Kafka) -> ClientConfig {
+    let ours = [
+        ("compression.type", "lz4".to_owned()),
+        // Long enough to fill a batch under load, short beside the calls an event makes.
+        ("linger.ms", "5".into()),
+        // A broker weighs whole batches against the topic's `max.message.bytes`, and refuses all of a batch. At 128 KiB a batch of
+        // several records stays below every usual bound (Kafka's default is 1 MiB), so that `TooLarge` is about one record.
+        ("batch.size", (128_u32 << 10).to_string()),
+        // The topic decides what is too large, not the client: as much as a broker's default `socket.request.max.bytes`.
+        ("message.max.bytes", (100_u32 << 20).to_string()),
+        // Twice the default bound of what is read and not finished, and more than the largest record, which could otherwise meet a
+        // queue that is full for it for ever. Full is an answer (`QueueFull`), not an error.
+        ("queue.buffering.max.kbytes", (128_u32 << 10).to_string()),
+        ("queue.buffering.max.messages", "100000".into()),
+        // Then the record's owner hears of it and publishes it again. Longer than a broker's restart hides the outage from
+        // readiness; shorter makes repeats of what was only slow.
+        ("message.timeout.ms", "30000".into()),
+        // As Java's clients, so that a key is in the same partition whoever wrote it.
+        ("partitioner", "murmur2_random".into()),
+    ];
+    let owned = [("enable.idempotence", "true".to_owned()), ("acks", "all".into())];
+    let mut properties = layered(settings, &ours, &owned);
+    // Its meaning is the consumer's; librdkafka would only warn of it.
+    properties.remove("group.instance.id");
+    properties
+}
+
+/// Properties of the client that creates and describes topics.
+pub(super) fn admin(settings: &config::Kafka) -> ClientConfig {
+    layered(settings, &[], &[])
+}
+
+fn without_classic(mut properties: ClientConfig) -> ClientConfig {
+    if properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer")) {
+        for key in CLASSIC_ONLY {
+            properties.remove(key);
+        }
+    }
+    properties
+}
+
+/// The context of a client that has nothing to tell: its log lines go to `debug`, its errors are in its answers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(facility, line);
+    }
+
+    fn stats(&self, _statistics: Statistics) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+/// One line of librdkafka's, at `debug` whatever its own level: it names brokers' addresses, and comes again with every attempt.
+pub(super) fn log_line(facility: &str, line: &str) {
+    tracing::debug!(facility, line, "librdkafka");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::consumer::BaseConsumer;
+    use rdkafka::producer::BaseProducer;
+
+    fn settings(properties: &[(&str, &str)]) -> config::Kafka {
+        config::Kafka {
+            brokers: "127.0.0.1:1".into(),
+            group: "g".into(),
+            properties: properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect(),
+        }
+    }
+
+    #[test]
+    fn the_user_overrides_ours_but_not_what_is_owned() {
+        let settings = settings(&[
+            ("fetch.queue.backoff.ms", "77"),
+            ("partition.assignment.strategy", "range"),
+            ("enable.auto.commit", "true"),
+            ("acks", "0"),
+            ("compression.type", "zstd"),
+        ]);
+        let member = member(&settings, "g", "c", (10, 10), 10);
+        assert_eq!(member.get("fetch.queue.backoff.ms"), Some("77"));
+        assert_eq!(member.get("partition.assignment.strategy"), Some("range"));
+        assert_eq!(member.get("enable.auto.commit"), Some("false"));
+        let producer = producer(&settings);
+        assert_eq!(producer.get("acks"), Some("all"));
+        assert_eq!(producer.get("compression.type"), Some("zstd"));
+    }
+
+    #[test]
+    fn librdkafka_takes_every_set_for_any_budget() {
+        for properties in [&[][..], &[("group.protocol", "consumer"), ("session.timeout.ms", "9000"), ("group.instance.id", "a")]] {
+            let settings = settings(properties);
+            for budget in [(1, 1), (10_000, 64 << 20), (usize::MAX, usize::MAX)] {
+                let member = member(&settings, "g", "c", budget, budget.1).create::<BaseConsumer>();
+                assert!(member.is_ok(), "{budget:?}: {:?}", member.err());
+            }
+            assert!(onlooker(&settings, None).create::<BaseConsumer>().is_ok());
+            assert!(onlooker(&settings, Some("g")).create::<BaseConsumer>().is_ok());
+            assert!(producer(&settings).create::<BaseProducer>().is_ok());
+            assert!(admin(&settings).create::<BaseProducer>().is_ok());
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The one producer of a process, and the [`Publisher`] ports over it.
+//!
+//! Guarantees:
+//! - A record is acknowledged when all in-sync replicas have it; what librdkafka repeats on its own is written once (idempotent producer).
+//! - Whatever was handed over is told once, on the channel of the handle that handed it over, at the latest after `message.timeout.ms`.
+//! - Nothing waits: a full queue is [`QueueFull`], and nothing was handed over.
+//!
+//! Trying again after [`PublishError::Failed`] is the caller's affair; it may write a record twice, if only the answer was lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use tokio::sync::mpsc;
+
+use super::properties::{self, log_line};
+use super::{KafkaEdgeError, record};
+use crate::config;
+use crate::event::Record;
+use crate::pipeline::ports::{Ack, Acks, PublishError, Publisher, QueueFull, Token};
+
+/// The one producer of a process. Cloning shares it.
+#[derive(Clone)]
+pub struct Producer {
+    client: Arc<ThreadedProducer<Deliveries>>,
+}
+
+/// One user of the producer, with a channel of its own for its acknowledgements.
+pub struct KafkaPublisher {
+    client: Arc<ThreadedProducer<Deliveries>>,
+    acks: mpsc::UnboundedSender<Ack>,
+}
+
+impl Producer {
+    /// Makes the producer. Whether Kafka can be reached does not matter here: records wait in the queue, and fail after
+    /// `message.timeout.ms`.
+    ///
+    /// # Errors
+    /// A property that librdkafka does not take.
+    pub fn connect(settings: &config::Kafka) -> Result<Self, KafkaEdgeError> {
+        let client = properties::producer(settings).create_with_context(Deliveries::default())?;
+        Ok(Self { client: Arc::new(client) })
+    }
+
+    /// A publisher, and where its acknowledgements arrive: one for each loop.
+    pub fn handle(&self) -> (KafkaPublisher, Acks) {
+        let (acks, arriving) = mpsc::unbounded_channel();
+        (KafkaPublisher { client: Arc::clone(&self.client), acks }, arriving)
+    }
+
+    /// Records handed over and not told yet, of all handles.
+    pub fn in_flight(&self) -> usize {
+        self.client.context().in_flight.load(Relaxed)
+    }
+
+    /// Why nothing will ever be published again, if that is so: the broker refuses this producer for good. What helps is a new process.
+    pub fn fatal(&self) -> Option<String> {
+        self.client.client().fatal_error().map(|(code, _)| code.to_string())
+    }
+
+    /// Waits until all that was handed over is told, at most `within`. Linger ends at once.
+    ///
+    /// # Errors
+    /// How many records are still not told.
+    pub async fn flush(&self, within: Duration) -> Result<(), usize> {
+        let client = Arc::clone(&self.client);
+        // A panic in there, or a runtime that shuts down, leaves the count as it is.
+        let flushed = tokio::task::spawn_blocking(move || client.flush(within).is_ok()).await.unwrap_or(false);
+        if flushed { Ok(()) } else { Err(self.in_flight()) }
+    }
+
+    /// Flushes, at most `within`, and gives the producer up; what is not told by then fails. Handles that are still there keep it
+    /// alive, and the last of them to go may block its thread for half a second.
+    ///
+    /// # Errors
+    /// How many records were not told within the time.
+    pub async fn close(self, within: Duration) -> Result<(), usize> {
+        let flushed = self.flush(within).await;
+        // Dropping joins the producer's thread, which blocks.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+        flushed
+    }
+}
+
+impl Publisher for KafkaPublisher {
+    fn publish(&self, record: &Record, token: Token) -> Result<(), QueueFull> {
+        let delivery = Box::new(Delivery { token, acks: self.acks.clone() });
+        let in_flight = &self.client.context().in_flight;
+        // Before the record goes: its fate may be told before `send` has returned.
+        in_flight.fetch_add(1, Relaxed);
+        let Err((error, refused)) = self.client.send(record::outgoing(record, delivery)) else { return Ok(()) };
+        in_flight.fetch_sub(1, Relaxed);
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
+            return Err(QueueFull);
+        }
+        refused.delivery_opaque.tell(Err(reason(&error)));
+        Ok(())
+    }
+}
+
+/// What librdkafka keeps beside a record, and gives back with its fate.
+struct Delivery {
+    token: Token,
+    acks: mpsc::UnboundedSender<Ack>,
+}
+
+impl Delivery {
+    fn tell(self, result: Result<(), PublishError>) {
+        // The loop may have ended before its last acknowledgement.
+        let _ = self.acks.send(Ack { token: self.token, result });
+    }
+}
+
+fn reason(error: &KafkaError) -> PublishError {
+    match error.rdkafka_error_code() {
+        // The second: larger than the topic's segments, which no later try changes either.
+        Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge) => PublishError::TooLarge,
+        Some(RDKafkaErrorCode::InvalidTimestamp) => PublishError::BadTime,
+        Some(code) => PublishError::Failed(code.to_string()),
+        None => PublishError::Failed(error.to_string()),
+    }
+}
+
+/// The producer's callbacks, on its own thread.
+#[derive(Default)]
+struct Deliveries {
+    // librdkafka's own count has its log lines and errors in it.
+    in_flight: AtomicUsize,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // What it means for a record is in the record's acknowledgement.
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<Delivery>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        delivery.tell(result.as_ref().map(|_| ()).map_err(|(error, _)| reason(error)));
+    }
+}

@@ -1,0 +1,232 @@
+//! Redis: where breakers are shared and survive a restart. Implements [`Store`].
+//!
+//! Guarantees:
+//! - Opening waits for nothing and fails only for a config that can never work. With Redis away or frozen every operation fails within
+//!   the config's `timeout`; nothing is queued for it meanwhile.
+//! - A save is one script, fenced by generation: of two savers of one generation exactly one stores.
+//! - Times are compared on Redis' clock alone; hosts need not agree on theirs.
+//! - What is stored in another layout, or damaged, counts as absent, with a warning, and may be saved over.
+//! - No key outside `<prefix>:`; the keys of one service share a hash tag. No error names an address or a credential.
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `<prefix>:{<service>}:breaker` | hash | `layout`, `generation`, `state`, `trips`, `since`, `instance`; `retry_at` while open; `lock_actor`, `lock_reason`, `lock_expires_at` while locked |
+//! | `<prefix>:{<service>}:history` | stream, capped | `at`, `from`, `to`, `cause`, `generation`, `instance`, `actor`, `reason`, `counts` |
+//! | `<prefix>:transitions:<database>` | channel | a state as JSON, its times as what is left of them |
+//! | `<prefix>:layout` | string | the version that `migrate` wrote |
+//!
+//! Times in keys are unix milliseconds of Redis' clock. What it leaves to others: when to save, and what to do when it fails.
+
+mod address;
+mod failure;
+mod history;
+mod keys;
+mod layout;
+mod link;
+mod watch;
+mod wire;
+
+pub use address::ConfigError;
+pub use layout::RedisLayout;
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use redis::streams::StreamRangeReply;
+use redis::{Client, Script};
+use tokio::sync::mpsc;
+
+use crate::config;
+use crate::machine::breaker::{Snapshot, Transition};
+use crate::pipeline::ports::{Clock, Heard, HistoryPage, Saved, Store, StoreError};
+use keys::Keys;
+use link::Link;
+use wire::Wire;
+
+/// How often a subscription asks whether the server is there, at most; a shorter poll of the states is the config's wish for more.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Breakers in Redis.
+#[derive(Debug)]
+pub struct RedisStore<C> {
+    client: Client,
+    link: Link,
+    keys: Keys,
+    instance: String,
+    clock: C,
+    timeout: Duration,
+    heartbeat: Duration,
+    kept: usize,
+    load: Script,
+    save: Script,
+}
+
+/// Whether this config names a Redis that can be connected to, without doing so.
+///
+/// # Errors
+/// As [`RedisStore::open`].
+pub fn check(config: &config::Redis) -> Result<(), ConfigError> {
+    address::client(config).map(|_| ())
+}
+
+impl<C: Clock> RedisStore<C> {
+    /// Begins to connect, in the background, and returns at once. `instance` names this process among all of its fleet: what is
+    /// published in its name is not heard by its own [`Store::watch`]. Called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The URL cannot be read or asks for what is not supported; a certificate's file cannot be read.
+    pub fn open(config: &config::Redis, instance: String, clock: C) -> Result<Self, ConfigError> {
+        let client = address::client(config)?;
+        let database = client.get_connection_info().redis_settings().db();
+        Ok(Self {
+            link: Link::new(client.clone(), config.timeout),
+            client,
+            keys: Keys::new(&config.prefix, database),
+            instance,
+            clock,
+            timeout: config.timeout,
+            heartbeat: config.poll_interval.clamp(Duration::from_millis(100), HEARTBEAT),
+            kept: config.history.get(),
+            load: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/load.lua"))),
+            save: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/save.lua"))),
+        })
+    }
+
+    /// Whether Redis answered when it was last asked. Asks nothing.
+    pub fn is_up(&self) -> bool {
+        self.link.is_up()
+    }
+
+    /// What a load's reply says of a service.
+    fn loaded(&self, service: &str, reply: &[Vec<u8>]) -> Result<Option<Snapshot>, StoreError> {
+        match reply.split_first() {
+            Some((word, state)) if word == b"found" => self.state(state).map(Some),
+            Some((word, why)) if word == b"damaged" => {
+                let why = why.first().map(|why| String::from_utf8_lossy(why)).unwrap_or_default();
+                tracing::warn!(service, %why, "the breaker's state in Redis cannot be read; it counts as absent, and the next change replaces it");
+                Ok(None)
+            }
+            Some((word, _)) if word == b"absent" => Ok(None),
+            _ => Err(unreadable()),
+        }
+    }
+
+    fn state(&self, state: &[Vec<u8>]) -> Result<Snapshot, StoreError> {
+        Wire::from_reply(state).and_then(|wire| wire.snapshot(self.clock.now())).ok_or_else(unreadable)
+    }
+}
+
+impl<C: Clock> Store for RedisStore<C> {
+    async fn load(&self, services: &[String]) -> Result<Vec<Option<Snapshot>>, StoreError> {
+        // One script a service, since services may lie on different nodes; over one connection they go out together.
+        let replies: Vec<Vec<Vec<u8>>> = self
+            .link
+            .run(|connection| {
+                try_join_all(services.iter().map(|service| {
+                    let mut connection = connection.clone();
+                    async move { self.load.key(self.keys.breaker(service)).invoke_async(&mut connection).await }
+                }))
+            })
+            .await?;
+        services.iter().zip(&replies).map(|(service, reply)| self.loaded(service, reply)).collect()
+    }
+
+    async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
+        if snapshot.generation.0 > wire::MAX_GENERATION {
+            return Err(StoreError("the breaker's generation has more digits than are stored".to_owned()));
+        }
+        let now = self.clock.now();
+        let wire = Wire::of(snapshot, &self.instance, now);
+        let message = serde_json::to_string(&watch::Message::new(service, wire.clone()))
+            .map_err(|_| StoreError("the breaker's state cannot be written".to_owned()))?;
+        let fields = state_fields(&wire);
+
+        let mut call = self.save.key(self.keys.breaker(service));
+        call.key(self.keys.history(service))
+            .arg(wire.generation)
+            .arg(wire.age_ms)
+            .arg(or_empty(wire.retry_in_ms))
+            .arg(or_empty(wire.lock_expires_in_ms))
+            .arg(self.keys.transitions())
+            .arg(message)
+            .arg(self.kept)
+            .arg(or_empty(transition.map(|transition| wire::span(now.since(transition.at)))))
+            .arg(fields.len())
+            .arg(fields);
+        if let Some(transition) = transition {
+            call.arg(history::fields(transition, &self.instance));
+        }
+        let reply: Vec<Vec<u8>> = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await?;
+        match reply.split_first() {
+            Some((word, state)) if word == b"superseded" => self.state(state).map(Saved::Superseded),
+            Some((word, untold)) if word == b"stored" => {
+                if untold.first().is_some_and(|why| !why.is_empty()) {
+                    tracing::warn!(
+                        service,
+                        "the Redis user may not publish the breaker's state; other instances find it only when they poll"
+                    );
+                }
+                Ok(Saved::Stored)
+            }
+            _ => Err(unreadable()),
+        }
+    }
+
+    async fn history(&self, service: &str, cursor: Option<&str>, limit: usize) -> Result<HistoryPage, StoreError> {
+        if cursor.is_some_and(|cursor| !history::is_cursor(cursor)) {
+            return Err(StoreError("the cursor is not one that a page of this history gave".to_owned()));
+        }
+        let limit = limit.min(history::MAX_PAGE);
+        if limit == 0 {
+            return Ok(HistoryPage::default());
+        }
+        let newest = cursor.map_or_else(|| "+".to_owned(), |cursor| format!("({cursor}"));
+        let mut query = redis::cmd("XREVRANGE");
+        // One more than is asked for tells whether a next page exists.
+        query.arg(self.keys.history(service)).arg(newest).arg("-").arg("COUNT").arg(limit + 1);
+        let found: StreamRangeReply = self.link.run(|mut connection| async move { query.query_async(&mut connection).await }).await?;
+        let next = if found.ids.len() > limit { found.ids.get(limit - 1).map(|last| last.id.clone()) } else { None };
+        let mut entries = Vec::with_capacity(found.ids.len());
+        for kept in found.ids.iter().take(limit) {
+            match history::entry(&kept.map) {
+                Some(entry) => entries.push(entry),
+                None => tracing::warn!(service, entry = kept.id, "an entry of the breaker's history cannot be read; it is left out"),
+            }
+        }
+        Ok(HistoryPage { entries, next })
+    }
+
+    fn watch(&self) -> mpsc::Receiver<Heard> {
+        watch::Watch {
+            client: self.client.clone(),
+            keys: self.keys.clone(),
+            instance: self.instance.clone(),
+            clock: self.clock.clone(),
+            timeout: self.timeout,
+            heartbeat: self.heartbeat,
+        }
+        .spawn()
+    }
+}
+
+/// The hash's fields that are no times, names and values in turn.
+fn state_fields(wire: &Wire) -> Vec<String> {
+    let mut fields = Vec::with_capacity(10);
+    let mut put = |name: &str, value: &str| fields.extend([name.to_owned(), value.to_owned()]);
+    put("state", wire.state.as_str());
+    put("trips", &wire.trips.to_string());
+    put("instance", &wire.instance);
+    if let (Some(actor), Some(reason)) = (&wire.lock_actor, &wire.lock_reason) {
+        put("lock_actor", actor);
+        put("lock_reason", reason);
+    }
+    fields
+}
+
+fn or_empty(ms: Option<i64>) -> String {
+    ms.map(|ms| ms.to_string()).unwrap_or_default()
+}
+
+fn unreadable() -> StoreError {
+    StoreError("Redis gave an answer that cannot be read".to_owned())
+}
