@@ -10,7 +10,7 @@
 //!                                 ▼ delivered
 //! ```
 //!
-//! [`machine`] decides, [`pipeline`] drives, [`edge`] touches the world, `app` joins them; [`event`] has the nouns. Imports point one way:
+//! [`machine`] decides, [`pipeline`] drives, [`edge`] touches the world, [`app`] joins them; [`event`] has the nouns. Imports point one way:
 //! `cli → app → edge → pipeline → machine → event`. [`config`] and [`telemetry`] are read by `app` and handed on as values.
 
 // Lints for the library alone; those for every target stand in Cargo.toml.
@@ -32,6 +32,8 @@
     )
 )]
 
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod edge;
 pub mod event;

@@ -1,0 +1,250 @@
+//! From the config to the parts: each part receives its own section, as values.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+
+use super::Real;
+use crate::config::{self, Config};
+use crate::edge::chance::ThreadChance;
+use crate::edge::clock::SystemClock;
+use crate::edge::http::HttpCaller;
+use crate::edge::kafka::{ConsumerOptions, KafkaSubscription, Settled};
+use crate::event::Topic;
+use crate::machine::disposition::Bounds;
+use crate::machine::fallback::Cache;
+use crate::machine::schedule::Schedule;
+use crate::pipeline::breakers::{Announcement, Breakers};
+use crate::pipeline::guard::{Guard, Manner};
+use crate::pipeline::ports::Budget;
+use crate::pipeline::stages::{Fallback, Stage, Stages};
+use crate::pipeline::stop::Stop;
+use crate::pipeline::{drain, process};
+use crate::telemetry::facts::Teller;
+use crate::telemetry::metrics::Metrics;
+
+type Guards = Vec<Arc<Guard<Real>>>;
+
+/// librdkafka's default `session.timeout.ms`.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+
+pub(super) fn breakers(
+    config: &Config,
+    clock: SystemClock,
+    chance: ThreadChance,
+    teller: &Arc<Teller<SystemClock>>,
+    instance: &str,
+) -> (Arc<Breakers<Real>>, mpsc::UnboundedReceiver<Announcement>) {
+    let services = config.services.iter().map(|service| (service.name.clone(), service.breaker.clone()));
+    Breakers::new(services, clock, chance, Arc::clone(teller), instance.to_owned())
+}
+
+pub(super) fn guards(
+    config: &Config,
+    breakers: &Arc<Breakers<Real>>,
+    caller: &Arc<HttpCaller<SystemClock>>,
+    clock: SystemClock,
+    teller: &Arc<Teller<SystemClock>>,
+    stop: &Stop,
+) -> Guards {
+    let guard = |(index, service): (usize, &config::Service)| {
+        let manner = Manner {
+            timeout: service.timeout,
+            slow: service.slow,
+            concurrency: service.concurrency.get(),
+            drain_concurrency: match &service.fallback {
+                config::Fallback::Park(retry) => retry.drain_concurrency.get(),
+                _ => 0,
+            },
+        };
+        Arc::new(Guard::new(index, manner, Arc::clone(breakers), Arc::clone(caller), clock, Arc::clone(teller), stop.clone()))
+    };
+    config.services.iter().enumerate().map(guard).collect()
+}
+
+pub(super) fn stages(
+    config: &Config,
+    guards: &Guards,
+    instance: &str,
+    clock: SystemClock,
+    chance: ThreadChance,
+    teller: &Arc<Teller<SystemClock>>,
+) -> Arc<Stages<Real>> {
+    let stage = |stage: &config::Stage| {
+        let service = config.service_of(stage);
+        Stage {
+            service: stage.service,
+            name: service.name.clone(),
+            method: service.endpoint.method.to_string(),
+            path: service.endpoint.uri.path().to_owned(),
+            guard: Arc::clone(&guards[stage.service]),
+            tries: match &service.fallback {
+                // A live try is a call made: it counts against what a parked call may make in all.
+                config::Fallback::Park(retry) => service.attempts.min(retry.max_attempts).get(),
+                _ => service.attempts.get(),
+            },
+            when: stage.when.clone(),
+            body: stage.body.clone(),
+            fallback: fallback(&service.fallback),
+        }
+    };
+    Arc::new(Stages {
+        stages: config.pipeline.iter().map(stage).collect(),
+        outcomes: config.topics.outcomes.clone(),
+        dead_letters: config.topics.dead_letters.clone(),
+        instance: instance.to_owned(),
+        clock,
+        chance,
+        witness: Arc::clone(teller),
+    })
+}
+
+fn fallback(fallback: &config::Fallback) -> Fallback {
+    match fallback {
+        config::Fallback::Cached { key, ttl, max_entries, default } => {
+            Fallback::Cached { key: key.clone(), cache: Mutex::new(Cache::new(*max_entries, *ttl)), default: default.clone() }
+        }
+        config::Fallback::Default { body } => Fallback::Default { body: body.clone() },
+        config::Fallback::Park(retry) => Fallback::Park { topic: retry.topic.clone(), bounds: bounds(retry) },
+        config::Fallback::Skip => Fallback::Skip,
+        config::Fallback::Fail => Fallback::Fail,
+    }
+}
+
+fn bounds(retry: &config::Retry) -> Bounds {
+    Bounds { max_attempts: retry.max_attempts.get(), max_age: retry.max_age, schedule: Schedule { initial: retry.initial, max: retry.max } }
+}
+
+pub(super) fn routes(config: &Config, guards: &Guards) -> Vec<drain::Route<Real>> {
+    let services = config.services.iter().enumerate();
+    services
+        .filter_map(|(index, service)| match &service.fallback {
+            config::Fallback::Park(retry) => Some(drain::Route {
+                service: index,
+                name: service.name.clone(),
+                guard: Arc::clone(&guards[index]),
+                bounds: bounds(retry),
+                concurrency: retry.drain_concurrency.get(),
+            }),
+            _ => None,
+        })
+        .collect()
+}
+
+pub(super) fn budget(config: &Config) -> Arc<Budget> {
+    Budget::new(config.processing.max_in_flight.get(), config.processing.max_in_flight_bytes.get())
+}
+
+/// One of so many equal shares of the budget.
+pub(super) fn share_of_budget(config: &Config, shares: usize) -> Arc<Budget> {
+    let shares = shares.max(1);
+    Budget::new(config.processing.max_in_flight.get().div_ceil(shares), config.processing.max_in_flight_bytes.get().div_ceil(shares))
+}
+
+pub(super) fn process_settings(config: &Config) -> process::Settings {
+    process::Settings {
+        ordering: match config.processing.ordering {
+            config::Ordering::Key => process::Ordering::Key,
+            config::Ordering::Partition => process::Ordering::Partition,
+            config::Ordering::Unordered => process::Ordering::Unordered,
+        },
+        concurrency: config.processing.concurrency.get(),
+        max_event_bytes: config.processing.max_event_bytes.get(),
+        commit_interval: config.processing.commit_interval,
+        stop_timeout: config.shutdown.timeout,
+        hand_over_timeout: hand_over_timeout(config),
+    }
+}
+
+pub(super) fn drain_settings(config: &Config) -> drain::Settings {
+    drain::Settings {
+        commit_interval: config.processing.commit_interval,
+        stop_timeout: config.shutdown.timeout,
+        hand_over_timeout: hand_over_timeout(config),
+        dead_letters: config.topics.dead_letters.clone(),
+        deliveries: config.topics.deliveries.clone(),
+    }
+}
+
+/// How long a revocation may wait for its commit: half of the session's timeout, so that as much is left to commit before the
+/// broker could take the member for dead.
+fn revoke_wait(config: &Config) -> Duration {
+    use secrecy::ExposeSecret as _;
+    let configured = config.kafka.properties.get("session.timeout.ms").and_then(|ms| ms.expose_secret().parse().ok());
+    configured.map_or(SESSION_TIMEOUT, Duration::from_millis) / 2
+}
+
+/// How long records of a revoked partition may take to finish: the consumer waits for this, and a little longer.
+fn hand_over_timeout(config: &Config) -> Duration {
+    revoke_wait(config).mul_f64(0.8)
+}
+
+pub(super) fn events(
+    config: &Config,
+    instance: &str,
+    budget: Arc<Budget>,
+    metrics: &Arc<Metrics>,
+    clock: SystemClock,
+) -> anyhow::Result<KafkaSubscription> {
+    let topics = vec![config.topics.events.clone()];
+    let options = options(config, config.kafka.group.clone(), topics, instance, budget, metrics);
+    KafkaSubscription::start(&config.kafka, options, clock).context("kafka")
+}
+
+pub(super) fn retries(
+    config: &Config,
+    topic: Topic,
+    instance: &str,
+    budget: Arc<Budget>,
+    metrics: &Arc<Metrics>,
+    clock: SystemClock,
+) -> anyhow::Result<KafkaSubscription> {
+    let options = options(config, retry_group(config), vec![topic], instance, budget, metrics);
+    KafkaSubscription::start(&config.kafka, options, clock).context("kafka")
+}
+
+/// The topic that a service's calls are parked on.
+pub(super) fn retry_topic(config: &Config, service: &str) -> Topic {
+    let found = config.parking().find(|(parking, _)| parking.name == service).map(|(_, retry)| retry.topic.clone());
+    found.expect("a route is made of a service that parks")
+}
+
+/// The group that drains parked calls.
+pub(super) fn retry_group(config: &Config) -> String {
+    format!("{}.retry", config.kafka.group)
+}
+
+/// The topics that calls are parked on.
+pub(super) fn retry_topics(config: &Config) -> Vec<Topic> {
+    config.parking().map(|(_, retry)| retry.topic.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn options(
+    config: &Config,
+    group: String,
+    topics: Vec<Topic>,
+    instance: &str,
+    budget: Arc<Budget>,
+    metrics: &Arc<Metrics>,
+) -> ConsumerOptions {
+    let metrics = Arc::clone(metrics);
+    ConsumerOptions {
+        group,
+        topics,
+        client_id: instance.to_owned(),
+        budget,
+        max_record_bytes: config.processing.max_event_bytes.get(),
+        revoke_wait: Some(revoke_wait(config)),
+        on_commit: Arc::new(move |settled| match settled {
+            Settled::Taken => metrics.count_commit(true),
+            Settled::Nothing => {}
+            Settled::Failed(error) => {
+                metrics.count_commit(false);
+                tracing::warn!(target: "fusebox", error, "a commit was not taken; it is made again");
+            }
+        }),
+    }
+}

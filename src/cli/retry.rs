@@ -1,0 +1,63 @@
+//! `fusebox retry status`.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::client::Instance;
+use super::table::{cell, table};
+use super::{Common, Done, Output, ask, print, print_json};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    instance: Instance,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// The backlog of each service, and when it will be gone
+    Status,
+}
+
+pub(super) fn run(common: &Common, args: Args) -> Done {
+    let Action::Status = args.action;
+    let client = args.instance.client(common)?;
+    let answer = ask(async { Ok(client.get("/api/v1/retry").await?) })?;
+    match common.output {
+        Output::Json => print_json(&answer)?,
+        Output::Table => print(&status(&answer))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(answer: &Value) -> String {
+    let services = answer["services"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows: Vec<_> = services
+        .iter()
+        .map(|service| {
+            [
+                cell(&service["service"]),
+                cell(&service["circuit_breaker_state"]),
+                cell(&service["depth"]),
+                cell(&service["due"]),
+                seconds(&service["oldest_seconds"]),
+                rate(&service["parked_per_second"]),
+                rate(&service["drained_per_second"]),
+                seconds(&service["time_to_drain_seconds"]),
+            ]
+        })
+        .collect();
+    table(["SERVICE", "BREAKER", "DEPTH", "DUE", "OLDEST", "PARKED/S", "DRAINED/S", "GONE IN"], &rows)
+}
+
+fn seconds(value: &Value) -> String {
+    let whole = value.as_f64().and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds.round()).ok());
+    whole.map_or_else(|| "-".to_owned(), |whole| humantime::format_duration(whole).to_string())
+}
+
+fn rate(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"))
+}
