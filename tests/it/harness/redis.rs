@@ -1,0 +1,105 @@
+//! Redis as an onlooker sees it, and a Redis of a test's own, which it may kill.
+
+use std::collections::HashMap;
+use std::process::{Child, Command, Stdio};
+
+use redis::Commands;
+
+use super::{free_port, until};
+
+/// What a fleet keeps in Redis.
+#[derive(Debug, Clone)]
+pub struct Store {
+    url: String,
+    prefix: String,
+}
+
+impl Store {
+    pub(super) fn new(url: &str, prefix: &str) -> Self {
+        Self { url: url.to_owned(), prefix: prefix.to_owned() }
+    }
+
+    fn connection(&self) -> redis::Connection {
+        redis::Client::open(self.url.as_str()).and_then(|client| client.get_connection()).expect("Redis is there")
+    }
+
+    /// A breaker's hash; empty if there is none.
+    pub fn breaker(&self, service: &str) -> HashMap<String, String> {
+        self.connection().hgetall(format!("{}:{{{service}}}:breaker", self.prefix)).expect("a hash")
+    }
+
+    /// A breaker's state; empty if none is stored.
+    pub fn state(&self, service: &str) -> String {
+        self.breaker(service).remove("state").unwrap_or_default()
+    }
+
+    /// A breaker's transitions, oldest first.
+    pub fn history(&self, service: &str) -> Vec<HashMap<String, String>> {
+        let key = format!("{}:{{{service}}}:history", self.prefix);
+        let entries: redis::streams::StreamRangeReply = self.connection().xrange_all(key).expect("a stream");
+        let fields = |entry: redis::streams::StreamId| {
+            let text = |value| redis::from_redis_value::<String>(value).expect("text");
+            entry.map.into_iter().map(|(name, value)| (name, text(value))).collect()
+        };
+        entries.ids.into_iter().map(fields).collect()
+    }
+
+    /// Transitions as `from→to cause`, oldest first.
+    pub fn transitions(&self, service: &str) -> Vec<String> {
+        let told = |entry: &HashMap<String, String>| format!("{}→{} {}", entry["from"], entry["to"], entry["cause"]);
+        self.history(service).iter().map(told).collect()
+    }
+
+    pub(super) fn clear(&self) {
+        let Ok(mut connection) = redis::Client::open(self.url.as_str()).and_then(|client| client.get_connection()) else { return };
+        let keys: Vec<String> =
+            connection.scan_match(format!("{}:*", self.prefix)).map(|keys| keys.flatten().collect()).unwrap_or_default();
+        if !keys.is_empty() {
+            // What is left behind disturbs no other test: every prefix is used once.
+            drop(connection.del::<_, ()>(keys));
+        }
+    }
+}
+
+/// A `redis-server` on a port of its own, killed by its process id.
+#[derive(Debug)]
+pub struct RedisServer {
+    port: u16,
+    child: Option<Child>,
+}
+
+impl RedisServer {
+    /// One that does not run yet.
+    pub fn down() -> Self {
+        Self { port: free_port(), child: None }
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Starts it, empty.
+    pub fn start(&mut self) {
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .stdout(Stdio::null())
+            .spawn();
+        self.child = Some(child.expect("redis-server is installed"));
+        until("redis-server answers", || redis::Client::open(self.url()).and_then(|client| client.get_connection()).is_ok());
+    }
+
+    /// Kills it, and what it held with it.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,23 @@
+//! Fusebox as it is run: the binary, a real Kafka, a real Redis, stub services over HTTP, signals.
+//!
+//! What became of events is checked by what the outside sees: topics, committed offsets, what the stubs were asked, Redis, exit codes and
+//! the HTTP API. The program's own counters are believed nowhere here.
+//!
+//! `make test` starts both servers and runs this with everything else; `ARGS="--test it"` runs this alone. How to write a test: see
+//! [`harness`].
+
+#![expect(clippy::disallowed_methods, reason = "these tests watch real processes, whose time is the wall's")]
+#![expect(clippy::panic, reason = "a harness says what it did not see by panicking; only the tests themselves are exempt by default")]
+
+mod bad_input;
+mod commands;
+mod fallbacks;
+mod forced;
+mod harness;
+mod kafka_away;
+mod main_job;
+mod outage;
+mod redis_away;
+mod replies;
+mod restart;
+mod stop;
