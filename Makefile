@@ -11,7 +11,7 @@ BUILD_NEEDS := cc c++ make pkg-config openssl-headers zlib-headers
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-run: need-build ## everything in one process: embedded Kafka, stub services, traffic, the panel (ARGS="--help" for what it takes)
+run: need-build ## everything in one process: embedded Kafka, stub services, traffic, the API (ARGS="--help" for what it takes)
 	@cargo run --locked -- dev $(ARGS)
 
 # One failing test binary must not hide what the others have to say.

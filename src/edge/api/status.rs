@@ -77,9 +77,9 @@ pub struct RetryService {
     pub oldest_seconds: Option<f64>,
     /// Parked calls that this instance has read and not finished.
     pub held: usize,
-    /// Calls parked by this instance, a second, of late.
+    /// Calls put on the topic by the whole fleet, a second, of late.
     pub parked_per_second: f64,
-    /// Calls delivered by this instance, a second, of late.
+    /// Parked calls finished by the whole fleet, a second, of late: delivered, parked again or given up.
     pub drained_per_second: f64,
     /// At this pace, until the backlog is gone, seconds; null while it does not shrink.
     pub time_to_drain_seconds: Option<f64>,

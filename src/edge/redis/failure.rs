@@ -20,7 +20,7 @@ pub(super) fn describe(error: &RedisError) -> StoreError {
         ErrorKind::Server(ServerErrorKind::BusyLoading) => "Redis is still loading its data".to_owned(),
         ErrorKind::Server(ServerErrorKind::ReadOnly) => "Redis is a replica and takes no writes".to_owned(),
         ErrorKind::Server(ServerErrorKind::NoPerm) => {
-            "the Redis user may not do this (NOPERM): see the ACL that the manual names".to_owned()
+            "the Redis user may not do this (NOPERM): see the ACL in docs/operations.md".to_owned()
         }
         _ if error.is_connection_refusal() => "Redis refused the connection".to_owned(),
         _ if error.is_timeout() => "Redis did not answer in time".to_owned(),

@@ -144,7 +144,7 @@ impl Metrics {
         self.paused_partitions.set(level(partitions as u64));
     }
 
-    /// How far an assigned partition's commit is behind its end, records.
+    /// How far a partition's commit is behind its end, records.
     pub fn set_lag(&self, partition: &TopicPartition, records: u64) {
         let number = partition.partition.to_string();
         self.lag.with_label_values(&[partition.topic.as_str(), &number]).set(level(records));

@@ -131,7 +131,7 @@ table! {
     );
     CONSUMER_LAG = gauge(
         "fusebox_consumer_lag", &["topic", "partition"],
-        "End of an assigned partition minus the group's commit, in records; right while paused."
+        "End of a partition minus the group's commit, in records; right while paused."
     );
     IN_FLIGHT = gauge(
         "fusebox_in_flight", &[],
