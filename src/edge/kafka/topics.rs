@@ -9,6 +9,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as NativeTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::metadata::MetadataTopic;
 
 use super::KafkaEdgeError;
 use super::error::is_unknown_topic;
@@ -125,20 +126,20 @@ impl TopicAdmin {
     /// # Errors
     /// No broker answers, or one refuses to tell.
     pub async fn describe(&self, topics: &[Topic], within: Duration) -> Result<Vec<Option<TopicDescription>>, KafkaEdgeError> {
-        let counts = self.partition_counts(topics, within).await?;
-        let there: Vec<&Topic> = topics.iter().zip(&counts).filter_map(|(topic, count)| count.map(|_| topic)).collect();
+        let shapes = self.shapes(topics, within).await?;
+        let there: Vec<&Topic> = topics.iter().zip(&shapes).filter_map(|(topic, shape)| shape.map(|_| topic)).collect();
         let mut configs = self.configs(&there, within).await;
-        let describe = |(name, count): (&Topic, Option<usize>)| {
+        let describe = |(name, shape): (&Topic, Option<Shape>)| {
             let config = configs.remove(name.as_str()).unwrap_or_default();
-            count.map(|partitions| TopicDescription {
+            shape.map(|shape| TopicDescription {
                 name: name.clone(),
-                partitions,
+                partitions: shape.partitions as usize,
                 retention: config.get("retention.ms").and_then(|millis| retention(millis)),
                 max_message_bytes: config.get("max.message.bytes").and_then(|bytes| bytes.parse().ok()),
                 cleanup_policy: config.get("cleanup.policy").cloned(),
             })
         };
-        Ok(topics.iter().zip(counts).map(describe).collect())
+        Ok(topics.iter().zip(shapes).map(describe).collect())
     }
 
     /// Creates topics, one answer each in the order given. With `dry_run` the broker only checks them.
@@ -174,11 +175,11 @@ impl TopicAdmin {
     /// No broker answers, or one refuses to tell.
     pub async fn inspect(&self, needed: &[Needed], within: Duration) -> Result<Inspection, KafkaEdgeError> {
         let topics: Vec<Topic> = needed.iter().map(|needed| needed.topic.clone()).collect();
-        let counts = self.partition_counts(&topics, within).await?;
+        let shapes = self.shapes(&topics, within).await?;
         let mut inspection = Inspection::default();
         let mut weighed = Vec::new();
-        for (needed, count) in needed.iter().zip(counts) {
-            match (count, needed.retention) {
+        for (needed, shape) in needed.iter().zip(shapes) {
+            match (shape, needed.retention) {
                 (None, _) => inspection.missing.push(needed.topic.clone()),
                 (Some(_), Some(wanted)) => weighed.push((&needed.topic, wanted)),
                 (Some(_), None) => {}
@@ -199,26 +200,13 @@ impl TopicAdmin {
         Ok(inspection)
     }
 
-    async fn partition_counts(&self, topics: &[Topic], within: Duration) -> Result<Vec<Option<usize>>, KafkaEdgeError> {
-        let (client, topics) = (Arc::clone(&self.metadata), topics.to_vec());
-        blocking(move || topics.iter().map(|topic| Ok(partitions(&client, topic, within)?.map(|all| all.len()))).collect()).await
-    }
-
     async fn shapes(&self, topics: &[Topic], within: Duration) -> Result<Vec<Option<Shape>>, KafkaEdgeError> {
         let (client, topics) = (Arc::clone(&self.metadata), topics.to_vec());
-        let shape = move |topic: &Topic| {
-            let metadata = client.fetch_metadata(Some(topic.as_str()), within)?;
-            let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else { return Ok(None) };
-            match found.error().map(RDKafkaErrorCode::from) {
-                Some(code) if is_unknown_topic(code) => Ok(None),
-                None | Some(RDKafkaErrorCode::LeaderNotAvailable) => Ok(Some(Shape {
-                    partitions: u32::try_from(found.partitions().len()).unwrap_or(u32::MAX),
-                    replication: found.partitions().first().map_or(0, |first| u32::try_from(first.replicas().len()).unwrap_or(u32::MAX)),
-                })),
-                Some(code) => Err(code.into()),
-            }
+        let shape = |found: &MetadataTopic| Shape {
+            partitions: u32::try_from(found.partitions().len()).unwrap_or(u32::MAX),
+            replication: found.partitions().first().map_or(0, |first| u32::try_from(first.replicas().len()).unwrap_or(u32::MAX)),
         };
-        blocking(move || topics.iter().map(shape).collect()).await
+        blocking(move || topics.iter().map(|topic| look(&client, topic, within, shape)).collect()).await
     }
 
     /// The settings of topics, by topic and name. What the broker does not tell is left out.
@@ -317,14 +305,22 @@ fn retention(millis: &str) -> Option<Retention> {
 
 /// A topic's partitions; `None` if it does not exist. Blocks.
 pub(super) fn partitions(client: &BaseConsumer<Quiet>, topic: &Topic, within: Duration) -> Result<Option<Vec<Partition>>, KafkaEdgeError> {
+    look(client, topic, within, |found| found.partitions().iter().map(|partition| Partition(partition.id())).collect())
+}
+
+/// What `read` makes of a topic's metadata; `None` if it does not exist. Blocks.
+fn look<T>(
+    client: &BaseConsumer<Quiet>,
+    topic: &Topic,
+    within: Duration,
+    read: impl FnOnce(&MetadataTopic) -> T,
+) -> Result<Option<T>, KafkaEdgeError> {
     let metadata = client.fetch_metadata(Some(topic.as_str()), within)?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else { return Ok(None) };
     match found.error().map(RDKafkaErrorCode::from) {
         Some(code) if is_unknown_topic(code) => Ok(None),
         // A leader is being chosen: the topic is there.
-        None | Some(RDKafkaErrorCode::LeaderNotAvailable) => {
-            Ok(Some(found.partitions().iter().map(|partition| Partition(partition.id())).collect()))
-        }
+        None | Some(RDKafkaErrorCode::LeaderNotAvailable) => Ok(Some(read(found))),
         Some(code) => Err(code.into()),
     }
 }
