@@ -5,7 +5,7 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use fusebox::event::Headers;
-use fusebox::machine::expression::{Condition, Scope, Template};
+use fusebox::machine::expression::{Condition, Document, Scope, Template};
 
 const EVENT: &str = concat!(
     r#"{"id":"67e55044-10b1-426f-9247-bb680e5fe0c8","camera_id":"cam-0017","timestamp":"2026-11-03T21:04:05.678Z","event_type":"detection","#,
@@ -41,7 +41,7 @@ fn expressions(criterion: &mut Criterion) {
         Bytes::from_static(br#"{"answer":"seen twice this week","score":0.82,"matches":[{"id":"a","score":0.9},{"id":"b","score":0.7}]}"#);
     let results = [("rag", analysis.clone()), ("rulegen", analysis)];
     let headers = Headers::new();
-    let scope = Scope { event: &event, results: &results, headers: &headers };
+    let scope = Scope { event: &Document::of(&event), results: &results, headers: &headers };
 
     let mut render = criterion.benchmark_group("render");
     for (name, source) in EXPRESSIONS {

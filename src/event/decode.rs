@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::dead_letter::Code;
 use super::headers::name;
-use super::json::{Checked, CheckedObject, Members, Object, Text};
+use super::json::{Checked, CheckedObject, Members, Text};
 use super::{Headers, Incoming, Source, UnixMillis, cloudevents};
 
 /// A readable event: what the pipeline routes by, and the whole object as JSON.
@@ -235,10 +235,9 @@ impl<'a> Fields<'a> {
         }
         self.metadata.read::<CheckedObject>("metadata")?;
         self.metadata.check_depth("metadata")?;
-        self.detections.read::<Checked>("detections")?;
         self.detections.check_depth("detections")?;
-        let detections = self.detections.read::<Vec<Object<Detection<'_>>>>("detections")?.unwrap_or_default();
-        for (index, Object(detection)) in detections.iter().enumerate() {
+        let detections = self.detections.read::<Vec<Detection>>("detections")?.unwrap_or_default();
+        for (index, detection) in detections.iter().enumerate() {
             if let Some(confidence) = detection.confidence.filter(|share| !(0.0..=1.0).contains(share)) {
                 return Err(Unreadable::field(
                     "detections",
@@ -371,28 +370,83 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// One detection, as far as it is checked.
-#[derive(serde::Deserialize)]
-struct Detection<'a> {
-    #[serde(borrow, default, rename = "label")]
-    _label: Option<Text<'a>>,
-    #[serde(default)]
+/// One detection, as far as it is looked at; what is not is checked all the same, in the same reading.
+struct Detection {
     confidence: Option<f64>,
-    #[serde(default, rename = "bounding_box")]
-    _bounding_box: Option<Object<BoundingBox>>,
+}
+
+impl<'de> Deserialize<'de> for Detection {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct DetectionVisitor;
+        impl<'de> Visitor<'de> for DetectionVisitor {
+            type Value = Detection;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Detection, A::Error> {
+                let mut detection = Detection { confidence: None };
+                let mut seen = Seen::default();
+                while let Some(Text(name)) = map.next_key()? {
+                    seen.once(&["label", "confidence", "bounding_box"], &name)?;
+                    match name.as_ref() {
+                        "label" => drop(map.next_value::<Option<Text<'_>>>()?),
+                        "confidence" => detection.confidence = map.next_value()?,
+                        "bounding_box" => drop(map.next_value::<Option<BoundingBox>>()?),
+                        _ => drop(map.next_value::<Checked>()?),
+                    }
+                }
+                Ok(detection)
+            }
+        }
+        deserializer.deserialize_map(DetectionVisitor)
+    }
 }
 
 /// A bounding box; its corners are numbers where they are given.
-#[derive(serde::Deserialize)]
-struct BoundingBox {
-    #[serde(default, rename = "x_min")]
-    _x_min: Option<f64>,
-    #[serde(default, rename = "y_min")]
-    _y_min: Option<f64>,
-    #[serde(default, rename = "x_max")]
-    _x_max: Option<f64>,
-    #[serde(default, rename = "y_max")]
-    _y_max: Option<f64>,
+struct BoundingBox;
+
+impl<'de> Deserialize<'de> for BoundingBox {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BoxVisitor;
+        impl<'de> Visitor<'de> for BoxVisitor {
+            type Value = BoundingBox;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<BoundingBox, A::Error> {
+                let mut seen = Seen::default();
+                while let Some(Text(name)) = map.next_key()? {
+                    seen.once(&["x_min", "y_min", "x_max", "y_max"], &name)?;
+                    match name.as_ref() {
+                        "x_min" | "y_min" | "x_max" | "y_max" => drop(map.next_value::<Option<f64>>()?),
+                        _ => drop(map.next_value::<Checked>()?),
+                    }
+                }
+                Ok(BoundingBox)
+            }
+        }
+        deserializer.deserialize_map(BoxVisitor)
+    }
+}
+
+/// Which known members an object has had: one that stands twice would be one thing to a service and another to us.
+#[derive(Default)]
+struct Seen(u8);
+
+impl Seen {
+    fn once<E: serde::de::Error>(&mut self, known: &[&'static str], name: &str) -> Result<(), E> {
+        let Some(index) = known.iter().position(|known| *known == name) else { return Ok(()) };
+        let bit = 1 << index;
+        if self.0 & bit != 0 {
+            return Err(E::duplicate_field(known[index]));
+        }
+        self.0 |= bit;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

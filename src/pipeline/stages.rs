@@ -18,7 +18,7 @@ use crate::event::headers::name;
 use crate::event::outcome::{self, NULL, StageOutcome, Status};
 use crate::event::{Event, Incoming, Record, Topic, UnixMillis};
 use crate::machine::disposition::{Bounds, End, FallbackKind, Live, live};
-use crate::machine::expression::{Condition, EvaluationError, Scope, Template};
+use crate::machine::expression::{Condition, Document, EvaluationError, Scope, Template};
 use crate::machine::fallback::{self, Cache};
 
 /// The stages of every event, and where what they leave behind goes.
@@ -152,10 +152,11 @@ pub enum EventEnd {
 impl<W: World> Stages<W> {
     /// Runs an event through its stages.
     pub async fn run(&self, record: &Incoming, event: &Event) -> EventEnd {
+        let document = Document::of(&event.json);
         let trace: Vec<(&'static str, Bytes)> = event.trace().map(|(name, value)| (name, value.clone())).collect();
         let mut progress = Progress { results: Vec::new(), outcomes: Vec::new(), leaves: Vec::new() };
         for stage in &self.stages {
-            match self.run_stage(stage, event, &trace, &mut progress).await {
+            match self.run_stage(stage, event, &document, &trace, &mut progress).await {
                 Ok(Next::Stage) => {}
                 Ok(Next::Failed { error }) => {
                     let what = Left::DeadLetter { code: Code::StageFailed, error };
@@ -184,10 +185,11 @@ impl<W: World> Stages<W> {
         &'s self,
         stage: &'s Stage<W>,
         event: &Event,
+        document: &Document<'_>,
         trace: &[(&'static str, Bytes)],
         progress: &mut Progress<'s>,
     ) -> Result<Next, EvaluationError> {
-        let scope = Scope { event: &event.json, results: &progress.results, headers: &event.headers };
+        let scope = Scope { event: document, results: &progress.results, headers: &event.headers };
         if let Some(when) = &stage.when
             && !when.holds(&scope)?
         {

@@ -6,12 +6,12 @@ use serde_json::{Value as Json, json};
 use super::World;
 use crate::config::{Config, Fallback};
 use crate::event::Headers;
-use crate::machine::expression::{Scope, Template};
+use crate::machine::expression::{Document, Scope, Template};
 
 fn render(template: &Template, event: &Json, results: &[(&str, Json)]) -> Json {
     let event = Bytes::from(event.to_string());
     let results: Vec<(&str, Bytes)> = results.iter().map(|(name, data)| (*name, Bytes::from(data.to_string()))).collect();
-    let rendered = template.render(&Scope { event: &event, results: &results, headers: &Headers::default() }).unwrap();
+    let rendered = template.render(&Scope { event: &Document::of(&event), results: &results, headers: &Headers::default() }).unwrap();
     serde_json::from_slice(&rendered).unwrap()
 }
 
@@ -75,7 +75,7 @@ fn the_notifier_is_called_when_there_are_recipients() {
     let when = config.pipeline.iter().find_map(|stage| stage.when.as_ref()).unwrap();
     for (event, expect) in [(full(), true), (bare(), false)] {
         let event = Bytes::from(event.to_string());
-        assert_eq!(when.holds(&Scope { event: &event, results: &[], headers: &Headers::default() }), Ok(expect));
+        assert_eq!(when.holds(&Scope { event: &Document::of(&event), results: &[], headers: &Headers::default() }), Ok(expect));
     }
 }
 

@@ -15,6 +15,7 @@
 //! The module leaves to others what a refused expression means: at start the config is wrong, over an event the stage fails.
 
 mod compile;
+mod document;
 mod general;
 mod json;
 mod operand;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::event::Headers;
+pub use document::Document;
 use plan::{Expression, Output, Plan};
 
 /// The names a pipeline's expressions know, in the order of [`Scope`]'s roots.
@@ -53,7 +55,7 @@ pub struct Template {
 #[derive(Debug)]
 pub struct Scope<'a> {
     /// `event`: a JSON object.
-    pub event: &'a Bytes,
+    pub event: &'a Document<'a>,
     /// `results.<service>`: the data of the stages that ran, by service.
     pub results: &'a [(&'a str, Bytes)],
     /// `headers`: the record's headers, those that are UTF-8.
@@ -62,7 +64,7 @@ pub struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     fn roots(&self) -> [Root<'a>; 3] {
-        [Root::Json(self.event), Root::Members(self.results), Root::Headers(self.headers)]
+        [Root::Document(self.event), Root::Members(self.results), Root::Headers(self.headers)]
     }
 }
 
@@ -71,6 +73,8 @@ impl<'a> Scope<'a> {
 pub enum Root<'a> {
     /// JSON text.
     Json(&'a [u8]),
+    /// JSON text that several expressions read.
+    Document(&'a Document<'a>),
     /// A map whose values are JSON texts.
     Members(&'a [(&'a str, Bytes)]),
     /// A map from a header's name to its last value, where that is UTF-8.

@@ -194,6 +194,13 @@ impl<'e> Places<'e> {
             self.states[child].set(State::Absent);
         }
         match place {
+            Place::Json(_) if self.members_of(parent).is_some() => {
+                for (name, raw) in self.members_of(parent).into_iter().flatten() {
+                    if let Some(child) = self.paths.key_child(parent, name) {
+                        self.states[child].set(State::At(Place::Json(raw)));
+                    }
+                }
+            }
             Place::Json(raw) => {
                 let mut json = serde_json::Deserializer::from_str(raw);
                 let reader = Reader { places: self, parent };
@@ -225,6 +232,14 @@ impl<'e> Places<'e> {
         Ok(())
     }
 
+    /// The members of a variable whose text was read for all expressions.
+    fn members_of(&self, path: PathId) -> Option<&'e [(&'e str, &'e str)]> {
+        match self.roots.get(path) {
+            Some(Root::Document(document)) => document.members(),
+            Some(Root::Json(_) | Root::Members(_) | Root::Headers(_) | Root::Int(_) | Root::Double(_)) | None => None,
+        }
+    }
+
     /// Why nothing lies at `path`, although something lies one step before.
     fn absent(&self, path: PathId) -> EvaluationError {
         let Some((parent, segment)) = &self.paths.nodes[path].parent else {
@@ -252,6 +267,7 @@ fn root_state(root: Root<'_>) -> State<'_> {
             Ok(text) if !text.is_empty() => State::At(Place::Json(text)),
             Ok(_) | Err(_) => State::Unreadable,
         },
+        Root::Document(document) => document.text().map_or(State::Unreadable, |text| State::At(Place::Json(text))),
         Root::Members(members) => State::At(Place::Members(members)),
         Root::Headers(headers) => State::At(Place::Headers(headers)),
         Root::Int(int) => State::At(Place::Int(int)),

@@ -92,7 +92,11 @@ impl Plan<Output> {
     /// The JSON that the template makes.
     pub(super) fn render(&self, roots: &[Root<'_>]) -> Result<Bytes, EvaluationError> {
         // Most templates copy the event or a part of it: room for its whole spares growing step by step.
-        let event = roots.first().map_or(0, |root| if let Root::Json(bytes) = root { bytes.len() } else { 0 });
+        let event = match roots.first() {
+            Some(Root::Json(bytes)) => bytes.len(),
+            Some(Root::Document(document)) => document.text().map_or(0, str::len),
+            Some(Root::Members(_) | Root::Headers(_) | Root::Int(_) | Root::Double(_)) | None => 0,
+        };
         let mut out = Vec::with_capacity(event + 256);
         Evaluation::new(&self.paths, roots).write(&self.root, &mut out)?;
         Ok(out.into())

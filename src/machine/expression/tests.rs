@@ -27,7 +27,7 @@ fn world<T>(run: impl FnOnce(&Scope<'_>) -> T) -> T {
     headers.append("binary", Some(Bytes::from_static(b"\xff")));
     headers.append("void", None);
     let results = [("rag", Bytes::from_static(br#" {"answer":{"score":0.75},"k":[1,2]} "#)), ("odd-name", Bytes::from_static(b"[true]"))];
-    run(&Scope { event: &Bytes::from_static(EVENT.as_bytes()), results: &results, headers: &headers })
+    run(&Scope { event: &Document::of(&Bytes::from_static(EVENT.as_bytes())), results: &results, headers: &headers })
 }
 
 #[test]
@@ -220,7 +220,8 @@ fn what_is_not_json_is_an_error() {
     let headers = Headers::new();
     for data in [&b""[..], b"{", b"{\"a\" 1}", b"\xff", b"   "] {
         let results = [("rag", Bytes::copy_from_slice(data))];
-        let scope = Scope { event: &Bytes::from_static(b"{}"), results: &results, headers: &headers };
+        let event = Bytes::from_static(b"{}");
+        let scope = Scope { event: &Document::of(&event), results: &results, headers: &headers };
         for source in ["results.rag.a", "results.rag.map(a, a)", "size(results.rag)", "results.rag.a.b == 1"] {
             assert!(Template::compile(source).expect(source).render(&scope).is_err(), "{source} over {data:?}");
         }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Bytes, Condition, Headers, MAX_SOURCE_BYTES, Scope, Template, render};
+use super::{Bytes, Condition, Document, Headers, MAX_SOURCE_BYTES, Scope, Template, render};
 
 #[test]
 fn a_deep_source_is_an_error_however_it_is_deep() {
@@ -71,7 +71,10 @@ fn loops_that_multiply_run_over_small_inputs_only() {
         let list = format!("[{}1]", "1,".repeat(bytes / 2 - 1));
         let event = Bytes::from(format!(r#"{{"list":{list},"label":"1","one":[1]}}"#));
         let template = Template::compile(source).unwrap_or_else(|error| panic!("{source}: {error}"));
-        template.render(&Scope { event: &event, results: &[], headers: &headers }).map(|json| json.len()).map_err(|error| error.0)
+        template
+            .render(&Scope { event: &Document::of(&event), results: &[], headers: &headers })
+            .map(|json| json.len())
+            .map_err(|error| error.0)
     };
     let refused = |answer: &Result<usize, String>| answer.as_ref().is_err_and(|error| error.starts_with("the loops would take some "));
     for (source, small, large) in [
@@ -107,7 +110,7 @@ proptest! {
         let source = tokens.concat();
         if let Ok(template) = Template::compile(&source) {
             let event = Bytes::from_static(br#"{"a":[1,2],"b":"x"}"#);
-            let _ = template.render(&Scope { event: &event, results: &[], headers: &Headers::new() });
+            let _ = template.render(&Scope { event: &Document::of(&event), results: &[], headers: &Headers::new() });
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The bodies and the condition that the shipped config has.
 
-use super::{Bytes, Condition, Headers, Scope, Template, text};
+use super::{Bytes, Condition, Document, Headers, Scope, Template, text};
 
 const RAG: &str = r#"{"query_event": {"camera_id": event.camera_id, "timestamp": event.timestamp, "label": has(event.label) ? event.label : null,
     "bbox": has(event.detections) && size(event.detections) > 0 && has(event.detections[0].bounding_box) ? event.detections[0].bounding_box : null},
@@ -14,7 +14,7 @@ fn render(source: &str, event: &str) -> String {
     text(
         Template::compile(source)
             .expect("CEL")
-            .render(&Scope { event: &event, results: &results, headers: &Headers::new() })
+            .render(&Scope { event: &Document::of(&event), results: &results, headers: &Headers::new() })
             .expect("JSON"),
     )
 }
@@ -48,6 +48,6 @@ fn only_when_there_are_recipients() {
     let when = Condition::compile("size(event.recipients) > 0").expect("CEL");
     for (event, holds) in [(r#"{"recipients":[]}"#, Ok(false)), (r#"{"recipients":["r"]}"#, Ok(true))] {
         let event = Bytes::copy_from_slice(event.as_bytes());
-        assert_eq!(when.holds(&Scope { event: &event, results: &[], headers: &Headers::new() }), holds);
+        assert_eq!(when.holds(&Scope { event: &Document::of(&event), results: &[], headers: &Headers::new() }), holds);
     }
 }
