@@ -5,6 +5,7 @@
 mod backlog;
 mod status;
 mod wiring;
+mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,6 +171,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
 
     let guards = wiring::guards(&config, &breakers, &caller, clock, &teller, &stop);
     let producer = Producer::connect(&config.kafka).context("kafka")?;
+    let worker = worker::Worker::start().context("no thread for the loops")?;
     let mut loops: Vec<Loop> = Vec::new();
     if role != Role::Retry {
         let budget = wiring::budget(&config);
@@ -185,7 +187,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             budget: Arc::clone(&budget),
             stop: stop.clone(),
         };
-        loops.push(Loop { name: "events", health, budget, task: tokio::spawn(process::run(parts)) });
+        loops.push(Loop { name: "events", health, budget, task: worker.spawn(process::run(parts)) });
     }
     let gauges = drain::Gauges::new();
     let routes = if role == Role::Processor { Vec::new() } else { wiring::routes(&config, &guards) };
@@ -211,7 +213,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             witness: Arc::clone(&teller),
             gauges: Arc::clone(&gauges),
         };
-        loops.push(Loop { name: "retries", health, budget, task: tokio::spawn(drain::run(parts)) });
+        loops.push(Loop { name: "retries", health, budget, task: worker.spawn(drain::run(parts)) });
     }
 
     let backlog =
@@ -266,6 +268,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     }
 
     let ended = supervise(loops, &signals, &stop, fatal(producer.clone())).await;
+    drop(worker);
     if let Err(records) = producer.close(LAST_WORDS).await {
         tracing::warn!(target: "fusebox", records, "Kafka has not acknowledged everything in time; what belongs to it is redelivered");
     }

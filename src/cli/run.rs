@@ -32,7 +32,7 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
     for warning in warnings {
         tracing::warn!(target: "fusebox", "{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("fusebox").build().context("no runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let ended = runtime.block_on(async {
         let signals = Signals::default();
         listen_for_signals(&signals)?;

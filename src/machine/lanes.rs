@@ -7,11 +7,13 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
+use foldhash::fast::RandomState;
+
 /// Items waiting in lanes.
 #[derive(Debug)]
 pub struct Lanes<L, T> {
     /// The lanes that have an item out or ready, with those waiting behind it.
-    busy: HashMap<L, VecDeque<Arrived<T>>>,
+    busy: HashMap<L, VecDeque<Arrived<T>>, RandomState>,
     /// Items that may go now.
     ready: VecDeque<(Option<L>, Arrived<T>)>,
     waiting: usize,
@@ -27,7 +29,7 @@ struct Arrived<T> {
 
 impl<L: Hash + Eq + Clone, T> Default for Lanes<L, T> {
     fn default() -> Self {
-        Self { busy: HashMap::new(), ready: VecDeque::new(), waiting: 0, arrivals: 0 }
+        Self { busy: HashMap::default(), ready: VecDeque::new(), waiting: 0, arrivals: 0 }
     }
 }
 

@@ -134,8 +134,16 @@ impl<W: World> Breakers<W> {
     /// # Errors
     /// The breaker's no.
     pub fn admit(&self, service: usize) -> Result<Admission<'_, W>, Refusal> {
+        self.admit_at(service, self.clock.now())
+    }
+
+    /// The same for who has read the clock already.
+    ///
+    /// # Errors
+    /// The breaker's no.
+    pub fn admit_at(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
         let filed = |breaker: &Breaker, transition: &Transition| self.file(service, breaker, transition);
-        let (answer, transition) = self.entries[service].breaker.admit_and(self.clock.now(), filed);
+        let (answer, transition) = self.entries[service].breaker.admit_and(now, filed);
         self.announce(service, transition.as_ref());
         match answer {
             Ok(permit) => {
@@ -153,7 +161,12 @@ impl<W: World> Breakers<W> {
 
     /// Whether a call would be refused now, as far as is known without asking. It changes nothing and is not counted.
     pub fn refuses(&self, service: usize) -> bool {
-        self.entries[service].breaker.refusal(self.clock.now()).is_some()
+        self.refuses_at(service, self.clock.now())
+    }
+
+    /// The same for who has read the clock already.
+    pub fn refuses_at(&self, service: usize, now: Tick) -> bool {
+        self.entries[service].breaker.refusal(now).is_some()
     }
 
     /// The state's name.
@@ -307,11 +320,11 @@ impl<W: World> Breakers<W> {
         }
     }
 
-    fn settle(&self, service: usize, permit: Permit, verdict: Verdict, took: Duration) {
+    fn settle(&self, service: usize, permit: Permit, verdict: Verdict, took: Duration, now: Tick) {
         let probe = permit.is_probe();
         let filed = |breaker: &Breaker, transition: &Transition| self.file(service, breaker, transition);
         let roll = || self.chance.roll();
-        let settled = self.entries[service].breaker.settle_and(permit, verdict, took, self.clock.now(), roll, filed);
+        let settled = self.entries[service].breaker.settle_and(permit, verdict, took, now, roll, filed);
         if settled.late {
             self.witness.tell(Fact::Late { service });
         }
@@ -331,9 +344,15 @@ pub struct Admission<'a, W: World> {
 
 impl<W: World> Admission<'_, W> {
     /// Reports the call's verdict.
-    pub fn settle(mut self, verdict: Verdict, took: Duration) {
+    pub fn settle(self, verdict: Verdict, took: Duration) {
+        let now = self.breakers.clock.now();
+        self.settle_at(verdict, took, now);
+    }
+
+    /// The same for who has read the clock already.
+    pub fn settle_at(mut self, verdict: Verdict, took: Duration, now: Tick) {
         if let Some(permit) = self.permit.take() {
-            self.breakers.settle(self.service, permit, verdict, took);
+            self.breakers.settle(self.service, permit, verdict, took, now);
         }
     }
 }

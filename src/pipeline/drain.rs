@@ -164,7 +164,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     let mut stopping: Option<Tick> = None;
     loop {
         for _ in 0..SHARE {
-            let Ok(ack) = acks.try_recv() else { break };
+            let Some(ack) = acks.try_recv() else { break };
             drain.acked(ack);
         }
         for _ in 0..SHARE {

@@ -9,6 +9,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::facts::Fact;
 use super::ledger::{Ledger, Life};
 use super::outbox::{Acked, Outbox};
@@ -31,7 +33,7 @@ pub struct Begun {
 pub struct Finisher<W: World, T> {
     ledger: Ledger,
     outbox: Outbox<W::Publisher, Owner>,
-    finishing: HashMap<u64, Finishing<T>>,
+    finishing: HashMap<u64, Finishing<T>, RandomState>,
     next_number: u64,
     left: Vec<u64>,
     budget: Arc<Budget>,
@@ -76,7 +78,7 @@ impl<W: World, T> Finisher<W, T> {
         Self {
             ledger: Ledger::new(),
             outbox: Outbox::new(publisher),
-            finishing: HashMap::new(),
+            finishing: HashMap::default(),
             next_number: 0,
             left: Vec::new(),
             budget,

@@ -13,7 +13,7 @@ use super::breakers::{Admission, Breakers};
 use super::facts::Fact;
 use super::ports::{Body, Call, Caller, Clock, Reply, Witness, World};
 use super::stop::Stop;
-use super::turns::{Class, Turns};
+use super::turns::{Class, Turn, Turns};
 use crate::event::outcome::NULL;
 use crate::machine::breaker::StateName;
 use crate::machine::disposition::End;
@@ -91,9 +91,9 @@ impl<W: World> Guard<W> {
     /// Makes a call, up to `tries` times while it fails and may be tried again. Each try is admitted and settled on its own.
     pub async fn call(&self, class: Class, request: Request<'_>, tries: u32) -> Guarded {
         let began = self.clock.micros();
-        let mut failed_calls = 0;
+        let (mut failed_calls, mut now) = (0, began);
         let (end, data) = loop {
-            let (end, data) = self.attempt(class, request).await;
+            let (end, data) = self.attempt(class, request, &mut now).await;
             if !matches!(end, End::Failed { .. }) {
                 break (end, data);
             }
@@ -108,44 +108,64 @@ impl<W: World> Guard<W> {
             end,
             data,
             failed_calls,
-            took: Duration::from_micros(self.clock.micros() - began),
+            took: Duration::from_micros(now - began),
             state: self.breakers.state(self.service),
             retry_at: if matches!(end, End::Done { .. }) { None } else { self.breakers.retry_at(self.service) },
         }
     }
 
-    async fn attempt(&self, class: Class, request: Request<'_>) -> (End, Bytes) {
+    /// One try. `now` is the clock's last reading, in microseconds, and is read anew after whatever took time: reading it costs as much
+    /// as asking the breaker.
+    async fn attempt(&self, class: Class, request: Request<'_>, now: &mut u64) -> (End, Bytes) {
         // Refused now, it waits for no turn; admitted now, it would hold a probe's permit while it waits for one.
-        if self.breakers.refuses(self.service) {
+        if self.breakers.refuses_at(self.service, self.clock.tick_at(*now)) {
             self.witness.tell(Fact::Refused { service: self.service });
             return (End::CircuitOpen, NULL);
         }
-        let deadline = self.clock.now().plus(self.manner.timeout);
-        let _turn = tokio::select! {
-            biased;
-            turn = self.turns.take(class) => turn,
-            () = self.stop.calls_cut() => return (End::Stopped, NULL),
-            () = self.clock.sleep_until(deadline) => return (End::Overload, NULL),
+        let _turn = match self.turns.try_take(class) {
+            Some(turn) => turn,
+            // Apart, so that the calls that need not wait, which is most of them, do not carry the state of waiting.
+            None => {
+                let turn = Box::pin(self.wait_for_turn(class)).await;
+                *now = self.clock.micros();
+                match turn {
+                    Ok(turn) => turn,
+                    Err(end) => return (end, NULL),
+                }
+            }
         };
         if self.stop.are_calls_cut() {
             return (End::Stopped, NULL);
         }
-        let Ok(admission) = self.breakers.admit(self.service) else { return (End::CircuitOpen, NULL) };
-        let in_flight = InFlight { guard: self, began: self.clock.micros(), admission: Some(admission) };
+        let tick = self.clock.tick_at(*now);
+        let Ok(admission) = self.breakers.admit_at(self.service, tick) else { return (End::CircuitOpen, NULL) };
+        let in_flight = InFlight { guard: self, began: *now, admission: Some(admission) };
         let call =
             Call { service: self.service, body: request.body.clone(), idempotency_key: request.idempotency_key, trace: request.trace };
         let reply = tokio::select! {
             biased;
             () = self.stop.calls_cut() => return (End::Stopped, NULL),
             reply = self.caller.call(call) => Some(reply),
-            () = self.clock.sleep_until(self.clock.now().plus(self.manner.timeout)) => None,
+            () = self.clock.sleep_until(tick.plus(self.manner.timeout)) => None,
         };
+        *now = self.clock.micros();
         let (answer, data) = match reply {
             None => (Answer::TimedOut, NULL),
             Some(Err(_)) => (Answer::NoReply, NULL),
             Some(Ok(reply)) => read(reply),
         };
-        (in_flight.settle(answer), data)
+        (in_flight.settle(answer, *now), data)
+    }
+
+    /// Waits for a turn, at most as long as a call may take.
+    async fn wait_for_turn(&self, class: Class) -> Result<Turn, End> {
+        let deadline = self.clock.now().plus(self.manner.timeout);
+        tokio::select! {
+            biased;
+            turn = self.turns.take(class) => Ok(turn),
+            () = self.stop.calls_cut() => Err(End::Stopped),
+            () = self.clock.sleep_until(deadline) => Err(End::Overload),
+        }
     }
 }
 
@@ -157,12 +177,12 @@ struct InFlight<'a, W: World> {
 }
 
 impl<W: World> InFlight<'_, W> {
-    fn settle(mut self, answer: Answer) -> End {
-        let took = self.took();
+    fn settle(mut self, answer: Answer, now: u64) -> End {
+        let took = Duration::from_micros(now - self.began);
         let judgement = judge(answer, took, self.guard.manner.slow);
         self.guard.witness.tell(Fact::Called { service: self.guard.service, outcome: judgement.outcome, took });
         if let Some(admission) = self.admission.take() {
-            admission.settle(judgement.verdict, took);
+            admission.settle_at(judgement.verdict, took, self.guard.clock.tick_at(now));
         }
         match judgement.call {
             CallVerdict::Done { data } => End::Done { data },
@@ -170,16 +190,12 @@ impl<W: World> InFlight<'_, W> {
             CallVerdict::Refused => End::Rejected,
         }
     }
-
-    fn took(&self) -> Duration {
-        Duration::from_micros(self.guard.clock.micros() - self.began)
-    }
 }
 
 impl<W: World> Drop for InFlight<'_, W> {
     fn drop(&mut self) {
         if self.admission.is_some() {
-            let (service, took) = (self.guard.service, self.took());
+            let (service, took) = (self.guard.service, Duration::from_micros(self.guard.clock.micros() - self.began));
             self.guard.witness.tell(Fact::Called { service, outcome: CallOutcome::Cancelled, took });
         }
     }

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::ports::{Assignment, CommitPoint};
 use crate::event::{Source, TopicPartition};
 use crate::machine::progress::Progress;
@@ -26,7 +28,7 @@ struct Held {
 /// The partitions that are ours.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    held: HashMap<TopicPartition, Held>,
+    held: HashMap<TopicPartition, Held, RandomState>,
     lives: u64,
 }
 

@@ -4,6 +4,7 @@
 //! - Both call services through the one [`guard`], keep their partitions' books in a [`ledger`], and publish through an [`outbox`].
 //! - [`breakers`] holds the breakers and tells who must know of a change; [`keeper`] runs their timers and shares them through a store.
 
+pub mod acks;
 pub mod breakers;
 pub mod drain;
 pub mod facts;

@@ -6,6 +6,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use super::facts::Fact;
 use super::ports::{Ack, PublishError, Publisher, Token, Witness};
 use crate::event::{Record, UnixMillis};
@@ -24,7 +26,7 @@ const QUEUE_FULL: Duration = Duration::from_millis(20);
 pub struct Outbox<P, O> {
     publisher: P,
     next: u64,
-    pending: HashMap<Token, Pending<O>>,
+    pending: HashMap<Token, Pending<O>, RandomState>,
     /// Handed to nobody yet because the client's queue was full, in order.
     held_back: VecDeque<Token>,
     held_back_until: Tick,
@@ -52,7 +54,14 @@ pub enum Acked<O> {
 impl<P: Publisher, O> Outbox<P, O> {
     /// Nothing on its way.
     pub fn new(publisher: P) -> Self {
-        Self { publisher, next: 0, pending: HashMap::new(), held_back: VecDeque::new(), held_back_until: Tick(0), again: DueQueue::new() }
+        Self {
+            publisher,
+            next: 0,
+            pending: HashMap::default(),
+            held_back: VecDeque::new(),
+            held_back_until: Tick(0),
+            again: DueQueue::new(),
+        }
     }
 
     /// Publishes a record for its owner.

@@ -38,6 +38,10 @@ pub trait Clock: Clone + Send + Sync + 'static {
     fn micros(&self) -> u64 {
         self.now().0.saturating_mul(1_000)
     }
+    /// The tick in which a time of [`Clock::micros`] lies: one reading of the clock serves both.
+    fn tick_at(&self, micros: u64) -> Tick {
+        Tick(micros / 1_000)
+    }
     /// The wall clock.
     fn wall(&self) -> UnixMillis;
     /// Waits until a tick. [`Tick::NEVER`] never comes.
@@ -140,8 +144,7 @@ pub struct Ack {
     pub result: Result<(), PublishError>,
 }
 
-/// Where a publisher's acknowledgements arrive.
-pub type Acks = mpsc::UnboundedReceiver<Ack>;
+pub use super::acks::{AckSender, Acks};
 
 /// Why a record was not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,12 +7,13 @@
 //! was begun before a partition was given up changes nothing after.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
+use foldhash::quality::RandomState;
+use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::facts::Fact;
@@ -81,12 +82,13 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         settings,
         finisher: Finisher::new(publisher, budget, stages.dead_letters.clone(), clock.clone(), chance, witness),
         stages,
+        launch: run_through::<W>,
         clock: clock.clone(),
         lanes: Lanes::new(),
-        hasher: RandomState::new(),
+        hasher: RandomState::default(),
         running: FuturesUnordered::new(),
         hand_overs: HandOvers::default(),
-        held: HashMap::new(),
+        held: HashMap::default(),
         cut_short: 0,
     };
     let mut next_commit = clock.now().plus(settings.commit_interval);
@@ -95,7 +97,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         // A bounded share of what has come back goes first; then new tasks and assignments get their turn before the rest of it, or a busy
         // loop would hear of a revocation too late.
         for _ in 0..SHARE {
-            let Ok(ack) = acks.try_recv() else { break };
+            let Some(ack) = acks.try_recv() else { break };
             processor.acked(ack);
         }
         for _ in 0..SHARE {
@@ -199,17 +201,19 @@ pub(super) fn cut_calls_later<C: Clock>(stop: &Stop, clock: &C, timeout: Duratio
     });
 }
 
-struct Processor<W: World> {
+struct Processor<W: World, F> {
     settings: Settings,
     stages: Arc<Stages<W>>,
+    /// [`run_through`]: its futures are kept as they are, without a box around each.
+    launch: fn(Arc<Stages<W>>, Option<LaneId>, Box<Waiting>) -> F,
     clock: W::Clock,
     finisher: Finisher<W, Done>,
-    lanes: Lanes<LaneId, Waiting>,
+    lanes: Lanes<LaneId, Box<Waiting>>,
     hasher: RandomState,
-    running: FuturesUnordered<BoxFuture<'static, Ran>>,
+    running: FuturesUnordered<F>,
     hand_overs: HandOvers,
     /// Lanes of events whose outcomes wait for what they speak of.
-    held: HashMap<u64, Option<LaneId>>,
+    held: HashMap<u64, Option<LaneId>, foldhash::fast::RandomState>,
     /// Events that a stop has left to the next instance in the middle of their stages.
     cut_short: usize,
 }
@@ -237,7 +241,21 @@ struct Done {
     since: u64,
 }
 
-impl<W: World> Processor<W> {
+/// Runs an event through its stages.
+async fn run_through<W: World>(stages: Arc<Stages<W>>, lane: Option<LaneId>, waiting: Box<Waiting>) -> Ran {
+    // A defect that shows in one event must not stop the partition: the event becomes a dead letter.
+    let run = AssertUnwindSafe(stages.run(&waiting.begun.record, &waiting.event)).catch_unwind().await;
+    let Waiting { begun, since, event: _ } = *waiting;
+    let end = run.unwrap_or_else(|_| {
+        let error = "processing the event met a defect; the log has a line about it";
+        let now = stages.clock.wall();
+        let leaving = unreadable(&begun.record, Code::StageFailed, error, &stages.dead_letters, now);
+        EventEnd::Finished { status: None, leaves: vec![leaving] }
+    });
+    Ran { lane, begun, since, end }
+}
+
+impl<W: World, F: Future<Output = Ran>> Processor<W, F> {
     fn take(&mut self, records: Vec<Incoming>, stopping: bool) {
         let since = self.clock.micros();
         for record in records {
@@ -250,7 +268,7 @@ impl<W: World> Processor<W> {
             match decode::decode(&begun.record, self.settings.max_event_bytes, now) {
                 Ok(event) => {
                     let lane = self.lane(&event);
-                    self.lanes.push(lane, Waiting { begun, event, since });
+                    self.lanes.push(lane, Box::new(Waiting { begun, event, since }));
                 }
                 Err(error) => {
                     let leaving = unreadable(&begun.record, error.code, &error.message, &self.stages.dead_letters, now);
@@ -272,22 +290,8 @@ impl<W: World> Processor<W> {
 
     fn start_ready(&mut self) {
         while self.running.len() < self.settings.concurrency {
-            let Some((lane, Waiting { begun, event, since })) = self.lanes.next() else { return };
-            let stages = Arc::clone(&self.stages);
-            self.running.push(
-                async move {
-                    // A defect that shows in one event must not stop the partition: the event becomes a dead letter.
-                    let run = AssertUnwindSafe(stages.run(&begun.record, &event)).catch_unwind().await;
-                    let end = run.unwrap_or_else(|_| {
-                        let error = "processing the event met a defect; the log has a line about it";
-                        let now = stages.clock.wall();
-                        let leaving = unreadable(&begun.record, Code::StageFailed, error, &stages.dead_letters, now);
-                        EventEnd::Finished { status: None, leaves: vec![leaving] }
-                    });
-                    Ran { lane, begun, since, end }
-                }
-                .boxed(),
-            );
+            let Some((lane, waiting)) = self.lanes.next() else { return };
+            self.running.push((self.launch)(Arc::clone(&self.stages), lane, waiting));
         }
     }
 

@@ -42,6 +42,12 @@ impl Turns {
         Self(Arc::new(Mutex::new(State { free: max, drain_free: drain_max.min(max), live: VecDeque::new(), drain: VecDeque::new() })))
     }
 
+    /// A turn, if there is one and nobody waits for it.
+    pub fn try_take(&self, class: Class) -> Option<Turn> {
+        let mut state = self.locked();
+        state.may_go(class).then(|| self.turn(&mut state, class))
+    }
+
     /// Waits for a turn. Dropping the future gives up the place in the queue.
     pub async fn take(&self, class: Class) -> Turn {
         loop {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use fusebox::event::headers::name;
 use fusebox::event::{Headers, Incoming, Offset, Partition, Record, Source, Topic, TopicPartition, UnixMillis, envelope};
+use fusebox::pipeline::acks;
 use fusebox::pipeline::ports::{
-    Ack, Acks, Assignment, Budget, CommitPoint, Intake, PublishError, Publisher, QueueFull, Subscription, Token,
+    Ack, AckSender, Acks, Assignment, Budget, CommitPoint, Intake, PublishError, Publisher, QueueFull, Subscription, Token,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -149,12 +150,12 @@ impl Kafka {
 pub struct FakePublisher {
     pub kafka: Arc<Kafka>,
     pub partitions: i32,
-    acks: mpsc::UnboundedSender<Ack>,
+    acks: AckSender,
 }
 
 impl FakePublisher {
     pub fn new(kafka: Arc<Kafka>, partitions: i32) -> (Self, Acks) {
-        let (acks, receiver) = mpsc::unbounded_channel();
+        let (acks, receiver) = acks::channel();
         (Self { kafka, partitions, acks }, receiver)
     }
 }
@@ -182,7 +183,7 @@ impl Publisher for FakePublisher {
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             let result = if acknowledged { Ok(()) } else { Err(PublishError::Failed("the seed says so".to_owned())) };
-            drop(acks.send(Ack { token, result }));
+            acks.send(Ack { token, result });
         });
         Ok(())
     }

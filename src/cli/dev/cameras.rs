@@ -47,7 +47,7 @@ impl Cameras {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for number in 0.. {
             ticks.tick().await;
-            while let Ok(ack) = acks.try_recv() {
+            while let Some(ack) = acks.try_recv() {
                 self.tally.published.fetch_add(u64::from(ack.result.is_ok()), Ordering::Relaxed);
             }
             let full = backlog(self.tally.published.load(Ordering::Relaxed)) >= MOST;

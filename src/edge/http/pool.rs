@@ -61,18 +61,20 @@ impl<C: Clock> Pool<C> {
     /// A kept connection may have been closed by the service since. If it gives the request back unsent, another takes it; once a byte
     /// may have left, the call fails, since the service may have acted on it.
     pub(super) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<(Response<Incoming>, Sender), NoReply> {
-        while let Some(mut sender) = self.kept().await {
+        loop {
+            let (mut sender, is_kept) = match self.kept().await {
+                Some(sender) => (sender, true),
+                // Apart, because connecting is rare and its state is large: every call would carry it.
+                None => (Box::pin(self.connect()).await?, false),
+            };
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, sender)),
                 Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(error.into_error().into()),
+                    Some(unsent) if is_kept => request = unsent,
+                    Some(_) | None => return Err(error.into_error().into()),
                 },
             }
         }
-        let mut sender = self.connect().await?;
-        let response = sender.send_request(request).await?;
-        Ok((response, sender))
     }
 
     /// Takes a connection back, after a reply that was read to its end.

@@ -7,21 +7,21 @@
 //!
 //! Trying again after [`PublishError::Failed`] is the caller's affair; it may write a record twice, if only the answer was lost.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
-use tokio::sync::mpsc;
 
 use super::properties::{self, log_line};
 use super::{KafkaEdgeError, record};
 use crate::config;
 use crate::event::Record;
-use crate::pipeline::ports::{Ack, Acks, PublishError, Publisher, QueueFull, Token};
+use crate::pipeline::acks;
+use crate::pipeline::ports::{Ack, AckSender, Acks, PublishError, Publisher, QueueFull, Token};
 
 /// The one producer of a process. Cloning shares it.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub struct Producer {
 /// One user of the producer, with a channel of its own for its acknowledgements.
 pub struct KafkaPublisher {
     client: Arc<ThreadedProducer<Deliveries>>,
-    acks: mpsc::UnboundedSender<Ack>,
+    number: usize,
 }
 
 impl Producer {
@@ -48,8 +48,13 @@ impl Producer {
 
     /// A publisher, and where its acknowledgements arrive: one for each loop.
     pub fn handle(&self) -> (KafkaPublisher, Acks) {
-        let (acks, arriving) = mpsc::unbounded_channel();
-        (KafkaPublisher { client: Arc::clone(&self.client), acks }, arriving)
+        let (sender, arriving) = acks::channel();
+        let mut handles = self.client.context().handles.write().unwrap_or_else(PoisonError::into_inner);
+        let number = handles.len();
+        assert!(number < MOST_HANDLES, "a process has a handle for each of its loops");
+        handles.push(sender);
+        drop(handles);
+        (KafkaPublisher { client: Arc::clone(&self.client), number }, arriving)
     }
 
     /// Records handed over and not told yet, of all handles.
@@ -88,30 +93,41 @@ impl Producer {
 
 impl Publisher for KafkaPublisher {
     fn publish(&self, record: &Record, token: Token) -> Result<(), QueueFull> {
-        let delivery = Box::new(Delivery { token, acks: self.acks.clone() });
+        let delivery = Delivery { handle: self.number, token };
         let in_flight = &self.client.context().in_flight;
         // Before the record goes: its fate may be told before `send` has returned.
         in_flight.fetch_add(1, Relaxed);
-        let Err((error, refused)) = self.client.send(record::outgoing(record, delivery)) else { return Ok(()) };
+        let Err((error, refused)) = self.client.send(record::outgoing(record, delivery.packed())) else { return Ok(()) };
         in_flight.fetch_sub(1, Relaxed);
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
             return Err(QueueFull);
         }
-        refused.delivery_opaque.tell(Err(reason(&error)));
+        self.client.context().tell(Delivery::unpacked(refused.delivery_opaque), Err(reason(&error)));
         Ok(())
     }
 }
 
-/// What librdkafka keeps beside a record, and gives back with its fate.
+/// Handles of one producer at most: what the upper byte of a word can tell apart.
+const MOST_HANDLES: usize = 1 << 8;
+
+/// Bits of a word that hold a token: more records than a process publishes.
+const TOKEN_BITS: u32 = usize::BITS - 8;
+
+/// What librdkafka keeps beside a record, and gives back with its fate: one word, so that nothing is allocated for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Delivery {
+    handle: usize,
     token: Token,
-    acks: mpsc::UnboundedSender<Ack>,
 }
 
 impl Delivery {
-    fn tell(self, result: Result<(), PublishError>) {
-        // The loop may have ended before its last acknowledgement.
-        let _ = self.acks.send(Ack { token: self.token, result });
+    fn packed(self) -> usize {
+        // Tokens count up from 0: at a million a second the bits last two thousand years.
+        self.handle << TOKEN_BITS | usize::try_from(self.token.0).unwrap_or_default() & (usize::MAX >> 8)
+    }
+
+    fn unpacked(word: usize) -> Self {
+        Self { handle: word >> TOKEN_BITS, token: Token((word & (usize::MAX >> 8)) as u64) }
     }
 }
 
@@ -130,6 +146,16 @@ fn reason(error: &KafkaError) -> PublishError {
 struct Deliveries {
     // librdkafka's own count has its log lines and errors in it.
     in_flight: AtomicUsize,
+    /// Where the acknowledgements of each handle go, by its number.
+    handles: RwLock<Vec<AckSender>>,
+}
+
+impl Deliveries {
+    fn tell(&self, delivery: Delivery, result: Result<(), PublishError>) {
+        if let Some(acks) = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(delivery.handle) {
+            acks.send(Ack { token: delivery.token, result });
+        }
+    }
 }
 
 impl ClientContext for Deliveries {
@@ -144,10 +170,25 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Box<Delivery>;
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, delivery: usize) {
         self.in_flight.fetch_sub(1, Relaxed);
-        delivery.tell(result.as_ref().map(|_| ()).map_err(|(error, _)| reason(error)));
+        self.tell(Delivery::unpacked(delivery), result.as_ref().map(|_| ()).map_err(|(error, _)| reason(error)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_fits_into_a_word_and_comes_out_again() {
+        for handle in [0, 1, MOST_HANDLES - 1] {
+            for token in [0, 1, 255, 256, 1 << 40, (1 << TOKEN_BITS) - 1] {
+                let delivery = Delivery { handle, token: Token(token) };
+                assert_eq!(Delivery::unpacked(delivery.packed()), delivery);
+            }
+        }
     }
 }
