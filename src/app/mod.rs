@@ -219,15 +219,16 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     background.spawn(until(ending.clone(), Arc::clone(&backlog).run()));
     background.spawn(until(ending.clone(), tick(Arc::clone(&teller))));
 
-    let watch = Arc::new(status::Watch::new(
-        &instance,
-        &loops,
-        Arc::clone(&store_health),
-        Arc::clone(&backlog),
-        producer.clone(),
-        stop.clone(),
+    let watch = Arc::new(status::Watch {
+        instance: instance.clone(),
+        loops: loops.iter().map(status::Watched::of).collect(),
+        guards,
+        store: Arc::clone(&store_health),
+        backlog: Arc::clone(&backlog),
+        producer: producer.clone(),
+        stop: stop.clone(),
         clock,
-    ));
+    });
     let api = Arc::new(Api::<Real, RedisStore<SystemClock>> {
         breakers: Arc::clone(&breakers),
         store,

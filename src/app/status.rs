@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Loop;
 use super::backlog::Backlog;
+use super::{Loop, Real};
 use crate::edge::api::{Part, PartState, Readiness};
 use crate::edge::clock::SystemClock;
 use crate::edge::kafka::{ConsumerHealth, Producer};
+use crate::pipeline::guard::Guard;
 use crate::pipeline::keeper::{StoreHealth, StoreState};
 use crate::pipeline::ports::{Budget, Clock};
 use crate::pipeline::stop::Stop;
@@ -16,41 +17,35 @@ use tokio::task::AbortHandle;
 
 /// What is watched.
 pub(super) struct Watch {
-    instance: String,
-    loops: Vec<Watched>,
-    store: Arc<StoreHealth>,
-    backlog: Arc<Backlog>,
-    producer: Producer,
-    stop: Stop,
-    clock: SystemClock,
+    pub(super) instance: String,
+    pub(super) loops: Vec<Watched>,
+    pub(super) guards: Vec<Arc<Guard<Real>>>,
+    pub(super) store: Arc<StoreHealth>,
+    pub(super) backlog: Arc<Backlog>,
+    pub(super) producer: Producer,
+    pub(super) stop: Stop,
+    pub(super) clock: SystemClock,
 }
 
-struct Watched {
+pub(super) struct Watched {
     name: &'static str,
     health: Arc<ConsumerHealth>,
     budget: Arc<Budget>,
     task: AbortHandle,
 }
 
-impl Watch {
-    pub(super) fn new(
-        instance: &str,
-        loops: &[Loop],
-        store: Arc<StoreHealth>,
-        backlog: Arc<Backlog>,
-        producer: Producer,
-        stop: Stop,
-        clock: SystemClock,
-    ) -> Self {
-        let watched = |running: &Loop| Watched {
+impl Watched {
+    pub(super) fn of(running: &Loop) -> Self {
+        Self {
             name: running.name,
             health: Arc::clone(&running.health),
             budget: Arc::clone(&running.budget),
             task: running.task.abort_handle(),
-        };
-        Self { instance: instance.to_owned(), loops: loops.iter().map(watched).collect(), store, backlog, producer, stop, clock }
+        }
     }
+}
 
+impl Watch {
     /// Whether every loop and its consumer still work; if not, why.
     pub(super) fn alive(&self) -> Result<(), String> {
         for Watched { name, health, task, .. } in &self.loops {
@@ -131,6 +126,9 @@ impl Watch {
         let (records, bytes) = held.fold((0, 0), |(records, bytes), (more, longer)| (records + more, bytes + longer));
         metrics.set_in_flight(records, bytes);
         metrics.set_paused(self.loops.iter().map(|watched| watched.health.paused()).sum());
+        for (service, guard) in self.guards.iter().enumerate() {
+            metrics.set_concurrency_limit(service, guard.places());
+        }
         metrics.set_store_up(self.store.state() == StoreState::Up);
     }
 }

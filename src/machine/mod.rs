@@ -10,6 +10,7 @@ pub mod expression;
 pub mod fallback;
 pub mod judgement;
 pub mod lanes;
+pub mod limit;
 pub mod progress;
 pub mod schedule;
 pub mod time;

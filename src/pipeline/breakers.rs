@@ -307,7 +307,7 @@ impl<W: World> Breakers<W> {
         }
     }
 
-    fn settle(&self, service: usize, permit: Permit, verdict: Verdict, took: Duration) {
+    fn settle(&self, service: usize, permit: Permit, verdict: Verdict, took: Duration) -> bool {
         let probe = permit.is_probe();
         let filed = |breaker: &Breaker, transition: &Transition| self.file(service, breaker, transition);
         let roll = || self.chance.roll();
@@ -319,6 +319,7 @@ impl<W: World> Breakers<W> {
             self.tell_changed();
         }
         self.announce(service, settled.transition.as_ref());
+        !settled.late
     }
 }
 
@@ -330,11 +331,9 @@ pub struct Admission<'a, W: World> {
 }
 
 impl<W: World> Admission<'_, W> {
-    /// Reports the call's verdict.
-    pub fn settle(mut self, verdict: Verdict, took: Duration) {
-        if let Some(permit) = self.permit.take() {
-            self.breakers.settle(self.service, permit, verdict, took);
-        }
+    /// Reports the call's verdict. False if it came too late to count.
+    pub fn settle(mut self, verdict: Verdict, took: Duration) -> bool {
+        self.permit.take().is_some_and(|permit| self.breakers.settle(self.service, permit, verdict, took))
     }
 }
 

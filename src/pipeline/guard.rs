@@ -13,11 +13,12 @@ use super::breakers::{Admission, Breakers};
 use super::facts::Fact;
 use super::ports::{Body, Call, Caller, Clock, Reply, Witness, World};
 use super::stop::Stop;
-use super::turns::{Class, Turns};
+use super::turns::{Class, Turn, Turns};
 use crate::event::outcome::NULL;
 use crate::machine::breaker::StateName;
 use crate::machine::disposition::End;
 use crate::machine::judgement::{Answer, BodyKind, CallOutcome, CallVerdict, judge};
+use crate::machine::limit::{self, Sign};
 use crate::machine::time::Tick;
 
 /// How a service is called.
@@ -31,6 +32,8 @@ pub struct Manner {
     pub concurrency: usize,
     /// Of these, drained ones at most.
     pub drain_concurrency: usize,
+    /// How many of them there are at a time, where that is found out; `None`: always all.
+    pub adaptive: Option<limit::Settings>,
 }
 
 /// One service's guard.
@@ -84,8 +87,13 @@ impl<W: World> Guard<W> {
         witness: Arc<W::Witness>,
         stop: Stop,
     ) -> Self {
-        let turns = Turns::new(manner.concurrency, manner.drain_concurrency);
+        let turns = Turns::new(manner.concurrency, manner.drain_concurrency, manner.adaptive);
         Self { service, manner, turns, breakers, caller, clock, witness, stop }
+    }
+
+    /// How many calls may be in flight now.
+    pub fn places(&self) -> usize {
+        self.turns.places()
     }
 
     /// Makes a call, up to `tries` times while it fails and may be tried again. Each try is admitted and settled on its own.
@@ -121,7 +129,7 @@ impl<W: World> Guard<W> {
             return (End::CircuitOpen, NULL);
         }
         let deadline = self.clock.now().plus(self.manner.timeout);
-        let _turn = tokio::select! {
+        let turn = tokio::select! {
             biased;
             turn = self.turns.take(class) => turn,
             () = self.stop.calls_cut() => return (End::Stopped, NULL),
@@ -145,7 +153,7 @@ impl<W: World> Guard<W> {
             Some(Err(_)) => (Answer::NoReply, NULL),
             Some(Ok(reply)) => read(reply),
         };
-        (in_flight.settle(answer), data)
+        (in_flight.settle(answer, &turn), data)
     }
 }
 
@@ -157,12 +165,16 @@ struct InFlight<'a, W: World> {
 }
 
 impl<W: World> InFlight<'_, W> {
-    fn settle(mut self, answer: Answer) -> End {
+    fn settle(mut self, answer: Answer, turn: &Turn) -> End {
         let took = self.took();
         let judgement = judge(answer, took, self.guard.manner.slow);
         self.guard.witness.tell(Fact::Called { service: self.guard.service, outcome: judgement.outcome, took });
         if let Some(admission) = self.admission.take() {
-            admission.settle(judgement.verdict, took);
+            let counts = admission.settle(judgement.verdict, took);
+            // A late verdict is of a service as it was: what it says of its load is late too.
+            if let (true, Some(sign)) = (counts, Sign::of(answer)) {
+                turn.tell(sign, self.began, took);
+            }
         }
         match judgement.call {
             CallVerdict::Done { data } => End::Done { data },

@@ -165,6 +165,13 @@ impl Metrics {
         }
     }
 
+    /// How many calls of a service may be in flight.
+    pub fn set_concurrency_limit(&self, service: usize, calls: usize) {
+        if let Some(series) = self.services.get(service) {
+            series.limit.set(level(calls as u64));
+        }
+    }
+
     /// Whether the store can be reached. Does nothing if none is configured.
     pub fn set_store_up(&self, up: bool) {
         if let Some(gauge) = &self.store_up {

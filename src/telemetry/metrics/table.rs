@@ -81,6 +81,10 @@ table! {
         "fusebox_call_duration_seconds", &["service"],
         "Time that a call of a service took, body included."
     );
+    CONCURRENCY_LIMIT = gauge(
+        "fusebox_concurrency_limit", &["service"],
+        "Calls of the service that may be in flight on this instance; moves where its concurrency is adaptive."
+    );
     BREAKER_STATE = gauge(
         "fusebox_breaker_state", &["service", "state"],
         "1 for the state that the breaker is in on this instance, 0 for the others."
