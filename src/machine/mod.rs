@@ -13,5 +13,6 @@ pub mod lanes;
 pub mod limit;
 pub mod progress;
 pub mod schedule;
+pub mod standstill;
 pub mod time;
 pub mod watermark;

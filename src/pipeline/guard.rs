@@ -96,6 +96,11 @@ impl<W: World> Guard<W> {
         self.turns.places()
     }
 
+    /// The longest that one try may take: to wait for a turn, and to call.
+    pub fn longest(&self) -> Duration {
+        self.manner.timeout * 2
+    }
+
     /// Makes a call, up to `tries` times while it fails and may be tried again. Each try is admitted and settled on its own.
     pub async fn call(&self, class: Class, request: Request<'_>, tries: u32) -> Guarded {
         let began = self.clock.micros();

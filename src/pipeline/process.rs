@@ -12,13 +12,15 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::facts::Fact;
 use super::finisher::{Begun, Finish, Finisher};
 use super::hand_over::HandOvers;
 use super::ports::{Ack, Acks, Budget, Clock, Intake, Subscription, Witness, World};
+use super::pulse::{Pulse, ROUND};
+use super::running::{self, About, Run, Stuck};
 use super::stages::{EventEnd, Leaving, Stages, unreadable};
 use super::stop::{Ended, Stop, calls_may_take};
 use crate::event::dead_letter::Code;
@@ -71,15 +73,18 @@ pub struct Parts<W: World, S> {
     pub budget: Arc<Budget>,
     /// When to stop.
     pub stop: Stop,
+    /// Where it shows that it goes on.
+    pub pulse: Arc<Pulse>,
 }
 
 /// Runs until told to stop, or until the consumer ends.
 pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
-    let Parts { settings, stages, mut subscription, publisher, mut acks, budget, stop } = parts;
+    let Parts { settings, stages, mut subscription, publisher, mut acks, budget, stop, pulse } = parts;
     let (clock, chance, witness) = (stages.clock.clone(), stages.chance.clone(), Arc::clone(&stages.witness));
     let mut processor = Processor {
         settings,
         finisher: Finisher::new(publisher, budget, stages.dead_letters.clone(), clock.clone(), chance, witness),
+        longest: stages.longest(),
         stages,
         clock: clock.clone(),
         lanes: Lanes::new(),
@@ -90,6 +95,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         cut_short: 0,
     };
     let mut next_commit = clock.now().plus(settings.commit_interval);
+    let mut next_look = clock.now().plus(ROUND);
     let mut stopping: Option<Tick> = None;
     loop {
         // A bounded share of what has come back goes first; then new tasks and assignments get their turn before the rest of it, or a busy
@@ -105,11 +111,13 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         if stopping.is_none() {
             processor.start_ready();
         }
-        processor.hand_overs.advance(&mut processor.finisher, clock.now());
+        let now = clock.now();
+        pulse.beat(now);
+        processor.hand_overs.advance(&mut processor.finisher, now);
         if stopping.is_some() && processor.is_idle() {
             break;
         }
-        let wake = [Some(next_commit), stopping, processor.finisher.next_retry(), processor.hand_overs.next_deadline()];
+        let wake = [Some(next_commit), Some(next_look), stopping, processor.finisher.next_retry(), processor.hand_overs.next_deadline()];
         let wake = wake.into_iter().flatten().min().unwrap_or(Tick::NEVER);
         tokio::select! {
             biased;
@@ -149,10 +157,15 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             }
             next_commit = now.plus(settings.commit_interval);
         }
+        if next_look <= now {
+            pulse.show_stuck(processor.look(now));
+            next_look = now.plus(ROUND);
+        }
         if stopping.is_some_and(|deadline| deadline <= now) {
             break;
         }
     }
+    pulse.end();
     let unfinished = processor.running.len() + processor.finisher.len() + processor.cut_short;
     leave(subscription, &mut processor.finisher, &mut processor.hand_overs, &clock, stopping, unfinished).await
 }
@@ -202,11 +215,13 @@ pub(super) fn cut_calls_later<C: Clock>(stop: &Stop, clock: &C, timeout: Duratio
 struct Processor<W: World> {
     settings: Settings,
     stages: Arc<Stages<W>>,
+    /// What an event's calls may take.
+    longest: Duration,
     clock: W::Clock,
     finisher: Finisher<W, Done>,
     lanes: Lanes<LaneId, Waiting>,
     hasher: RandomState,
-    running: FuturesUnordered<BoxFuture<'static, Ran>>,
+    running: FuturesUnordered<Run<Ran>>,
     hand_overs: HandOvers,
     /// Lanes of events whose outcomes wait for what they speak of.
     held: HashMap<u64, Option<LaneId>>,
@@ -274,7 +289,11 @@ impl<W: World> Processor<W> {
         while self.running.len() < self.settings.concurrency {
             let Some((lane, Waiting { begun, event, since })) = self.lanes.next() else { return };
             let stages = Arc::clone(&self.stages);
-            self.running.push(
+            let about = About { source: begun.record.source.clone(), event: event.id };
+            self.running.push(Run::new(
+                about,
+                self.clock.now(),
+                self.longest,
                 async move {
                     // A defect that shows in one event must not stop the partition: the event becomes a dead letter.
                     let run = AssertUnwindSafe(stages.run(&begun.record, &event)).catch_unwind().await;
@@ -287,7 +306,7 @@ impl<W: World> Processor<W> {
                     Ran { lane, begun, since, end }
                 }
                 .boxed(),
-            );
+            ));
         }
     }
 
@@ -331,6 +350,15 @@ impl<W: World> Processor<W> {
         }
     }
 
+    /// Names what runs for too long, and says how much that is.
+    fn look(&mut self, now: Tick) -> usize {
+        let stages = &self.stages;
+        running::look(&mut self.running, now, |Stuck { about, stage, ran }| {
+            let service = stages.stages.get(stage).map_or(usize::MAX, |stage| stage.service);
+            stages.witness.tell(Fact::Stuck { service, source: &about.source, event: about.event, ran });
+        })
+    }
+
     /// Lets go what has not begun to run.
     fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
         for waiting in self.lanes.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
@@ -342,3 +370,6 @@ impl<W: World> Processor<W> {
         self.running.is_empty() && self.finisher.is_empty() && self.hand_overs.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use fusebox::pipeline::breakers::Breakers;
 use fusebox::pipeline::facts::Fact;
 use fusebox::pipeline::guard::{Guard, Manner};
 use fusebox::pipeline::ports::{Budget, Chance, Clock, CommitPoint, Witness, World};
+use fusebox::pipeline::pulse::Pulse;
 use fusebox::pipeline::stages::{Fallback, Stage, Stages};
 use fusebox::pipeline::stop::Stop;
 use fusebox::pipeline::{drain, keeper, process};
@@ -307,6 +308,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         acks,
         budget,
         stop: stop.clone(),
+        pulse: Pulse::new(clock.now()),
     };
     let budget = Budget::new(plan.max_in_flight, 1 << 20);
     let (subscription, drain) = FakeSubscription::new(Arc::clone(kafka), DRAIN, Arc::clone(&budget), plan.seed ^ life ^ 1, check);
@@ -336,6 +338,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         chance,
         witness,
         gauges: drain::Gauges::new(),
+        pulse: Pulse::new(clock.now()),
     };
     let tasks = vec![
         tokio::spawn(async move {

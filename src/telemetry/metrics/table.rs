@@ -149,6 +149,14 @@ table! {
         "fusebox_paused_partitions", &[],
         "Assigned partitions that are paused because the bound of what is in flight is reached."
     );
+    STALLED_PARTITIONS = gauge(
+        "fusebox_stalled_partitions", &[],
+        "Assigned partitions that have records and bring none, although nothing holds them; `/livez` fails then."
+    );
+    STUCK_RECORDS = gauge(
+        "fusebox_stuck_records", &[],
+        "Records that have been running for longer than their calls may take; the log names them."
+    );
     REBALANCES = counter(
         "fusebox_rebalances_total", &[],
         "Times that partitions were assigned to this instance or taken from it."
