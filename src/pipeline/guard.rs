@@ -224,3 +224,6 @@ fn read(reply: Reply) -> (Answer, Bytes) {
 fn is_json(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
+
+#[cfg(test)]
+mod tests;

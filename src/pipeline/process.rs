@@ -108,11 +108,11 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             let Some(Some(ran)) = processor.running.next().now_or_never() else { break };
             processor.ran(ran);
         }
-        if stopping.is_none() {
-            processor.start_ready();
-        }
         let now = clock.now();
         pulse.beat(now);
+        if stopping.is_none() {
+            processor.start_ready(now);
+        }
         processor.hand_overs.advance(&mut processor.finisher, now);
         if stopping.is_some() && processor.is_idle() {
             break;
@@ -285,14 +285,14 @@ impl<W: World> Processor<W> {
         }
     }
 
-    fn start_ready(&mut self) {
+    fn start_ready(&mut self, now: Tick) {
         while self.running.len() < self.settings.concurrency {
             let Some((lane, Waiting { begun, event, since })) = self.lanes.next() else { return };
             let stages = Arc::clone(&self.stages);
             let about = About { source: begun.record.source.clone(), event: event.id };
             self.running.push(Run::new(
                 about,
-                self.clock.now(),
+                now,
                 self.longest,
                 async move {
                     // A defect that shows in one event must not stop the partition: the event becomes a dead letter.
