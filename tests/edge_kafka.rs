@@ -847,8 +847,14 @@ async fn readings_pass_the_marks_of_transactions_and_say_what_is_held() {
     let found = reading().unwrap();
     assert!((found.queued, found.held) == (0, false) && found.position.is_some(), "{found:?}");
 
+    // While a transaction is open nothing behind its first record can be had, and the end that is told is there.
+    writer.begin_transaction().unwrap();
+    writer.send(rdkafka::producer::BaseRecord::<(), str>::to(topic.as_str()).payload("kept too")).unwrap();
+    writer.flush(LIMIT).unwrap();
+    assert_eq!(sampler.sample(LIMIT).await.unwrap()[0].end, end);
+
     // The budget is full with the second record.
-    write("kept too", true);
+    writer.commit_transaction(LIMIT).unwrap();
     next_records(&mut subscription, 1).await;
     until("the partition held", || reading().is_some_and(|reading| reading.held)).await;
     within("the close", subscription.close(Vec::new())).await;
