@@ -44,6 +44,7 @@ fn service(addr: SocketAddr) -> Service {
         slow: None,
         attempts: NonZeroU32::MIN,
         concurrency: NonZeroUsize::new(64).expect("not zero"),
+        adaptive: None,
         max_reply_bytes: NonZeroUsize::new(1 << 20).expect("not zero"),
         breaker: breaker::Settings {
             policy: breaker::PolicySettings::Consecutive { fail_max: NonZeroU32::MIN },

@@ -814,3 +814,48 @@ async fn a_tail_reads_to_the_end_it_found() {
     let mut nowhere = read(&settings_at("127.0.0.1:1", &[]), &topic, Start::Beginning, Duration::from_millis(200), |_| true).unwrap();
     assert!(within("the refusal", nowhere.recv()).await.unwrap().unwrap_err().is_unreachable());
 }
+
+/// What a watchdog goes by: a stalled partition is told from one whose end no record reaches.
+#[tokio::test(flavor = "multi_thread")]
+async fn readings_pass_the_marks_of_transactions_and_say_what_is_held() {
+    use rdkafka::producer::Producer as _;
+
+    let topic = create("transactions", 1, None).await;
+    let mut properties = rdkafka::ClientConfig::new();
+    properties.set("bootstrap.servers", brokers()).set("transactional.id", fresh("writer"));
+    let writer: rdkafka::producer::BaseProducer = properties.create().unwrap();
+    writer.init_transactions(LIMIT).unwrap();
+    let write = |value: &str, keep: bool| {
+        writer.begin_transaction().unwrap();
+        writer.send(rdkafka::producer::BaseRecord::<(), str>::to(topic.as_str()).payload(value)).unwrap();
+        writer.flush(LIMIT).unwrap();
+        if keep { writer.commit_transaction(LIMIT) } else { writer.abort_transaction(LIMIT) }.unwrap();
+    };
+    write("kept", true);
+    write("taken back", false);
+
+    let (group, budget) = (fresh("readers"), Budget::new(2, 1 << 20));
+    let options = options(&group, &[&topic], &budget);
+    let mut subscription = KafkaSubscription::start(&settings(&[]), options, Monotonic::new()).unwrap();
+    let health = subscription.health();
+    assert_eq!(next_records(&mut subscription, 1).await[0].source.offset, Offset(0));
+    let sampler = LagSampler::connect(&settings(&[]), &group, std::slice::from_ref(&topic)).unwrap();
+    let end = sampler.sample(LIMIT).await.unwrap()[0].end;
+    assert_eq!(end, Offset(4), "two records, and a mark behind each");
+    let reading = || health.readings().partitions.first().cloned();
+    until("the reading past the last mark", || reading().is_some_and(|reading| reading.fetch == Some(end))).await;
+    let found = reading().unwrap();
+    assert!((found.queued, found.held) == (0, false) && found.position.is_some(), "{found:?}");
+
+    // While a transaction is open nothing behind its first record can be had, and the end that is told is there.
+    writer.begin_transaction().unwrap();
+    writer.send(rdkafka::producer::BaseRecord::<(), str>::to(topic.as_str()).payload("kept too")).unwrap();
+    writer.flush(LIMIT).unwrap();
+    assert_eq!(sampler.sample(LIMIT).await.unwrap()[0].end, end);
+
+    // The budget is full with the second record.
+    writer.commit_transaction(LIMIT).unwrap();
+    next_records(&mut subscription, 1).await;
+    until("the partition held", || reading().is_some_and(|reading| reading.held)).await;
+    within("the close", subscription.close(Vec::new())).await;
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::stalls::Stalls;
 use super::{Real, wiring};
 use crate::config::Config;
 use crate::edge::api::{RetryService, RetryStatus};
@@ -46,6 +47,7 @@ pub(super) struct Backlog {
     gauges: Arc<Gauges>,
     metrics: Arc<Metrics>,
     clock: SystemClock,
+    stalls: Arc<Stalls>,
     samples: Mutex<VecDeque<Sample>>,
     inspection: Mutex<Option<Inspection>>,
     /// Held by the one that asks Kafka: others wait for its answer instead of asking too.
@@ -79,6 +81,7 @@ impl Backlog {
         gauges: Arc<Gauges>,
         metrics: Arc<Metrics>,
         clock: SystemClock,
+        stalls: Arc<Stalls>,
         inspects_topics: bool,
     ) -> anyhow::Result<Arc<Self>> {
         let kafka = || "kafka";
@@ -111,6 +114,7 @@ impl Backlog {
             gauges,
             metrics,
             clock,
+            stalls,
             samples: Mutex::default(),
             inspection: Mutex::default(),
             asking: AsyncMutex::new(()),
@@ -125,9 +129,9 @@ impl Backlog {
                 let fine = self.inspect().await;
                 next_inspection = self.clock.now().plus(if fine { INSPECT_EVERY } else { EVERY });
             }
-            if let Ok(partitions) = self.events.sample(WITHIN).await {
-                self.show_lag(&partitions);
-            }
+            let partitions = self.events.sample(WITHIN).await.unwrap_or_default();
+            self.show_lag(&partitions);
+            self.stalls.look("events", &partitions, self.clock.now());
             self.sample().await;
             tokio::time::sleep(EVERY).await;
         }
@@ -181,7 +185,9 @@ impl Backlog {
         if self.latest().is_some_and(|at| self.clock.now().since(at) < FRESH) {
             return true;
         }
-        let Ok(partitions) = retries.sample(WITHIN).await else { return false };
+        let asked = retries.sample(WITHIN).await;
+        self.stalls.look("retries", asked.as_deref().unwrap_or_default(), self.clock.now());
+        let Ok(partitions) = asked else { return false };
         self.show_lag(&partitions);
         let at = self.clock.now();
         {

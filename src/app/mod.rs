@@ -3,6 +3,7 @@
 //! [`run`] takes the config, a listener and the signals, so that a test starts the whole program as `main` does.
 
 mod backlog;
+mod stalls;
 mod status;
 mod wiring;
 mod worker;
@@ -25,7 +26,8 @@ use crate::edge::kafka::{ConsumerHealth, KafkaPublisher, Producer};
 use crate::edge::redis::RedisStore;
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::keeper::{Keeper, StoreHealth, run_timers};
-use crate::pipeline::ports::{Budget, World};
+use crate::pipeline::ports::{Budget, Clock as _, World};
+use crate::pipeline::pulse::Pulse;
 use crate::pipeline::stop::{Ended, Stop};
 use crate::pipeline::{drain, process};
 use crate::telemetry::facts::Teller;
@@ -149,6 +151,8 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         None => None,
     };
     let background = TaskTracker::new();
+    // A task that panics ends in silence: whatever works for as long as the process does is watched.
+    let mut tasks = Vec::new();
     let ending = CancellationToken::new();
     let (breakers, announcements) = wiring::breakers(&config, clock, chance, &teller, &instance);
     let store_health = match &store {
@@ -163,11 +167,12 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
                 Keeper::new(Arc::clone(&breakers), announcements, Arc::clone(store), poll, clock, Arc::clone(&teller));
             // Before the first call: a breaker that was open when the last life ended must not let one through.
             keeper.restore().await;
-            background.spawn(keeper.run(ending.clone().cancelled_owned()));
+            tasks.push(("what shares the breakers", background.spawn(keeper.run(ending.clone().cancelled_owned())).abort_handle()));
             health
         }
     };
-    background.spawn(until(ending.clone(), run_timers(Arc::clone(&breakers), clock)));
+    let timers = background.spawn(until(ending.clone(), run_timers(Arc::clone(&breakers), clock)));
+    tasks.push(("what runs the breakers' timers", timers.abort_handle()));
 
     let guards = wiring::guards(&config, &breakers, &caller, clock, &teller, &stop);
     let producer = Producer::connect(&config.kafka).context("kafka")?;
@@ -176,7 +181,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     if role != Role::Retry {
         let budget = wiring::budget(&config);
         let subscription = wiring::events(&config, &instance, Arc::clone(&budget), &metrics, clock)?;
-        let health = subscription.health();
+        let (health, pulse) = (subscription.health(), Pulse::new(clock.now()));
         let (publisher, acks) = producer.handle();
         let parts = process::Parts {
             settings: wiring::process_settings(&config),
@@ -186,8 +191,9 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             acks,
             budget: Arc::clone(&budget),
             stop: stop.clone(),
+            pulse: Arc::clone(&pulse),
         };
-        loops.push(Loop { name: "events", health, budget, task: worker.spawn(process::run(parts)) });
+        loops.push(Loop { name: "events", health, budget, pulse, task: worker.spawn(process::run(parts)) });
     }
     let gauges = drain::Gauges::new();
     let routes = if role == Role::Processor { Vec::new() } else { wiring::routes(&config, &guards) };
@@ -197,7 +203,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         let budget = wiring::share_of_budget(&config, services);
         let topic = wiring::retry_topic(&config, &route.name);
         let subscription = wiring::retries(&config, topic, &instance, Arc::clone(&budget), &metrics, clock)?;
-        let health = subscription.health();
+        let (health, pulse) = (subscription.health(), Pulse::new(clock.now()));
         let (publisher, acks) = producer.handle();
         let parts = drain::Parts {
             settings: wiring::drain_settings(&config),
@@ -212,24 +218,39 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             chance,
             witness: Arc::clone(&teller),
             gauges: Arc::clone(&gauges),
+            pulse: Arc::clone(&pulse),
         };
-        loops.push(Loop { name: "retries", health, budget, task: worker.spawn(drain::run(parts)) });
+        loops.push(Loop { name: "retries", health, budget, pulse, task: worker.spawn(drain::run(parts)) });
     }
 
-    let backlog =
-        backlog::Backlog::connect(&config, Arc::clone(&breakers), Arc::clone(&gauges), Arc::clone(&metrics), clock, inspects_topics)?;
-    background.spawn(until(ending.clone(), Arc::clone(&backlog).run()));
-    background.spawn(until(ending.clone(), tick(Arc::clone(&teller))));
-
-    let watch = Arc::new(status::Watch::new(
-        &instance,
-        &loops,
-        Arc::clone(&store_health),
-        Arc::clone(&backlog),
-        producer.clone(),
-        stop.clone(),
+    let stalls = stalls::Stalls::new(loops.iter().map(|running| (running.name, Arc::clone(&running.health))));
+    let backlog = backlog::Backlog::connect(
+        &config,
+        Arc::clone(&breakers),
+        Arc::clone(&gauges),
+        Arc::clone(&metrics),
         clock,
-    ));
+        Arc::clone(&stalls),
+        inspects_topics,
+    )?;
+    let asking = background.spawn(until(ending.clone(), Arc::clone(&backlog).run()));
+    tasks.push(("what asks Kafka for the backlog", asking.abort_handle()));
+    let ticking = background.spawn(until(ending.clone(), tick(Arc::clone(&teller), Arc::clone(&stalls), producer.clone(), clock)));
+    tasks.push(("what looks every second", ticking.abort_handle()));
+
+    let watch = Arc::new(status::Watch {
+        instance: instance.clone(),
+        loops: loops.iter().map(status::Watched::of).collect(),
+        guards,
+        store: Arc::clone(&store_health),
+        backlog: Arc::clone(&backlog),
+        stalls,
+        tasks,
+        ending: ending.clone(),
+        producer: producer.clone(),
+        stop: stop.clone(),
+        clock,
+    });
     let api = Arc::new(Api::<Real, RedisStore<SystemClock>> {
         breakers: Arc::clone(&breakers),
         store,
@@ -294,6 +315,7 @@ struct Loop {
     name: &'static str,
     health: Arc<ConsumerHealth>,
     budget: Arc<Budget>,
+    pulse: Arc<Pulse>,
     task: JoinHandle<Ended>,
 }
 
@@ -358,12 +380,13 @@ async fn until(end: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-/// Lets the log say what floods have left out of it.
-async fn tick(teller: Arc<Teller<SystemClock>>) {
+/// Lets the log say what floods have left out of it, and looks whether the producer still tells what becomes of records.
+async fn tick(teller: Arc<Teller<SystemClock>>, stalls: Arc<stalls::Stalls>, producer: Producer, clock: SystemClock) {
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     loop {
         seconds.tick().await;
         teller.tick();
+        stalls.look_at(&producer, clock.now());
     }
 }
 

@@ -3,72 +3,88 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Loop;
 use super::backlog::Backlog;
+use super::stalls::Stalls;
+use super::{Loop, Real};
 use crate::edge::api::{Part, PartState, Readiness};
 use crate::edge::clock::SystemClock;
 use crate::edge::kafka::{ConsumerHealth, Producer};
+use crate::machine::time::Tick;
+use crate::pipeline::guard::Guard;
 use crate::pipeline::keeper::{StoreHealth, StoreState};
 use crate::pipeline::ports::{Budget, Clock};
+use crate::pipeline::pulse::Pulse;
 use crate::pipeline::stop::Stop;
 use crate::telemetry::metrics::Metrics;
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 /// What is watched.
 pub(super) struct Watch {
-    instance: String,
-    loops: Vec<Watched>,
-    store: Arc<StoreHealth>,
-    backlog: Arc<Backlog>,
-    producer: Producer,
-    stop: Stop,
-    clock: SystemClock,
+    pub(super) instance: String,
+    pub(super) loops: Vec<Watched>,
+    pub(super) guards: Vec<Arc<Guard<Real>>>,
+    pub(super) store: Arc<StoreHealth>,
+    pub(super) backlog: Arc<Backlog>,
+    pub(super) stalls: Arc<Stalls>,
+    /// What works beside the loops, by what it does, until the process ends.
+    pub(super) tasks: Vec<(&'static str, AbortHandle)>,
+    pub(super) ending: CancellationToken,
+    pub(super) producer: Producer,
+    pub(super) stop: Stop,
+    pub(super) clock: SystemClock,
 }
 
-struct Watched {
+pub(super) struct Watched {
     name: &'static str,
     health: Arc<ConsumerHealth>,
     budget: Arc<Budget>,
+    pulse: Arc<Pulse>,
     task: AbortHandle,
 }
 
-impl Watch {
-    pub(super) fn new(
-        instance: &str,
-        loops: &[Loop],
-        store: Arc<StoreHealth>,
-        backlog: Arc<Backlog>,
-        producer: Producer,
-        stop: Stop,
-        clock: SystemClock,
-    ) -> Self {
-        let watched = |running: &Loop| Watched {
+impl Watched {
+    pub(super) fn of(running: &Loop) -> Self {
+        Self {
             name: running.name,
             health: Arc::clone(&running.health),
             budget: Arc::clone(&running.budget),
+            pulse: Arc::clone(&running.pulse),
             task: running.task.abort_handle(),
-        };
-        Self { instance: instance.to_owned(), loops: loops.iter().map(watched).collect(), store, backlog, producer, stop, clock }
+        }
     }
 
-    /// Whether every loop and its consumer still work; if not, why.
-    pub(super) fn alive(&self) -> Result<(), String> {
-        for Watched { name, health, task, .. } in &self.loops {
-            if task.is_finished() {
-                return Err(format!("the loop of {name} has ended"));
-            }
-            if let Some(error) = health.fatal() {
-                return Err(format!("the consumer of {name} has ended: {error}"));
-            }
-            let silent = self.clock.now().since(health.last_poll());
-            if silent > health.longest_silence() {
-                return Err(format!("the consumer of {name} has not polled for {} s", silent.as_secs()));
-            }
+    fn alive(&self, now: Tick) -> Result<(), String> {
+        let Self { name, health, pulse, task, .. } = self;
+        if task.is_finished() {
+            return Err(format!("the loop of {name} has ended"));
         }
-        match self.producer.fatal() {
-            Some(error) => Err(format!("the producer cannot publish any more: {error}")),
+        if let Some(error) = health.fatal() {
+            return Err(format!("the consumer of {name} has ended: {error}"));
+        }
+        let silent = now.since(health.last_poll());
+        if silent > health.longest_silence() {
+            return Err(format!("the consumer of {name} has not polled for {} s", silent.as_secs()));
+        }
+        match pulse.silence(now) {
+            Some(silence) => Err(format!("the loop of {name} has not come round for {} s", silence.as_secs())),
             None => Ok(()),
         }
+    }
+}
+
+impl Watch {
+    /// Whether every loop and its consumer still work; if not, why.
+    pub(super) fn alive(&self) -> Result<(), String> {
+        let now = self.clock.now();
+        self.loops.iter().try_for_each(|watched| watched.alive(now))?;
+        if let Some(error) = self.producer.fatal() {
+            return Err(format!("the producer cannot publish any more: {error}"));
+        }
+        if let Some((what, _)) = self.tasks.iter().find(|(_, task)| task.is_finished()).filter(|_| !self.ending.is_cancelled()) {
+            return Err(format!("{what} has ended"));
+        }
+        self.stalls.why().map_or(Ok(()), Err)
     }
 
     /// Whether events can be processed, and what each part says.
@@ -131,6 +147,50 @@ impl Watch {
         let (records, bytes) = held.fold((0, 0), |(records, bytes), (more, longer)| (records + more, bytes + longer));
         metrics.set_in_flight(records, bytes);
         metrics.set_paused(self.loops.iter().map(|watched| watched.health.paused()).sum());
+        metrics.set_hanging(self.stalls.stalled(), self.loops.iter().map(|watched| watched.pulse.stuck()).sum());
+        for (service, guard) in self.guards.iter().enumerate() {
+            metrics.set_concurrency_limit(service, guard.places());
+        }
         metrics.set_store_up(self.store.state() == StoreState::Up);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::edge::kafka::{ConsumerOptions, KafkaSubscription};
+    use crate::event::Topic;
+    use crate::pipeline::pulse::LONGEST_SILENCE;
+
+    #[tokio::test]
+    async fn a_loop_that_stands_still_or_has_ended_is_told() {
+        let clock = SystemClock::new();
+        let budget = Budget::new(1, 1);
+        // Nobody listens there: whether Kafka can be reached does not matter to whether the process lives.
+        let settings = config::Kafka { brokers: "127.0.0.1:1".into(), group: "g".into(), properties: Default::default() };
+        let options = ConsumerOptions {
+            group: "g".into(),
+            topics: vec![Topic::from("t")],
+            client_id: "test".into(),
+            budget: Arc::clone(&budget),
+            max_record_bytes: 1,
+            revoke_wait: Some(LONGEST_SILENCE * 10),
+            on_commit: Arc::new(|_| {}),
+        };
+        let subscription = KafkaSubscription::start(&settings, options, clock).expect("a client");
+        let task = tokio::spawn(std::future::pending::<()>());
+        let pulse = Pulse::new(clock.now());
+        let health = subscription.health();
+        let watched = Watched { name: "events", health, budget, pulse: Arc::clone(&pulse), task: task.abort_handle() };
+        let now = clock.now();
+        assert_eq!(watched.alive(now), Ok(()));
+        let late = now.plus(LONGEST_SILENCE + Duration::from_secs(5));
+        assert_eq!(watched.alive(late), Err("the loop of events has not come round for 35 s".to_owned()));
+        pulse.beat(late);
+        assert_eq!(watched.alive(late), Ok(()));
+        task.abort();
+        assert!(task.await.is_err());
+        assert_eq!(watched.alive(late), Err("the loop of events has ended".to_owned()));
     }
 }

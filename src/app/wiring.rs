@@ -59,6 +59,7 @@ pub(super) fn guards(
                 config::Fallback::Park(retry) => retry.drain_concurrency.get(),
                 _ => 0,
             },
+            adaptive: service.adaptive,
         };
         Arc::new(Guard::new(index, manner, Arc::clone(breakers), Arc::clone(caller), clock, Arc::clone(teller), stop.clone()))
     };

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use crate::event::Topic;
 use crate::machine::breaker;
 use crate::machine::expression::{Condition, Template};
+use crate::machine::limit;
 
 /// The whole config.
 #[derive(Debug)]
@@ -186,6 +187,8 @@ pub struct Service {
     pub attempts: NonZeroU32,
     /// Calls in flight at once, of live events and drained calls together.
     pub concurrency: NonZeroUsize,
+    /// How many of these there are at a time, where that is found out; `None`: always all.
+    pub adaptive: Option<limit::Settings>,
     /// The largest reply that is read, bytes.
     pub max_reply_bytes: NonZeroUsize,
     /// Its breaker.

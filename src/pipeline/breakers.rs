@@ -320,7 +320,7 @@ impl<W: World> Breakers<W> {
         }
     }
 
-    fn settle(&self, service: usize, permit: Permit, verdict: Verdict, took: Duration, now: Tick) {
+    fn settle(&self, service: usize, permit: Permit, verdict: Verdict, took: Duration, now: Tick) -> bool {
         let probe = permit.is_probe();
         let filed = |breaker: &Breaker, transition: &Transition| self.file(service, breaker, transition);
         let roll = || self.chance.roll();
@@ -332,6 +332,7 @@ impl<W: World> Breakers<W> {
             self.tell_changed();
         }
         self.announce(service, settled.transition.as_ref());
+        !settled.late
     }
 }
 
@@ -343,17 +344,15 @@ pub struct Admission<'a, W: World> {
 }
 
 impl<W: World> Admission<'_, W> {
-    /// Reports the call's verdict.
-    pub fn settle(self, verdict: Verdict, took: Duration) {
+    /// Reports the call's verdict. False if it came too late to count.
+    pub fn settle(self, verdict: Verdict, took: Duration) -> bool {
         let now = self.breakers.clock.now();
-        self.settle_at(verdict, took, now);
+        self.settle_at(verdict, took, now)
     }
 
     /// The same for who has read the clock already.
-    pub fn settle_at(mut self, verdict: Verdict, took: Duration, now: Tick) {
-        if let Some(permit) = self.permit.take() {
-            self.breakers.settle(self.service, permit, verdict, took, now);
-        }
+    pub fn settle_at(mut self, verdict: Verdict, took: Duration, now: Tick) -> bool {
+        self.permit.take().is_some_and(|permit| self.breakers.settle(self.service, permit, verdict, took, now))
     }
 }
 

@@ -22,6 +22,8 @@ use super::guard::{Guard, Guarded, Request};
 use super::hand_over::HandOvers;
 use super::ports::{Ack, Acks, Budget, Chance, Clock, Intake, Subscription, Witness, World};
 use super::process::{SHARE, cut_calls_later, leave};
+use super::pulse::{Pulse, ROUND};
+use super::running::{self, About, Run, Stuck, at_stage};
 use super::stages::{Leaving, Left, unreadable};
 use super::stop::{Ended, Stop};
 use super::turns::Class;
@@ -97,6 +99,8 @@ pub struct Parts<W: World, S> {
     pub witness: Arc<W::Witness>,
     /// Where the queues are shown.
     pub gauges: Arc<Gauges>,
+    /// Where it shows that it goes on.
+    pub pulse: Arc<Pulse>,
 }
 
 /// The queues of this process, by service's index, as they were a moment ago.
@@ -132,12 +136,10 @@ impl Gauges {
     }
 }
 
-/// How often the queues are shown, and looked through for calls that have grown too old.
-const LOOK_THROUGH: Duration = Duration::from_secs(1);
-
 /// Runs until told to stop, or until the consumer ends.
 pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
-    let Parts { settings, routes, mut subscription, publisher, mut acks, budget, stop, breakers, clock, chance, witness, gauges } = parts;
+    let Parts { settings, routes, mut subscription, publisher, mut acks, budget, stop, breakers, clock, chance, witness, gauges, pulse } =
+        parts;
     let mut changes = breakers.changes();
     let queues = routes.into_iter().map(|route| Queue {
         route: Arc::new(route),
@@ -175,7 +177,9 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         if stopping.is_none() {
             wake.extend(drain.start_due());
         }
-        drain.hand_overs.advance(&mut drain.finisher, clock.now());
+        let now = clock.now();
+        pulse.beat(now);
+        drain.hand_overs.advance(&mut drain.finisher, now);
         if stopping.is_some() && drain.is_idle() {
             break;
         }
@@ -215,7 +219,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         drain.finisher.retry();
         if next_look <= now {
             drain.look_through();
-            next_look = now.plus(LOOK_THROUGH);
+            pulse.show_stuck(drain.look(now));
+            next_look = now.plus(ROUND);
         }
         if next_commit <= now {
             let moved = drain.finisher.moved();
@@ -228,6 +233,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             break;
         }
     }
+    pulse.end();
     let unfinished = drain.running.len() + drain.finisher.len();
     leave(subscription, &mut drain.finisher, &mut drain.hand_overs, &clock, stopping, unfinished).await
 }
@@ -241,7 +247,7 @@ struct Drain<W: World> {
     chance: W::Chance,
     witness: Arc<W::Witness>,
     gauges: Arc<Gauges>,
-    running: FuturesUnordered<BoxFuture<'static, Ran>>,
+    running: FuturesUnordered<Run<BoxFuture<'static, Ran>>>,
     hand_overs: HandOvers,
 }
 
@@ -354,15 +360,16 @@ impl<W: World> Drain<W> {
         }
         queue.running += 1;
         let route = Arc::clone(&queue.route);
-        self.running.push(
-            async move {
-                let trace: Vec<(&'static str, Bytes)> = waiting.parked.trace().map(|(name, value)| (name, value.clone())).collect();
-                let request = Request { body: &waiting.parked.body, idempotency_key: &waiting.parked.idempotency_key, trace: &trace };
-                let guarded = AssertUnwindSafe(route.guard.call(Class::Drain, request, 1)).catch_unwind().await.ok();
-                Ran { queue: index, due, waiting, guarded }
-            }
-            .boxed(),
-        );
+        let about = About { source: waiting.begun.record.source.clone(), event: waiting.parked.event_id };
+        let longest = route.guard.longest();
+        let run = async move {
+            at_stage(index);
+            let trace: Vec<(&'static str, Bytes)> = waiting.parked.trace().map(|(name, value)| (name, value.clone())).collect();
+            let request = Request { body: &waiting.parked.body, idempotency_key: &waiting.parked.idempotency_key, trace: &trace };
+            let guarded = AssertUnwindSafe(route.guard.call(Class::Drain, request, 1)).catch_unwind().await.ok();
+            Ran { queue: index, due, waiting, guarded }
+        };
+        self.running.push(Run::new(about, now, longest, run.boxed()));
     }
 
     fn ran(&mut self, ran: Ran, stopping: bool) {
@@ -465,6 +472,15 @@ impl<W: World> Drain<W> {
         for queue in &mut self.queues {
             queue.refused_until = None;
         }
+    }
+
+    /// Names the calls that run for too long, and says how many they are.
+    fn look(&mut self, now: Tick) -> usize {
+        let (queues, witness) = (&self.queues, &self.witness);
+        running::look(&mut self.running, now, |Stuck { about, stage, ran }| {
+            let service = queues.get(stage).map_or(usize::MAX, |queue| queue.route.service);
+            witness.tell(Fact::Stuck { service, source: &about.source, event: about.event, ran });
+        })
     }
 
     /// Gives up what has grown too old while it waited, and shows the queues.

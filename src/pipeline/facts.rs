@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::event::dead_letter::Code;
 use crate::event::envelope::Reason;
 use crate::event::outcome::Status;
@@ -103,6 +105,17 @@ pub enum Fact<'a> {
         source: &'a Source,
         /// Why.
         error: &'a str,
+    },
+    /// A record has been running for longer than its calls may take.
+    Stuck {
+        /// The service of the stage that it is at.
+        service: usize,
+        /// The record's coordinates.
+        source: &'a Source,
+        /// Its event.
+        event: Uuid,
+        /// For how long.
+        ran: Duration,
     },
     /// The store came or went.
     Store {

@@ -18,6 +18,7 @@ use crate::event::outcome::NULL;
 use crate::machine::breaker::StateName;
 use crate::machine::disposition::End;
 use crate::machine::judgement::{Answer, BodyKind, CallOutcome, CallVerdict, judge};
+use crate::machine::limit::{self, Sign};
 use crate::machine::time::Tick;
 
 /// How a service is called.
@@ -31,6 +32,8 @@ pub struct Manner {
     pub concurrency: usize,
     /// Of these, drained ones at most.
     pub drain_concurrency: usize,
+    /// How many of them there are at a time, where that is found out; `None`: always all.
+    pub adaptive: Option<limit::Settings>,
 }
 
 /// One service's guard.
@@ -84,8 +87,18 @@ impl<W: World> Guard<W> {
         witness: Arc<W::Witness>,
         stop: Stop,
     ) -> Self {
-        let turns = Turns::new(manner.concurrency, manner.drain_concurrency);
+        let turns = Turns::new(manner.concurrency, manner.drain_concurrency, manner.adaptive);
         Self { service, manner, turns, breakers, caller, clock, witness, stop }
+    }
+
+    /// How many calls may be in flight now.
+    pub fn places(&self) -> usize {
+        self.turns.places()
+    }
+
+    /// The longest that one try may take: to wait for a turn, and to call.
+    pub fn longest(&self) -> Duration {
+        self.manner.timeout * 2
     }
 
     /// Makes a call, up to `tries` times while it fails and may be tried again. Each try is admitted and settled on its own.
@@ -122,7 +135,7 @@ impl<W: World> Guard<W> {
             self.witness.tell(Fact::Refused { service: self.service });
             return (End::CircuitOpen, NULL);
         }
-        let _turn = match self.turns.try_take(class) {
+        let turn = match self.turns.try_take(class) {
             Some(turn) => turn,
             // Apart, so that the calls that need not wait, which is most of them, do not carry the state of waiting.
             None => {
@@ -154,7 +167,7 @@ impl<W: World> Guard<W> {
             Some(Err(_)) => (Answer::NoReply, NULL),
             Some(Ok(reply)) => read(reply),
         };
-        (in_flight.settle(answer, *now), data)
+        (in_flight.settle(answer, &turn, *now), data)
     }
 
     /// Waits for a turn, at most as long as a call may take.
@@ -177,12 +190,16 @@ struct InFlight<'a, W: World> {
 }
 
 impl<W: World> InFlight<'_, W> {
-    fn settle(mut self, answer: Answer, now: u64) -> End {
+    fn settle(mut self, answer: Answer, turn: &Turn, now: u64) -> End {
         let took = Duration::from_micros(now - self.began);
         let judgement = judge(answer, took, self.guard.manner.slow);
         self.guard.witness.tell(Fact::Called { service: self.guard.service, outcome: judgement.outcome, took });
         if let Some(admission) = self.admission.take() {
-            admission.settle_at(judgement.verdict, took, self.guard.clock.tick_at(now));
+            let counts = admission.settle_at(judgement.verdict, took, self.guard.clock.tick_at(now));
+            // A late verdict is of a service as it was: what it says of its load is late too.
+            if let (true, Some(sign)) = (counts, Sign::of(answer)) {
+                turn.tell(sign, self.began, took);
+            }
         }
         match judgement.call {
             CallVerdict::Done { data } => End::Done { data },
@@ -223,3 +240,6 @@ fn read(reply: Reply) -> (Answer, Bytes) {
 fn is_json(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
+
+#[cfg(test)]
+mod tests;

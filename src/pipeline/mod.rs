@@ -3,6 +3,7 @@
 //! - [`process`] reads events, runs their stages and publishes what they leave behind; [`drain`] does the same for parked calls.
 //! - Both call services through the one [`guard`], keep their partitions' books in a [`ledger`], and publish through an [`outbox`].
 //! - [`breakers`] holds the breakers and tells who must know of a change; [`keeper`] runs their timers and shares them through a store.
+//! - Each loop shows a [`pulse`], and a record that has been [`running`] for too long is named.
 
 pub mod acks;
 pub mod breakers;
@@ -18,6 +19,8 @@ pub mod ledger;
 pub mod outbox;
 pub mod ports;
 pub mod process;
+pub mod pulse;
+pub mod running;
 pub mod stages;
 pub mod stop;
 pub mod turns;

@@ -20,6 +20,8 @@ use super::facts::Fact;
 use super::finisher::{Begun, Finish, Finisher};
 use super::hand_over::HandOvers;
 use super::ports::{Ack, Acks, Budget, Clock, Intake, Subscription, Witness, World};
+use super::pulse::{Pulse, ROUND};
+use super::running::{self, About, Run, Stuck};
 use super::stages::{EventEnd, Leaving, Stages, unreadable};
 use super::stop::{Ended, Stop, calls_may_take};
 use crate::event::dead_letter::Code;
@@ -72,15 +74,18 @@ pub struct Parts<W: World, S> {
     pub budget: Arc<Budget>,
     /// When to stop.
     pub stop: Stop,
+    /// Where it shows that it goes on.
+    pub pulse: Arc<Pulse>,
 }
 
 /// Runs until told to stop, or until the consumer ends.
 pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
-    let Parts { settings, stages, mut subscription, publisher, mut acks, budget, stop } = parts;
+    let Parts { settings, stages, mut subscription, publisher, mut acks, budget, stop, pulse } = parts;
     let (clock, chance, witness) = (stages.clock.clone(), stages.chance.clone(), Arc::clone(&stages.witness));
     let mut processor = Processor {
         settings,
         finisher: Finisher::new(publisher, budget, stages.dead_letters.clone(), clock.clone(), chance, witness),
+        longest: stages.longest(),
         stages,
         launch: run_through::<W>,
         clock: clock.clone(),
@@ -92,6 +97,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         cut_short: 0,
     };
     let mut next_commit = clock.now().plus(settings.commit_interval);
+    let mut next_look = clock.now().plus(ROUND);
     let mut stopping: Option<Tick> = None;
     loop {
         // A bounded share of what has come back goes first; then new tasks and assignments get their turn before the rest of it, or a busy
@@ -104,14 +110,16 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             let Some(Some(ran)) = processor.running.next().now_or_never() else { break };
             processor.ran(ran);
         }
+        let now = clock.now();
+        pulse.beat(now);
         if stopping.is_none() {
-            processor.start_ready();
+            processor.start_ready(now);
         }
-        processor.hand_overs.advance(&mut processor.finisher, clock.now());
+        processor.hand_overs.advance(&mut processor.finisher, now);
         if stopping.is_some() && processor.is_idle() {
             break;
         }
-        let wake = [Some(next_commit), stopping, processor.finisher.next_retry(), processor.hand_overs.next_deadline()];
+        let wake = [Some(next_commit), Some(next_look), stopping, processor.finisher.next_retry(), processor.hand_overs.next_deadline()];
         let wake = wake.into_iter().flatten().min().unwrap_or(Tick::NEVER);
         tokio::select! {
             biased;
@@ -151,10 +159,15 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             }
             next_commit = now.plus(settings.commit_interval);
         }
+        if next_look <= now {
+            pulse.show_stuck(processor.look(now));
+            next_look = now.plus(ROUND);
+        }
         if stopping.is_some_and(|deadline| deadline <= now) {
             break;
         }
     }
+    pulse.end();
     let unfinished = processor.running.len() + processor.finisher.len() + processor.cut_short;
     leave(subscription, &mut processor.finisher, &mut processor.hand_overs, &clock, stopping, unfinished).await
 }
@@ -206,11 +219,13 @@ struct Processor<W: World, F> {
     stages: Arc<Stages<W>>,
     /// [`run_through`]: its futures are kept as they are, without a box around each.
     launch: fn(Arc<Stages<W>>, Option<LaneId>, Box<Waiting>) -> F,
+    /// What an event's calls may take.
+    longest: Duration,
     clock: W::Clock,
     finisher: Finisher<W, Done>,
     lanes: Lanes<LaneId, Box<Waiting>>,
     hasher: RandomState,
-    running: FuturesUnordered<F>,
+    running: FuturesUnordered<Run<F>>,
     hand_overs: HandOvers,
     /// Lanes of events whose outcomes wait for what they speak of.
     held: HashMap<u64, Option<LaneId>, foldhash::fast::RandomState>,
@@ -288,10 +303,12 @@ impl<W: World, F: Future<Output = Ran>> Processor<W, F> {
         }
     }
 
-    fn start_ready(&mut self) {
+    fn start_ready(&mut self, now: Tick) {
         while self.running.len() < self.settings.concurrency {
             let Some((lane, waiting)) = self.lanes.next() else { return };
-            self.running.push((self.launch)(Arc::clone(&self.stages), lane, waiting));
+            let about = About { source: waiting.begun.record.source.clone(), event: waiting.event.id };
+            let run = (self.launch)(Arc::clone(&self.stages), lane, waiting);
+            self.running.push(Run::new(about, now, self.longest, run));
         }
     }
 
@@ -335,6 +352,15 @@ impl<W: World, F: Future<Output = Ran>> Processor<W, F> {
         }
     }
 
+    /// Names what runs for too long, and says how much that is.
+    fn look(&mut self, now: Tick) -> usize {
+        let stages = &self.stages;
+        running::look(&mut self.running, now, |Stuck { about, stage, ran }| {
+            let service = stages.stages.get(stage).map_or(usize::MAX, |stage| stage.service);
+            stages.witness.tell(Fact::Stuck { service, source: &about.source, event: about.event, ran });
+        })
+    }
+
     /// Lets go what has not begun to run.
     fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
         for waiting in self.lanes.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
@@ -346,3 +372,6 @@ impl<W: World, F: Future<Output = Ran>> Processor<W, F> {
         self.running.is_empty() && self.finisher.is_empty() && self.hand_overs.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::facts::Fact;
 use super::guard::{Guard, Guarded, Request};
 use super::ports::{Chance, Clock, Witness, World};
+use super::running::at_stage;
 use super::turns::Class;
 use crate::event::dead_letter::{Code, DeadLetter};
 use crate::event::envelope::{self, Parking, Reason};
@@ -150,12 +151,18 @@ pub enum EventEnd {
 }
 
 impl<W: World> Stages<W> {
+    /// The longest that the calls of one event may take, all tries of all stages together.
+    pub fn longest(&self) -> Duration {
+        self.stages.iter().map(|stage| stage.guard.longest().saturating_mul(stage.tries)).fold(Duration::ZERO, Duration::saturating_add)
+    }
+
     /// Runs an event through its stages.
     pub async fn run(&self, record: &Incoming, event: &Event) -> EventEnd {
         let document = Document::of(&event.json);
         let trace: Vec<(&'static str, Bytes)> = event.trace().map(|(name, value)| (name, value.clone())).collect();
         let mut progress = Progress { results: Vec::new(), outcomes: Vec::new(), leaves: Vec::new() };
-        for stage in &self.stages {
+        for (number, stage) in self.stages.iter().enumerate() {
+            at_stage(number);
             match self.run_stage(stage, event, &document, &trace, &mut progress).await {
                 Ok(Next::Stage) => {}
                 Ok(Next::Failed { error }) => {

@@ -5,7 +5,7 @@
 //! | a breaker opens | warn | |
 //! | any other transition, partitions come and go | info | |
 //! | the store goes, comes | warn, info | on change only |
-//! | dead letter, failed publish, failed expression | warn | a few a second of each kind, then a count |
+//! | dead letter, failed publish, failed expression, stuck record | warn | a few a second of each kind, then a count |
 //! | park, drain, fallback, refusal, late verdict, call, end of an event | debug | |
 //!
 //! What happens for every event costs a few atomic additions and one comparison of levels; its fields are computed only if its line
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use super::flood::{Admission, Flood};
 use super::metrics::{DEAD_LETTERED, Metrics};
@@ -42,6 +43,7 @@ pub struct Teller<C> {
     dead_letters: [Flood; Code::ALL.len()],
     expressions: Vec<Flood>,
     publishes: Vec<Flood>,
+    stuck: Flood,
     store: AtomicU8,
     listeners: Listeners,
 }
@@ -61,6 +63,7 @@ impl<C: Clock> Teller<C> {
             dead_letters: Code::ALL.map(|_| Flood::default()),
             expressions: services.iter().map(|_| Flood::default()).collect(),
             publishes: topics.iter().map(|_| Flood::default()).collect(),
+            stuck: Flood::default(),
             store: AtomicU8::new(UNKNOWN),
             listeners: Listeners::new(),
             services,
@@ -92,6 +95,25 @@ impl<C: Clock> Teller<C> {
             if let Some(left_out) = flood.settle(now) {
                 warn!(target: TARGET, topic = topic.as_str(), left_out, "failed publishes whose lines were left out");
             }
+        }
+        if let Some(left_out) = self.stuck.settle(now) {
+            warn!(target: TARGET, left_out, "stuck records whose lines were left out");
+        }
+    }
+
+    fn stuck(&self, service: usize, source: &Source, event: Uuid, ran: Duration) {
+        if let Admission::Write { left_out } = self.admit(Some(&self.stuck)) {
+            warn!(
+                target: TARGET,
+                service = self.name(service),
+                topic = source.topic.as_str(),
+                partition = source.partition.0,
+                offset = source.offset.0,
+                event_id = %event,
+                ran_s = ran.as_secs(),
+                left_out = some(left_out),
+                "a record has been running for longer than its calls may take"
+            );
         }
     }
 
@@ -242,6 +264,7 @@ impl<C: Clock> Witness for Teller<C> {
             }
             Fact::Revoked { partitions, lost } => self.revoked(partitions, lost),
             Fact::ExpressionFailed { service, source, error } => self.expression_failed(service, source, error),
+            Fact::Stuck { service, source, event, ran } => self.stuck(service, source, event, ran),
             Fact::Store { up, error } => self.store(up, error),
         }
     }

@@ -45,6 +45,7 @@ fn service(url: &str) -> Service {
         slow: None,
         attempts: NonZeroU32::MIN,
         concurrency: NonZeroUsize::new(64).unwrap(),
+        adaptive: None,
         max_reply_bytes: NonZeroUsize::new(MAX_REPLY).unwrap(),
         breaker: breaker::Settings {
             policy: breaker::PolicySettings::Consecutive { fail_max: NonZeroU32::MIN },

@@ -6,12 +6,14 @@ use std::time::Duration;
 use fusebox::event::{Partition, Topic, TopicPartition, UnixMillis};
 use fusebox::machine::breaker::{PolicySettings, Settings};
 use fusebox::machine::disposition::Bounds;
+use fusebox::machine::limit::{self, Law, aimd, gradient};
 use fusebox::machine::schedule::Schedule;
 use fusebox::machine::time::Tick;
 use fusebox::pipeline::breakers::Breakers;
 use fusebox::pipeline::facts::Fact;
 use fusebox::pipeline::guard::{Guard, Manner};
 use fusebox::pipeline::ports::{Budget, Chance, Clock, CommitPoint, Witness, World};
+use fusebox::pipeline::pulse::Pulse;
 use fusebox::pipeline::stages::{Fallback, Stage, Stages};
 use fusebox::pipeline::stop::Stop;
 use fusebox::pipeline::{drain, keeper, process};
@@ -115,6 +117,7 @@ struct Plan {
     permits: u32,
     success_threshold: u32,
     tries: u32,
+    adaptive: Option<limit::Settings>,
 }
 
 impl Plan {
@@ -129,6 +132,12 @@ impl Plan {
             permits: dice.random_range(1..4),
             success_threshold: dice.random_range(1..4),
             tries: dice.random_range(1..3),
+            adaptive: match dice.random_range(0..4) {
+                0 => Some(Law::Aimd(aimd::Settings { latency: Duration::from_millis(500), backoff_ratio: 0.9 })),
+                1 => Some(Law::Gradient(gradient::Settings { tolerance: 1.5, smoothing: 0.2, queue: None })),
+                _ => None,
+            }
+            .map(|law| limit::Settings { law, minimum: 1, initial: 4 }),
         }
     }
 
@@ -241,7 +250,8 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
     let (breakers, _announcements) = Breakers::<Sim>::new(named, clock, chance.clone(), Arc::clone(&witness), instance.clone());
     let stop = Stop::new();
     let caller = Arc::new(FakeCaller(Arc::clone(services)));
-    let manner = Manner { timeout: Duration::from_secs(2), slow: Some(Duration::from_millis(300)), concurrency: 8, drain_concurrency: 3 };
+    let (timeout, slow) = (Duration::from_secs(2), Some(Duration::from_millis(300)));
+    let manner = Manner { timeout, slow, concurrency: 8, drain_concurrency: 3, adaptive: plan.adaptive };
     let guards: Vec<_> = (0..SERVICES.len())
         .map(|service| {
             let (breakers, caller) = (Arc::clone(&breakers), Arc::clone(&caller));
@@ -298,6 +308,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         acks,
         budget,
         stop: stop.clone(),
+        pulse: Pulse::new(clock.now()),
     };
     let budget = Budget::new(plan.max_in_flight, 1 << 20);
     let (subscription, drain) = FakeSubscription::new(Arc::clone(kafka), DRAIN, Arc::clone(&budget), plan.seed ^ life ^ 1, check);
@@ -327,6 +338,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         chance,
         witness,
         gauges: drain::Gauges::new(),
+        pulse: Pulse::new(clock.now()),
     };
     let tasks = vec![
         tokio::spawn(async move {

@@ -1,5 +1,6 @@
 //! The keys, a file for each section: what they are called, what they mean, what they may hold, and what must hold between them.
 
+mod adaptive;
 mod breaker;
 mod fallback;
 mod http;

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use serde_json::{Value as Json, json};
 
 use super::topics::Claims;
-use super::{HOUR, MILLISECOND, breaker, fallback};
+use super::{HOUR, MILLISECOND, adaptive, breaker, fallback};
 use crate::config::checked::{Endpoint, Identity, Service};
 use crate::config::faults::Fault;
 use crate::config::reader::{Section, Shown};
@@ -35,6 +35,8 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
         Whole(1..=100_000_u32),
         "Calls in flight at once, live and drained together. A call waits for its turn at most `timeout`, then it is `overload`.",
     );
+    let adaptive =
+        section.section("adaptive", "How many of its places there are at a time.", |section| adaptive::read(section, concurrency, timeout));
     let max_reply_bytes = section.or("max_reply_bytes", "1MiB", Size(1..=1 << 30), "The largest reply that is read.");
     let breaker = section.section("breaker", "When its circuit opens, and how it comes back.", |section| breaker::read(section, timeout));
     let fallback = fallback::read(name, concurrency, section, claims);
@@ -54,6 +56,7 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
         slow: slow?,
         attempts: NonZeroU32::new(attempts?)?,
         concurrency: NonZeroUsize::new(concurrency? as usize)?,
+        adaptive: adaptive?,
         max_reply_bytes: NonZeroUsize::new(max_reply_bytes?)?,
         breaker: breaker?,
         fallback: fallback?,

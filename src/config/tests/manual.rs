@@ -84,9 +84,11 @@ fn what_it_says_of_a_default_is_so() {
         (&manual["services"]["rag"]["breaker"], &service["breaker"]["properties"]),
         (&manual["services"]["rag"]["fallback"], &service["fallback"]["properties"]),
         (&manual["services"]["notifier"]["retry"], &service["retry"]["properties"]),
+        (&manual["services"]["rag"]["adaptive"], &service["adaptive"]["properties"]),
+        (&manual["services"]["vms"]["adaptive"], &service["adaptive"]["properties"]),
     ] {
         for (key, shown) in shown.as_object().unwrap() {
-            if let Some(default) = described[key].get("default").filter(|_| !["path", "topic"].contains(&key.as_str())) {
+            if let Some(default) = described[key].get("default").filter(|_| !["path", "topic", "algorithm"].contains(&key.as_str())) {
                 assert_eq!(shown, default, "{key}");
             }
         }

@@ -60,6 +60,34 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
     ("[services.rag.breaker]\npolicy = 'count'", &["a.toml:2: services.rag.breaker.policy: there is no \"count\"; known: consecutive"]),
     ("[http]\nanonymous = 'admin'", &["a.toml:2: http.anonymous: there is no \"admin\"; known: viewer, none"]),
+    // Adaptive concurrency.
+    (
+        "[services.rag]\nadaptive.minimum = 2",
+        &[
+            "a.toml:2: services.rag.adaptive.minimum: has no effect: `algorithm` is \"fixed\", and only \"aimd\" and \"gradient\" look for a number",
+        ],
+    ),
+    (
+        "[services.rag.adaptive]\nalgorithm = 'vegas'\nminimum = 0",
+        &["a.toml:2: services.rag.adaptive.algorithm: there is no \"vegas\"; known: fixed, aimd, gradient"],
+    ),
+    (
+        "[services.rag]\ntimeout = '2s'\nconcurrency = 10\n[services.rag.adaptive]\nalgorithm = 'aimd'\nminimum = 11\ninitial = 3\nlatency = '3s'\nbackoff_ratio = 1\nqueue = 4",
+        &[
+            "a.toml:10: services.rag.adaptive.queue: has no effect: \"aimd\" takes minimum, initial, latency, backoff_ratio",
+            "a.toml:6: services.rag.adaptive.minimum: 11 is more than the service's `concurrency`, 10",
+            "a.toml:7: services.rag.adaptive.initial: `initial`, 3, must not be less than `minimum`, 10",
+            "a.toml:9: services.rag.adaptive.backoff_ratio: 1 is out of range: 0.5 to 0.99",
+            "a.toml:8: services.rag.adaptive.latency: 3s is longer than the service's `timeout`, 2s: no call takes that long",
+        ],
+    ),
+    (
+        "[services.rag.adaptive]\nalgorithm = 'gradient'\nbackoff_ratio = 0.8\ntolerance = 0.5",
+        &[
+            "a.toml:3: services.rag.adaptive.backoff_ratio: has no effect: \"gradient\" takes minimum, initial, tolerance, smoothing, queue",
+            "a.toml:4: services.rag.adaptive.tolerance: 0.5 is out of range: 1 to 10",
+        ],
+    ),
     // Kafka.
     (
         "[kafka]\nproperties = { 'bootstrap.servers' = 'x', group.id = 'y', acks = 1 }",

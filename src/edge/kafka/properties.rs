@@ -2,6 +2,8 @@
 //!
 //! Each figure stands with its derivation. What is owned is what the promise of not losing and not repeating rests on.
 
+use std::time::Duration;
+
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
@@ -139,6 +141,13 @@ pub(super) fn producer(settings: &config::Kafka) -> ClientConfig {
     properties
 }
 
+/// How long a producer with these properties keeps a record at most; `None`: without end.
+pub(super) fn message_timeout(producer: &ClientConfig) -> Option<Duration> {
+    // Two names of one property; a value that cannot be read is refused when the client is made.
+    let milliseconds = ["message.timeout.ms", "delivery.timeout.ms"].into_iter().filter_map(|name| producer.get(name)?.parse().ok());
+    milliseconds.max().filter(|milliseconds| *milliseconds > 0).map(Duration::from_millis)
+}
+
 /// Properties of the client that creates and describes topics.
 pub(super) fn admin(settings: &config::Kafka) -> ClientConfig {
     layered(settings, &[], &[])
@@ -206,6 +215,15 @@ mod tests {
         let producer = producer(&settings);
         assert_eq!(producer.get("acks"), Some("all"));
         assert_eq!(producer.get("compression.type"), Some("zstd"));
+    }
+
+    #[test]
+    fn how_long_a_record_is_kept_is_the_users_to_say() {
+        let longest = |properties: &[(&str, &str)]| message_timeout(&producer(&settings(properties)));
+        assert_eq!(longest(&[]), Some(Duration::from_secs(30)));
+        assert_eq!(longest(&[("message.timeout.ms", "90000")]), Some(Duration::from_secs(90)));
+        assert_eq!(longest(&[("delivery.timeout.ms", "90000")]), Some(Duration::from_secs(90)));
+        assert_eq!(longest(&[("message.timeout.ms", "0")]), None);
     }
 
     #[test]

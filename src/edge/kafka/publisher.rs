@@ -7,7 +7,7 @@
 //!
 //! Trying again after [`PublishError::Failed`] is the caller's affair; it may write a record twice, if only the answer was lost.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use crate::pipeline::ports::{Ack, AckSender, Acks, PublishError, Publisher, Queu
 #[derive(Clone)]
 pub struct Producer {
     client: Arc<ThreadedProducer<Deliveries>>,
+    longest: Option<Duration>,
 }
 
 /// One user of the producer, with a channel of its own for its acknowledgements.
@@ -42,8 +43,9 @@ impl Producer {
     /// # Errors
     /// A property that librdkafka does not take.
     pub fn connect(settings: &config::Kafka) -> Result<Self, KafkaEdgeError> {
-        let client = properties::producer(settings).create_with_context(Deliveries::default())?;
-        Ok(Self { client: Arc::new(client) })
+        let properties = properties::producer(settings);
+        let longest = properties::message_timeout(&properties);
+        Ok(Self { client: Arc::new(properties.create_with_context(Deliveries::default())?), longest })
     }
 
     /// A publisher, and where its acknowledgements arrive: one for each loop.
@@ -60,6 +62,16 @@ impl Producer {
     /// Records handed over and not told yet, of all handles.
     pub fn in_flight(&self) -> usize {
         self.client.context().in_flight.load(Relaxed)
+    }
+
+    /// Records whose fate was told, of all handles. While records are in flight it moves within [`Producer::longest`], or nothing tells any more.
+    pub fn told(&self) -> u64 {
+        self.client.context().told.load(Relaxed)
+    }
+
+    /// The longest that a record's fate may take; `None` if the user's properties set it no bound.
+    pub fn longest(&self) -> Option<Duration> {
+        self.longest
     }
 
     /// Why nothing will ever be published again, if that is so: the broker refuses this producer for good. What helps is a new process.
@@ -146,6 +158,7 @@ fn reason(error: &KafkaError) -> PublishError {
 struct Deliveries {
     // librdkafka's own count has its log lines and errors in it.
     in_flight: AtomicUsize,
+    told: AtomicU64,
     /// Where the acknowledgements of each handle go, by its number.
     handles: RwLock<Vec<AckSender>>,
 }
@@ -174,6 +187,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, delivery: usize) {
         self.in_flight.fetch_sub(1, Relaxed);
+        self.told.fetch_add(1, Relaxed);
         self.tell(Delivery::unpacked(delivery), result.as_ref().map(|_| ()).map_err(|(error, _)| reason(error)));
     }
 }

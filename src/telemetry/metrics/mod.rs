@@ -66,6 +66,8 @@ pub struct Metrics {
     in_flight: IntGauge,
     in_flight_bytes: IntGauge,
     paused_partitions: IntGauge,
+    stalled_partitions: IntGauge,
+    stuck_records: IntGauge,
     rebalances: IntCounter,
     commits: [IntCounter; COMMIT_RESULTS.len()],
     store_up: Option<IntGauge>,
@@ -101,6 +103,8 @@ impl Metrics {
             in_flight: register::gauge(&registry, &table::IN_FLIGHT),
             in_flight_bytes: register::gauge(&registry, &table::IN_FLIGHT_BYTES),
             paused_partitions: register::gauge(&registry, &table::PAUSED_PARTITIONS),
+            stalled_partitions: register::gauge(&registry, &table::STALLED_PARTITIONS),
+            stuck_records: register::gauge(&registry, &table::STUCK_RECORDS),
             rebalances: register::counter(&registry, &table::REBALANCES),
             commits: COMMIT_RESULTS.map(|result| commits.with_label_values(&[result])),
             store_up: series.store.then(|| register::gauge(&registry, &table::STORE_UP)),
@@ -144,6 +148,12 @@ impl Metrics {
         self.paused_partitions.set(level(partitions as u64));
     }
 
+    /// How many partitions have stalled, and how many records run for too long, of all loops together.
+    pub fn set_hanging(&self, partitions: usize, records: usize) {
+        self.stalled_partitions.set(level(partitions as u64));
+        self.stuck_records.set(level(records as u64));
+    }
+
     /// How far a partition's commit is behind its end, records.
     pub fn set_lag(&self, partition: &TopicPartition, records: u64) {
         let number = partition.partition.to_string();
@@ -162,6 +172,13 @@ impl Metrics {
     pub fn set_retry(&self, service: usize, depth: u64, due: u64, oldest: Duration) {
         if let Some(series) = self.services.get(service) {
             series.set_retry(depth, due, oldest);
+        }
+    }
+
+    /// How many calls of a service may be in flight.
+    pub fn set_concurrency_limit(&self, service: usize, calls: usize) {
+        if let Some(series) = self.services.get(service) {
+            series.limit.set(level(calls as u64));
         }
     }
 

@@ -16,6 +16,7 @@ use crate::machine::judgement::CallOutcome;
 pub(super) struct Families {
     calls: IntCounterVec,
     call_duration: HistogramVec,
+    limit: IntGaugeVec,
     state: IntGaugeVec,
     transitions: IntCounterVec,
     refused: IntCounterVec,
@@ -34,6 +35,7 @@ impl Families {
         Self {
             calls: register::counters(registry, &table::CALLS),
             call_duration: register::histograms(registry, &table::CALL_DURATION),
+            limit: register::gauges(registry, &table::CONCURRENCY_LIMIT),
             state: register::gauges(registry, &table::BREAKER_STATE),
             transitions: register::counters(registry, &table::BREAKER_TRANSITIONS),
             refused: register::counters(registry, &table::BREAKER_REFUSED),
@@ -54,6 +56,7 @@ pub(super) struct ServiceSeries {
     pub(super) name: Arc<str>,
     calls: [IntCounter; CallOutcome::ALL.len()],
     call_duration: Histogram,
+    pub(super) limit: IntGauge,
     pub(super) state: BreakerState,
     transitions: Vec<Option<IntCounter>>,
     pub(super) refused: IntCounter,
@@ -79,6 +82,7 @@ impl ServiceSeries {
             name: name.into(),
             calls: CallOutcome::ALL.map(|outcome| families.calls.with_label_values(&[name, outcome.as_str()])),
             call_duration: families.call_duration.with_label_values(&[name]),
+            limit: families.limit.with_label_values(&[name]),
             state: BreakerState::new(StateName::ALL.map(|state| families.state.with_label_values(&[name, state.as_str()]))),
             transitions: transitions()
                 .map(|(from, to, cause)| {

@@ -81,6 +81,10 @@ table! {
         "fusebox_call_duration_seconds", &["service"],
         "Time that a call of a service took, body included."
     );
+    CONCURRENCY_LIMIT = gauge(
+        "fusebox_concurrency_limit", &["service"],
+        "Calls of the service that may be in flight on this instance; moves where its concurrency is adaptive."
+    );
     BREAKER_STATE = gauge(
         "fusebox_breaker_state", &["service", "state"],
         "1 for the state that the breaker is in on this instance, 0 for the others."
@@ -144,6 +148,14 @@ table! {
     PAUSED_PARTITIONS = gauge(
         "fusebox_paused_partitions", &[],
         "Assigned partitions that are paused because the bound of what is in flight is reached."
+    );
+    STALLED_PARTITIONS = gauge(
+        "fusebox_stalled_partitions", &[],
+        "Assigned partitions that have records and bring none, although nothing holds them; `/livez` fails then."
+    );
+    STUCK_RECORDS = gauge(
+        "fusebox_stuck_records", &[],
+        "Records that have been running for longer than their calls may take; the log names them."
     );
     REBALANCES = counter(
         "fusebox_rebalances_total", &[],

@@ -36,7 +36,7 @@ fn every_series_of_the_config_is_there_from_the_start() {
                 add("breaker_transitions_total", format!("cause=\"{cause}\",from=\"{from}\",{own},to=\"{to}\""));
             }
         }
-        for name in ["breaker_refused_total", "breaker_late_total", "expression_failures_total"] {
+        for name in ["concurrency_limit", "breaker_refused_total", "breaker_late_total", "expression_failures_total"] {
             add(name, own.clone());
         }
         add("call_duration_seconds_sum", own.clone());
@@ -70,7 +70,7 @@ fn every_series_of_the_config_is_there_from_the_start() {
     for plain in ["event_duration_seconds_sum", "event_duration_seconds_count", "in_flight", "in_flight_bytes", "paused_partitions"] {
         expected.insert(format!("fusebox_{plain}"));
     }
-    for plain in ["rebalances_total", "store_up", "log_lines_dropped_total"] {
+    for plain in ["rebalances_total", "stalled_partitions", "stuck_records", "store_up", "log_lines_dropped_total"] {
         expected.insert(format!("fusebox_{plain}"));
     }
     let build = text.lines().find(|line| line.starts_with("fusebox_build_info")).unwrap();
@@ -145,6 +145,9 @@ fn the_gauges_of_others() {
     let of = |partition| TopicPartition { topic: "events".into(), partition: Partition(partition) };
     metrics.set_in_flight(12, 3_456);
     metrics.set_paused(2);
+    metrics.set_hanging(3, 4);
+    metrics.set_concurrency_limit(1, 17);
+    metrics.set_concurrency_limit(7, 17);
     metrics.set_lag(&of(0), 7);
     metrics.set_lag(&of(1), u64::MAX);
     metrics.remove_lag(&of(1));
@@ -162,6 +165,10 @@ fn the_gauges_of_others() {
         ("fusebox_in_flight", Some(12.0)),
         ("fusebox_in_flight_bytes", Some(3_456.0)),
         ("fusebox_paused_partitions", Some(2.0)),
+        ("fusebox_stalled_partitions", Some(3.0)),
+        ("fusebox_stuck_records", Some(4.0)),
+        ("fusebox_concurrency_limit{service=\"notifier\"}", Some(17.0)),
+        ("fusebox_concurrency_limit{service=\"rag\"}", Some(0.0)),
         ("fusebox_consumer_lag{partition=\"0\",topic=\"events\"}", Some(7.0)),
         ("fusebox_consumer_lag{partition=\"1\",topic=\"events\"}", None),
         ("fusebox_retry_depth{service=\"notifier\"}", Some(5.0)),

@@ -25,8 +25,9 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::health::ConsumerHealth;
+use super::health::{ConsumerHealth, Reading};
 use super::ledger::Ledger;
+use super::statistics::{Statistics, offset};
 use super::{OnCommit, Settled};
 use crate::edge::kafka::error::is_unknown_topic;
 use crate::edge::kafka::properties::log_line;
@@ -152,6 +153,22 @@ impl Shared {
         self.health.set_partitions(self.ledger.assigned(), gate.paused.len());
     }
 
+    /// Notes how far each partition is read.
+    fn read(&self, statistics: &Statistics<'_>) {
+        let (gate, stopped) = (lock(&self.gate), self.stopped.load(Relaxed));
+        let reading = |partition: TopicPartition| {
+            let found = statistics.partition(&partition);
+            Reading {
+                fetch: found.and_then(|found| offset(found.next_offset)),
+                position: found.and_then(|found| offset(found.app_offset)),
+                queued: found.map_or(0, |found| u64::try_from(found.fetchq_cnt).unwrap_or(0)),
+                held: stopped || gate.held || gate.paused.contains(&partition),
+                partition,
+            }
+        };
+        self.health.set_readings(self.ledger.partitions().into_iter().map(reading).collect());
+    }
+
     fn send(&self, intake: Intake) -> bool {
         lock(&self.outbox).sender.as_ref().is_some_and(|sender| sender.send(intake).is_ok())
     }
@@ -254,9 +271,9 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        if let Some(connected) = any_broker_up(statistics) {
-            self.0.health.set_connected(connected);
-        }
+        let Some(statistics) = Statistics::read(statistics) else { return };
+        self.0.health.set_connected(statistics.any_broker_up());
+        self.0.read(&statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -316,21 +333,6 @@ fn list_of(partitions: &[TopicPartition]) -> TopicPartitionList {
     list
 }
 
-/// Whether librdkafka's statistics show a broker that is connected; `None` if they cannot be read.
-fn any_broker_up(statistics: &[u8]) -> Option<bool> {
-    #[derive(serde::Deserialize)]
-    struct Statistics<'a> {
-        #[serde(borrow)]
-        brokers: std::collections::BTreeMap<String, Broker<'a>>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Broker<'a> {
-        state: &'a str,
-    }
-    let statistics: Statistics<'_> = serde_json::from_slice(statistics).ok()?;
-    Some(statistics.brokers.values().any(|broker| matches!(broker.state, "UP" | "UPDATE")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,7 +378,8 @@ mod tests {
             (r#"{"brokers":{}}"#, Some(false)),
             ("{", None),
         ] {
-            assert_eq!(any_broker_up(statistics.as_bytes()), expected, "{statistics}");
+            let up = Statistics::read(statistics.as_bytes()).map(|statistics| statistics.any_broker_up());
+            assert_eq!(up, expected, "{statistics}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::edge::kafka::error::{is_unknown_topic, is_unreachable};
-use crate::event::{Topic, TopicPartition};
+use crate::event::{Offset, Topic, TopicPartition};
 use crate::machine::time::Tick;
 
 /// The state of one consumer, written by its poll thread, read by anyone.
@@ -20,7 +20,32 @@ pub struct ConsumerHealth {
     connected: AtomicBool,
     assigned: AtomicUsize,
     paused: AtomicUsize,
+    readings: Mutex<Readings>,
     trouble: Mutex<Trouble>,
+}
+
+/// How far each partition was read, a moment ago.
+#[derive(Debug, Clone, Default)]
+pub struct Readings {
+    /// When.
+    pub at: Tick,
+    /// Those that are this instance's.
+    pub partitions: Vec<Reading>,
+}
+
+/// How far one partition is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Which.
+    pub partition: TopicPartition,
+    /// The offset that is asked of the broker next, past whatever was found to be no record; `None` before it is known where to begin.
+    pub fetch: Option<Offset>,
+    /// The offset behind the last record that was handed on; `None` before the first.
+    pub position: Option<Offset>,
+    /// Records fetched and not handed on.
+    pub queued: u64,
+    /// Whether it is held back: paused, or nothing more is taken.
+    pub held: bool,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +64,7 @@ impl ConsumerHealth {
             connected: AtomicBool::new(false),
             assigned: AtomicUsize::new(0),
             paused: AtomicUsize::new(0),
+            readings: Mutex::default(),
             trouble: Mutex::default(),
         }
     }
@@ -75,6 +101,11 @@ impl ConsumerHealth {
         self.paused.load(Relaxed)
     }
 
+    /// How far each of its partitions was read, as of a few seconds ago.
+    pub fn readings(&self) -> Readings {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What the client last complained of and has not got over, in words that name no address.
     pub fn last_error(&self) -> Option<String> {
         self.trouble().last.map(|code| code.to_string())
@@ -93,6 +124,11 @@ impl ConsumerHealth {
 
     pub(super) fn poll(&self, now: Tick) {
         self.polled.store(now.0, Relaxed);
+    }
+
+    pub(super) fn set_readings(&self, partitions: Vec<Reading>) {
+        let at = self.last_poll();
+        *self.readings.lock().unwrap_or_else(PoisonError::into_inner) = Readings { at, partitions };
     }
 
     pub(super) fn set_revoking(&self, revoking: bool) {

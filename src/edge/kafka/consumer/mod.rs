@@ -13,6 +13,7 @@ mod context;
 mod health;
 mod ledger;
 mod poll;
+mod statistics;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -28,7 +29,7 @@ use crate::config;
 use crate::event::Topic;
 use crate::pipeline::ports::{Budget, Clock, CommitPoint, Intake, Subscription};
 
-pub use self::health::ConsumerHealth;
+pub use self::health::{ConsumerHealth, Reading, Readings};
 
 /// Hears what became of each commit. Called on the consumer's threads; must not block.
 pub type OnCommit = Arc<dyn Fn(Settled) + Send + Sync>;

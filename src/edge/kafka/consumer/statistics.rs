@@ -1,0 +1,87 @@
+//! What librdkafka's statistics say: whether a broker is connected, and how far each partition is read.
+//!
+//! The fields are those of librdkafka's STATISTICS.md; whatever else is in them is left aside.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::event::{Offset, TopicPartition};
+
+/// One report.
+#[derive(Debug, Deserialize)]
+pub(super) struct Statistics<'a> {
+    #[serde(borrow)]
+    brokers: BTreeMap<String, Broker<'a>>,
+    #[serde(default)]
+    topics: BTreeMap<String, Topic>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Broker<'a> {
+    state: &'a str,
+}
+
+#[derive(Debug, Deserialize)]
+struct Topic {
+    #[serde(default)]
+    partitions: BTreeMap<String, Partition>,
+}
+
+/// One partition. Offsets below zero are none.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
+pub(super) struct Partition {
+    /// What is fetched next.
+    pub next_offset: i64,
+    /// Behind the last record handed on.
+    pub app_offset: i64,
+    /// Records fetched and not handed on.
+    pub fetchq_cnt: i64,
+}
+
+impl Default for Partition {
+    fn default() -> Self {
+        Self { next_offset: -1, app_offset: -1, fetchq_cnt: 0 }
+    }
+}
+
+impl<'a> Statistics<'a> {
+    /// `None` if it cannot be read.
+    pub fn read(json: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(json).ok()
+    }
+
+    pub fn any_broker_up(&self) -> bool {
+        self.brokers.values().any(|broker| matches!(broker.state, "UP" | "UPDATE"))
+    }
+
+    pub fn partition(&self, partition: &TopicPartition) -> Option<Partition> {
+        self.topics.get(partition.topic.as_str())?.partitions.get(&partition.partition.to_string()).copied()
+    }
+}
+
+/// An offset, if it is one: below zero librdkafka means that there is none yet.
+pub(super) fn offset(number: i64) -> Option<Offset> {
+    (number >= 0).then_some(Offset(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Topic as Name;
+
+    #[test]
+    fn partitions_are_found_by_name_and_number() {
+        let json = br#"{"brokers":{},"topics":{"t":{"topic":"t","partitions":{
+            "0":{"partition":0,"next_offset":12,"app_offset":9,"fetchq_cnt":3,"fetch_state":"active"},
+            "-1":{"partition":-1,"fetchq_cnt":0}}}}}"#;
+        let statistics = Statistics::read(json).expect("valid");
+        let of =
+            |partition| statistics.partition(&TopicPartition { topic: Name::from("t"), partition: crate::event::Partition(partition) });
+        let found = of(0).map(|found| (offset(found.next_offset), offset(found.app_offset), found.fetchq_cnt));
+        assert_eq!(found, Some((Some(Offset(12)), Some(Offset(9)), 3)));
+        assert_eq!(of(-1).map(|found| offset(found.next_offset)), Some(None));
+        assert!(of(1).is_none());
+    }
+}

@@ -1,0 +1,162 @@
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::*;
+use crate::event::{Headers, Offset, Source, Topic, UnixMillis};
+use crate::machine::breaker::{self, PolicySettings};
+use crate::pipeline::breakers::Breakers;
+use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock};
+use crate::pipeline::guard::{Guard, Manner};
+use crate::pipeline::ports::{Assignment, Call, CallError, Caller, CommitPoint, Reply};
+use crate::pipeline::stages::{Fallback, Stage};
+
+/// A world in which timers have a defect: what is farther away than two seconds never comes. Services never answer.
+struct Broken;
+
+impl World for Broken {
+    type Clock = ShortTimers;
+    type Chance = Always;
+    type Caller = Silent;
+    type Publisher = Nowhere;
+    type Witness = Notes;
+}
+
+#[derive(Clone, Copy)]
+struct ShortTimers(PausedClock);
+
+impl Clock for ShortTimers {
+    fn now(&self) -> Tick {
+        self.0.now()
+    }
+    fn wall(&self) -> UnixMillis {
+        self.0.wall()
+    }
+    async fn sleep_until(&self, at: Tick) {
+        let far = at.since(self.now()) > Duration::from_secs(2);
+        self.0.sleep_until(if far { Tick::NEVER } else { at }).await;
+    }
+}
+
+struct Silent;
+
+impl Caller for Silent {
+    async fn call(&self, _call: Call<'_>) -> Result<Reply, CallError> {
+        std::future::pending().await
+    }
+}
+
+/// Hands on what it is given, then nothing for ever.
+struct Given(mpsc::UnboundedReceiver<Intake>);
+
+impl Subscription for Given {
+    async fn next(&mut self) -> Option<Intake> {
+        self.0.recv().await
+    }
+    fn commit(&self, _points: Vec<CommitPoint>) {}
+    fn stop_taking(&self) {}
+    async fn close(self, _points: Vec<CommitPoint>) -> bool {
+        true
+    }
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn stages(clock: ShortTimers, witness: &Arc<Notes>, stop: &Stop) -> Arc<Stages<Broken>> {
+    let settings = breaker::Settings {
+        policy: PolicySettings::Consecutive { fail_max: 5.try_into().expect("not zero") },
+        recovery_timeout: TIMEOUT,
+        backoff_multiplier: 1.0,
+        recovery_timeout_max: TIMEOUT,
+        jitter: 0.0,
+        permits: 1,
+        success_threshold: 1,
+        lease: TIMEOUT,
+    };
+    let services = [("vms".to_owned(), settings)];
+    let (breakers, _) = Breakers::<Broken>::new(services, clock, Always(0.0), Arc::clone(witness), "here".to_owned());
+    let manner = Manner { timeout: TIMEOUT, slow: None, concurrency: 1, drain_concurrency: 0, adaptive: None };
+    let guard = Guard::new(0, manner, breakers, Arc::new(Silent), clock, Arc::clone(witness), stop.clone());
+    let stage = Stage {
+        service: 0,
+        name: "vms".to_owned(),
+        method: "POST".to_owned(),
+        path: "/".to_owned(),
+        guard: Arc::new(guard),
+        tries: 1,
+        when: None,
+        body: None,
+        fallback: Fallback::Skip,
+    };
+    Arc::new(Stages {
+        stages: vec![stage],
+        outcomes: Topic::from("outcomes"),
+        dead_letters: Topic::from("dead-letters"),
+        instance: "here".to_owned(),
+        clock,
+        chance: Always(0.0),
+        witness: Arc::clone(witness),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_comes_round_whatever_happens_and_names_what_hangs() {
+    let (clock, witness, stop) = (ShortTimers(PausedClock::new()), Arc::new(Notes::default()), Stop::new());
+    let (intake, given) = mpsc::unbounded_channel();
+    let budget = Budget::new(10, 1 << 20);
+    let pulse = Pulse::new(clock.now());
+    let (_acked, acks) = crate::pipeline::acks::channel();
+    let parts = Parts {
+        settings: Settings {
+            ordering: Ordering::Key,
+            concurrency: 4,
+            max_event_bytes: 1 << 20,
+            commit_interval: Duration::from_secs(3_600),
+            stop_timeout: Duration::from_secs(60),
+            hand_over_timeout: TIMEOUT,
+        },
+        stages: stages(clock, &witness, &stop),
+        subscription: Given(given),
+        publisher: Nowhere,
+        acks,
+        budget: Arc::clone(&budget),
+        stop: stop.clone(),
+        pulse: Arc::clone(&pulse),
+    };
+    let running = tokio::spawn(run(parts));
+    let comes_round = async |seconds| {
+        for _ in 0..seconds {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(pulse.silence(clock.now().plus(crate::pipeline::pulse::LONGEST_SILENCE - Duration::from_secs(2))), None);
+        }
+    };
+    comes_round(100).await;
+    assert_eq!(pulse.stuck(), 0, "idle");
+
+    let source = Source { topic: Topic::from("events"), partition: Partition(3), offset: Offset(7) };
+    let id = Uuid::from_u128(0x4000_8000_0000_0000_0001);
+    let value = format!(r#"{{"id":"{id}","camera_id":"c"}}"#);
+    let record = Incoming { source, key: None, value: Some(value.into()), headers: Headers::new(), timestamp: None };
+    budget.take(record.size());
+    let assigned = Intake::Assigned(vec![Assignment::fresh(record.source.topic_partition())]);
+    assert!(intake.send(assigned).is_ok() && intake.send(Intake::Records(vec![record])).is_ok());
+    let told = |witness: &Notes| {
+        witness.0.lock().expect("unpoisoned").iter().filter(|fact| fact.starts_with("Stuck")).cloned().collect::<Vec<_>>()
+    };
+    // A turn and a call of ten seconds each, twice.
+    comes_round(39).await;
+    assert_eq!((pulse.stuck(), told(&witness).len()), (0, 0));
+    comes_round(3).await;
+    assert_eq!((pulse.stuck(), told(&witness).len()), (1, 1));
+    let line = &told(&witness)[0];
+    assert!(line.contains("service: 0") && line.contains("Offset(7)") && line.contains(&id.to_string()), "{line}");
+    comes_round(30).await;
+    assert_eq!(told(&witness).len(), 1, "once");
+    comes_round(30).await;
+    assert_eq!(told(&witness).len(), 2, "and again when it has run for twice as long");
+
+    stop.request();
+    comes_round(59).await;
+    assert!(!running.is_finished());
+    assert_eq!(running.await.expect("no panic"), Ended::Unfinished(1));
+    assert_eq!((pulse.silence(Tick(u64::MAX - 1)), pulse.stuck()), (None, 0), "it has ended, which its task says");
+}
