@@ -391,10 +391,16 @@ impl<'de> Deserialize<'de> for Detection {
                 while let Some(Text(name)) = map.next_key()? {
                     seen.once(&["label", "confidence", "bounding_box"], &name)?;
                     match name.as_ref() {
-                        "label" => drop(map.next_value::<Option<Text<'_>>>()?),
+                        "label" => {
+                            map.next_value::<Option<Text<'_>>>()?;
+                        }
                         "confidence" => detection.confidence = map.next_value()?,
-                        "bounding_box" => drop(map.next_value::<Option<BoundingBox>>()?),
-                        _ => drop(map.next_value::<Checked>()?),
+                        "bounding_box" => {
+                            map.next_value::<Option<BoundingBox>>()?;
+                        }
+                        _ => {
+                            map.next_value::<Checked>()?;
+                        }
                     }
                 }
                 Ok(detection)
@@ -422,8 +428,12 @@ impl<'de> Deserialize<'de> for BoundingBox {
                 while let Some(Text(name)) = map.next_key()? {
                     seen.once(&["x_min", "y_min", "x_max", "y_max"], &name)?;
                     match name.as_ref() {
-                        "x_min" | "y_min" | "x_max" | "y_max" => drop(map.next_value::<Option<f64>>()?),
-                        _ => drop(map.next_value::<Checked>()?),
+                        "x_min" | "y_min" | "x_max" | "y_max" => {
+                            map.next_value::<Option<f64>>()?;
+                        }
+                        _ => {
+                            map.next_value::<Checked>()?;
+                        }
                     }
                 }
                 Ok(BoundingBox)
