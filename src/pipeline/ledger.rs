@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::ports::{Assignment, CommitPoint};
 use crate::event::{Source, TopicPartition};
-use crate::machine::progress::Progress;
+use crate::machine::progress::{MAX_BYTES, Progress};
 use crate::machine::watermark::{Received, Watermark};
 
 /// One assignment of one partition.
@@ -139,7 +139,7 @@ impl Ledger {
 
 fn point(partition: &TopicPartition, watermark: &Watermark) -> Option<CommitPoint> {
     let next = watermark.commit_point()?;
-    Some(CommitPoint { partition: partition.clone(), next, ahead: watermark.progress().encode(next) })
+    Some(CommitPoint { partition: partition.clone(), next, ahead: watermark.progress().encode(next, MAX_BYTES) })
 }
 
 #[cfg(test)]
