@@ -3,6 +3,7 @@
 //! [`run`] takes the config, a listener and the signals, so that a test starts the whole program as `main` does.
 
 mod backlog;
+mod shares;
 mod status;
 mod wiring;
 
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::shares::Share;
 use crate::config::{self, Config};
 use crate::edge::api::{self, Access, Api, Credential, Permission};
 use crate::edge::chance::ThreadChance;
@@ -172,8 +174,9 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     let producer = Producer::connect(&config.kafka).context("kafka")?;
     let mut loops: Vec<Loop> = Vec::new();
     if role != Role::Retry {
-        let budget = wiring::budget(&config);
-        let subscription = wiring::events(&config, &instance, Arc::clone(&budget), &metrics, clock)?;
+        let share = Share::of_events(&config.processing, role);
+        let budget = share.budget();
+        let subscription = wiring::events(&config, &instance, Arc::clone(&budget), share.ahead(), &metrics, clock)?;
         let health = subscription.health();
         let (publisher, acks) = producer.handle();
         let parts = process::Parts {
@@ -192,9 +195,10 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     let services = routes.len();
     for route in routes {
         // A consumer and a budget for each service: the backlog of one that is down must not hold up another's.
-        let budget = wiring::share_of_budget(&config, services);
+        let share = Share::of_drain(&config.processing, role, services);
+        let budget = share.budget();
         let topic = wiring::retry_topic(&config, &route.name);
-        let subscription = wiring::retries(&config, topic, &instance, Arc::clone(&budget), &metrics, clock)?;
+        let subscription = wiring::retries(&config, topic, &instance, Arc::clone(&budget), share.ahead(), &metrics, clock)?;
         let health = subscription.health();
         let (publisher, acks) = producer.handle();
         let parts = drain::Parts {

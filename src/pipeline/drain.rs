@@ -12,16 +12,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::future::FutureExt;
 
 use super::breakers::Breakers;
 use super::facts::Fact;
-use super::finisher::{Begun, Finish, Finisher};
+use super::finisher::{Begun, Finish, Finisher, Stub};
 use super::guard::{Guard, Guarded, Request};
 use super::hand_over::HandOvers;
 use super::ports::{Ack, Acks, Budget, Chance, Clock, Intake, Subscription, Witness, World};
 use super::process::{SHARE, cut_calls_later, leave};
+use super::running::Running;
 use super::stages::{Leaving, Left, unreadable};
 use super::stop::{Ended, Stop};
 use super::turns::Class;
@@ -51,6 +51,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// How long records of a partition that is to be given up may take to finish.
     pub hand_over_timeout: Duration,
+    /// The longest text beside a commit.
+    pub max_ahead_bytes: usize,
     /// Dead letters.
     pub dead_letters: Topic,
     /// Where it is said how each parked call ended.
@@ -148,7 +150,15 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     });
     let (commit_interval, stop_timeout, hand_over_timeout) = (settings.commit_interval, settings.stop_timeout, settings.hand_over_timeout);
     let mut drain = Drain {
-        finisher: Finisher::new(publisher, budget, settings.dead_letters.clone(), clock.clone(), chance.clone(), Arc::clone(&witness)),
+        finisher: Finisher::new(
+            publisher,
+            settings.max_ahead_bytes,
+            budget,
+            settings.dead_letters.clone(),
+            clock.clone(),
+            chance.clone(),
+            Arc::clone(&witness),
+        ),
         settings,
         queues: queues.collect(),
         breakers,
@@ -156,7 +166,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         chance,
         witness,
         gauges,
-        running: FuturesUnordered::new(),
+        running: Running::default(),
         hand_overs: HandOvers::default(),
     };
     let mut next_commit = clock.now().plus(commit_interval);
@@ -173,9 +183,12 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         }
         let mut wake = vec![next_commit, next_look];
         if stopping.is_none() {
+            drain.let_in();
             wake.extend(drain.start_due());
         }
         drain.hand_overs.advance(&mut drain.finisher, clock.now());
+        drain.cut_off_ended();
+        drain.finisher.tell_holds(&subscription);
         if stopping.is_some() && drain.is_idle() {
             break;
         }
@@ -211,6 +224,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             Some(ran) = drain.running.next(), if !drain.running.is_empty() => drain.ran(ran, stopping.is_some()),
             () = clock.sleep_until(wake) => {}
         }
+        drain.cut_off_ended();
         let now = clock.now();
         drain.finisher.retry();
         if next_look <= now {
@@ -241,7 +255,7 @@ struct Drain<W: World> {
     chance: W::Chance,
     witness: Arc<W::Witness>,
     gauges: Arc<Gauges>,
-    running: FuturesUnordered<BoxFuture<'static, Ran>>,
+    running: Running<(usize, Stub), Ran>,
     hand_overs: HandOvers,
 }
 
@@ -276,12 +290,22 @@ struct Done {
 
 impl<W: World> Drain<W> {
     fn take(&mut self, records: Vec<Incoming>, stopping: bool) {
-        for record in records {
-            let Some(begun) = self.finisher.begin(record) else { continue };
-            if stopping {
-                self.finisher.forget(&begun);
-                continue;
-            }
+        if stopping {
+            self.finisher.leave(&records);
+            return;
+        }
+        let begun = self.finisher.take(records);
+        self.queue(begun);
+    }
+
+    /// Takes what has waited for room beside its partition's commit, and has it now.
+    fn let_in(&mut self) {
+        let begun = self.finisher.let_in();
+        self.queue(begun);
+    }
+
+    fn queue(&mut self, records: Vec<Begun>) {
+        for begun in records {
             let now = self.clock.wall();
             let parked = match envelope::read(begun.record.clone(), now) {
                 Ok(parked) => parked,
@@ -355,6 +379,7 @@ impl<W: World> Drain<W> {
         queue.running += 1;
         let route = Arc::clone(&queue.route);
         self.running.push(
+            (index, waiting.begun.stub()),
             async move {
                 let trace: Vec<(&'static str, Bytes)> = waiting.parked.trace().map(|(name, value)| (name, value.clone())).collect();
                 let request = Request { body: &waiting.parked.body, idempotency_key: &waiting.parked.idempotency_key, trace: &trace };
@@ -491,7 +516,19 @@ impl<W: World> Drain<W> {
         }
     }
 
+    /// Cuts off what was begun in lives that have ended: its call is another's to make.
+    fn cut_off_ended(&mut self) {
+        if !self.finisher.have_lives_ended() {
+            return;
+        }
+        for (index, stub) in self.running.cut_off(|(_, stub)| self.finisher.is_over(stub)) {
+            self.finisher.drop_stub(&stub);
+            self.queues[index].running -= 1;
+        }
+    }
+
     fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
+        self.finisher.let_held_go(&leaves);
         for queue in &mut self.queues {
             for waiting in queue.waiting.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
                 self.finisher.forget(&waiting.begun);

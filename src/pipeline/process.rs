@@ -4,7 +4,7 @@
 //! publishes what they leave behind, and commits what is finished. Nothing in it waits for one event.
 //!
 //! Guarantees: an event is finished only when Kafka has acknowledged everything that it leaves behind; no commit passes one that is not; what
-//! was begun before a partition was given up changes nothing after.
+//! was begun before a partition was given up changes nothing after, and calls no service any more.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -12,13 +12,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::future::FutureExt;
 
 use super::facts::Fact;
-use super::finisher::{Begun, Finish, Finisher};
+use super::finisher::{Begun, Finish, Finisher, Stub};
 use super::hand_over::HandOvers;
 use super::ports::{Ack, Acks, Budget, Clock, Intake, Subscription, Witness, World};
+use super::running::Running;
 use super::stages::{EventEnd, Leaving, Stages, unreadable};
 use super::stop::{Ended, Stop, calls_may_take};
 use crate::event::dead_letter::Code;
@@ -53,6 +53,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// How long records of a partition that is to be given up may take to finish.
     pub hand_over_timeout: Duration,
+    /// The longest text beside a commit.
+    pub max_ahead_bytes: usize,
 }
 
 /// What a processor is made of.
@@ -79,12 +81,12 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     let (clock, chance, witness) = (stages.clock.clone(), stages.chance.clone(), Arc::clone(&stages.witness));
     let mut processor = Processor {
         settings,
-        finisher: Finisher::new(publisher, budget, stages.dead_letters.clone(), clock.clone(), chance, witness),
+        finisher: Finisher::new(publisher, settings.max_ahead_bytes, budget, stages.dead_letters.clone(), clock.clone(), chance, witness),
         stages,
         clock: clock.clone(),
         lanes: Lanes::new(),
         hasher: RandomState::new(),
-        running: FuturesUnordered::new(),
+        running: Running::default(),
         hand_overs: HandOvers::default(),
         held: HashMap::new(),
         cut_short: 0,
@@ -103,9 +105,12 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             processor.ran(ran);
         }
         if stopping.is_none() {
+            processor.let_in();
             processor.start_ready();
         }
         processor.hand_overs.advance(&mut processor.finisher, clock.now());
+        processor.cut_off_ended();
+        processor.finisher.tell_holds(&subscription);
         if stopping.is_some() && processor.is_idle() {
             break;
         }
@@ -140,6 +145,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             Some(ran) = processor.running.next(), if !processor.running.is_empty() => processor.ran(ran),
             () = clock.sleep_until(wake) => {}
         }
+        processor.cut_off_ended();
         let now = clock.now();
         processor.finisher.retry();
         if next_commit <= now {
@@ -206,7 +212,7 @@ struct Processor<W: World> {
     finisher: Finisher<W, Done>,
     lanes: Lanes<LaneId, Waiting>,
     hasher: RandomState,
-    running: FuturesUnordered<BoxFuture<'static, Ran>>,
+    running: Running<(Option<LaneId>, Stub), Ran>,
     hand_overs: HandOvers,
     /// Lanes of events whose outcomes wait for what they speak of.
     held: HashMap<u64, Option<LaneId>>,
@@ -239,13 +245,23 @@ struct Done {
 
 impl<W: World> Processor<W> {
     fn take(&mut self, records: Vec<Incoming>, stopping: bool) {
+        if stopping {
+            self.finisher.leave(&records);
+            return;
+        }
+        let begun = self.finisher.take(records);
+        self.queue(begun);
+    }
+
+    /// Takes what has waited for room beside its partition's commit, and has it now.
+    fn let_in(&mut self) {
+        let begun = self.finisher.let_in();
+        self.queue(begun);
+    }
+
+    fn queue(&mut self, records: Vec<Begun>) {
         let since = self.clock.micros();
-        for record in records {
-            let Some(begun) = self.finisher.begin(record) else { continue };
-            if stopping {
-                self.finisher.forget(&begun);
-                continue;
-            }
+        for begun in records {
             let now = self.clock.wall();
             match decode::decode(&begun.record, self.settings.max_event_bytes, now) {
                 Ok(event) => {
@@ -275,6 +291,7 @@ impl<W: World> Processor<W> {
             let Some((lane, Waiting { begun, event, since })) = self.lanes.next() else { return };
             let stages = Arc::clone(&self.stages);
             self.running.push(
+                (lane, begun.stub()),
                 async move {
                     // A defect that shows in one event must not stop the partition: the event becomes a dead letter.
                     let run = AssertUnwindSafe(stages.run(&begun.record, &event)).catch_unwind().await;
@@ -319,9 +336,7 @@ impl<W: World> Processor<W> {
     fn acked(&mut self, ack: Ack) {
         let done = self.finisher.acked(ack);
         self.tell(done);
-        for number in self.finisher.left() {
-            self.lanes.done(self.held.remove(&number).flatten());
-        }
+        self.free_left();
     }
 
     fn tell(&self, done: Option<Done>) {
@@ -331,8 +346,30 @@ impl<W: World> Processor<W> {
         }
     }
 
+    /// Cuts off what was begun in lives that have ended: it must not go on calling services, nor hold up its lane.
+    fn cut_off_ended(&mut self) {
+        if !self.finisher.have_lives_ended() {
+            return;
+        }
+        for (lane, stub) in self.running.cut_off(|(_, stub)| self.finisher.is_over(stub)) {
+            self.finisher.drop_stub(&stub);
+            self.lanes.done(lane);
+        }
+        for waiting in self.lanes.remove(|waiting| !self.finisher.is_current(&waiting.begun)) {
+            self.finisher.forget(&waiting.begun);
+        }
+        self.free_left();
+    }
+
+    fn free_left(&mut self) {
+        for number in self.finisher.left() {
+            self.lanes.done(self.held.remove(&number).flatten());
+        }
+    }
+
     /// Lets go what has not begun to run.
     fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
+        self.finisher.let_held_go(&leaves);
         for waiting in self.lanes.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
             self.finisher.forget(&waiting.begun);
         }
