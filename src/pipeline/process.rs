@@ -256,7 +256,9 @@ impl<W: World> Processor<W> {
     /// Takes what has waited for room beside its partition's commit, and has it now.
     fn let_in(&mut self) {
         let begun = self.finisher.let_in();
-        self.queue(begun);
+        if !begun.is_empty() {
+            self.queue(begun);
+        }
     }
 
     fn queue(&mut self, records: Vec<Begun>) {

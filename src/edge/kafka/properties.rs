@@ -179,8 +179,13 @@ pub(super) fn log_line(facility: &str, line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdkafka::consumer::BaseConsumer;
-    use rdkafka::producer::BaseProducer;
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+    use rdkafka::{Offset, TopicPartitionList};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::time::Duration;
 
     fn settings(properties: &[(&str, &str)]) -> config::Kafka {
         config::Kafka {
@@ -206,6 +211,52 @@ mod tests {
         let producer = producer(&settings);
         assert_eq!(producer.get("acks"), Some("all"));
         assert_eq!(producer.get("compression.type"), Some("zstd"));
+    }
+
+    /// Hears how much lies in the client's queue.
+    struct Queued(Arc<AtomicUsize>);
+
+    impl ClientContext for Queued {
+        fn stats(&self, statistics: Statistics) {
+            let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
+            let queued: u64 = partitions.map(|partition| partition.fetchq_size).sum();
+            self.0.fetch_max(usize::try_from(queued).unwrap_or(usize::MAX), Relaxed);
+        }
+    }
+
+    impl ConsumerContext for Queued {}
+
+    #[test]
+    fn what_is_read_ahead_stays_within_its_bound() {
+        const AHEAD: Ahead = Ahead { records: 100_000, bytes: 256 << 10 };
+        // What a broker sends at least, whatever it is asked for.
+        const BATCH: usize = 16 << 10;
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let mut settings = settings(&[("statistics.interval.ms", "20")]);
+        settings.brokers = cluster.bootstrap_servers();
+        let mut writer = producer(&settings);
+        writer.set("compression.type", "none").set("batch.size", BATCH.to_string());
+        let writer: BaseProducer = writer.create().unwrap();
+        for _ in 0..2_000 {
+            writer.send(BaseRecord::<(), [u8]>::to("t").payload(&[7; 1_000])).unwrap();
+        }
+        writer.flush(Duration::from_secs(30)).unwrap();
+
+        let most = Arc::new(AtomicUsize::new(0));
+        let reader = member(&settings, "g", "c", AHEAD, 1 << 20);
+        let reader: BaseConsumer<Queued> = reader.create_with_context(Queued(Arc::clone(&most))).unwrap();
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset("t", 0, Offset::Beginning).unwrap();
+        reader.assign(&from).unwrap();
+        // Slower than it fetches, so that its queue fills.
+        let mut read = 0;
+        while read < 100 {
+            read += usize::from(reader.poll(Duration::from_millis(500)).is_some_and(|message| message.is_ok()));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let most = most.load(Relaxed);
+        assert!((AHEAD.bytes / 4..=AHEAD.bytes + BATCH).contains(&most), "{most} bytes were queued");
     }
 
     #[test]
