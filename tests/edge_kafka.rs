@@ -12,7 +12,7 @@ use bytes::Bytes;
 use fusebox::config;
 use fusebox::edge::embedded::EmbeddedKafka;
 use fusebox::edge::kafka::{
-    ConsumerOptions, Created, KafkaSubscription, LagSampler, Needed, NewTopic, Producer, Retention, Settled, Start, TopicAdmin, read,
+    Ahead, ConsumerOptions, Created, KafkaSubscription, LagSampler, Needed, NewTopic, Producer, Retention, Settled, Start, TopicAdmin, read,
 };
 use fusebox::event::{Headers, Incoming, Offset, Partition, Record, Topic, TopicPartition, UnixMillis};
 use fusebox::machine::time::Tick;
@@ -84,6 +84,7 @@ fn options(group: &str, topics: &[&Topic], budget: &Arc<Budget>) -> ConsumerOpti
         topics: topics.iter().map(|topic| (*topic).clone()).collect(),
         client_id: "test".into(),
         budget: Arc::clone(budget),
+        ahead: Ahead { records: 10_000, bytes: 4 << 20 },
         max_record_bytes: 1 << 20,
         revoke_wait: None,
         on_commit: Arc::new(|settled| {
@@ -223,6 +224,85 @@ async fn full_batches_skip_and_repeat_nothing() {
     let mut subscription = KafkaSubscription::start(&settings, options(&fresh("g"), &[&topic], &budget), Monotonic::new()).unwrap();
     let offsets: Vec<i64> = next_records(&mut subscription, COUNT).await.iter().map(|record| record.source.offset.0).collect();
     assert!(offsets.iter().copied().eq(0..COUNT as i64), "not in order or not whole: {} records", offsets.len());
+    within("closing", subscription.close(vec![])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_partition_is_paused_by_itself_and_reads_on_when_it_is_let_go() {
+    let (topic, settings) = (create("held", 2, None).await, settings(&[]));
+    fill(&settings, &topic, 200).await;
+    let budget = Budget::new(1_000, 1 << 30);
+    let mut subscription = KafkaSubscription::start(&settings, options(&fresh("g"), &[&topic], &budget), Monotonic::new()).unwrap();
+    let health = subscription.health();
+    let first = next_records(&mut subscription, 200).await;
+    let held = first[0].source.topic_partition();
+    let of_held = first.iter().filter(|record| record.source.topic_partition() == held).count();
+    subscription.hold(&held);
+    until("pausing", || health.paused() == 1).await;
+    // The same keys again, so as many of each partition.
+    fill(&settings, &topic, 200).await;
+    let others = next_records(&mut subscription, 200 - of_held).await;
+    assert!(others.iter().all(|record| record.source.topic_partition() != held));
+    // A full budget pauses both; with room again, the held one stays paused.
+    (0..1_000).for_each(|_| budget.take(0));
+    until("pausing", || health.paused() == 2).await;
+    (0..1_000).for_each(|_| budget.give(0));
+    until("resuming", || health.paused() == 1).await;
+    // Let go while the budget is full, it waits for room.
+    (0..1_000).for_each(|_| budget.take(0));
+    until("pausing", || health.paused() == 2).await;
+    subscription.let_go(&held);
+    let before = health.last_poll();
+    until("polling", || health.last_poll() > before.plus(Duration::from_millis(100))).await;
+    assert_eq!(health.paused(), 2);
+    (0..1_000).for_each(|_| budget.give(0));
+    let rest = next_records(&mut subscription, of_held).await;
+    let offsets = rest.iter().map(|record| record.source.offset.0);
+    assert!(rest.iter().all(|record| record.source.topic_partition() == held) && offsets.eq(of_held as i64..2 * of_held as i64));
+    assert_eq!(health.paused(), 0);
+    within("closing", subscription.close(vec![])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_goes_while_it_is_held_reads_on_when_it_is_back_and_let_go() {
+    let (topic, settings, group) = (create("held-back", 2, None).await, settings(&[]), fresh("g"));
+    fill(&settings, &topic, 120).await;
+    let mut first = KafkaSubscription::start(&settings, options(&group, &[&topic], &roomy()), Monotonic::new()).unwrap();
+    let records = next_records(&mut first, 120).await;
+    let all: BTreeSet<_> = records.iter().map(|record| record.source.topic_partition()).collect();
+    all.iter().for_each(|partition| first.hold(partition));
+    let health = first.health();
+    until("pausing", || health.paused() == 2).await;
+    let mut second = KafkaSubscription::start(&settings, options(&group, &[&topic], &roomy()), Monotonic::new()).unwrap();
+    let Some(Intake::Revoked(gone, give_up)) = within("the revocation", first.next()).await else { panic!("no revocation") };
+    gone.iter().for_each(|partition| first.let_go(partition));
+    give_up(vec![]);
+    assert_eq!(assigned(&mut second, 1).await, gone);
+    within("leaving", second.close(vec![])).await;
+    // Nothing was committed of it: it comes again, whole, while the other is still held.
+    let whole = records.iter().filter(|record| record.source.topic_partition() == gone[0]).count();
+    let again = next_records(&mut first, whole).await;
+    assert!(again.iter().all(|record| record.source.topic_partition() == gone[0]));
+    assert_eq!(health.paused(), 1);
+    within("closing", first.close(vec![])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_smallest_bounds_everything_comes() {
+    let (topic, settings) = (create("smallest", 3, None).await, settings(&[]));
+    fill(&settings, &topic, 60).await;
+    let budget = Budget::new(1, 205);
+    let smallest = ConsumerOptions { ahead: Ahead { records: 1, bytes: 1 }, ..options(&fresh("g"), &[&topic], &budget) };
+    let mut subscription = KafkaSubscription::start(&settings, smallest, Monotonic::new()).unwrap();
+    let mut seen = BTreeSet::new();
+    while seen.len() < 60 {
+        if let Some(Intake::Records(records)) = within("records", subscription.next()).await {
+            for record in records {
+                assert!(seen.insert(record.source.clone()));
+                budget.give(record.size());
+            }
+        }
+    }
     within("closing", subscription.close(vec![])).await;
 }
 

@@ -3,6 +3,7 @@
 //! [`run`] takes the config, a listener and the signals, so that a test starts the whole program as `main` does.
 
 mod backlog;
+mod shares;
 mod stalls;
 mod status;
 mod wiring;
@@ -17,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::shares::Share;
 use crate::config::{self, Config};
 use crate::edge::api::{self, Access, Api, Credential, Permission};
 use crate::edge::chance::ThreadChance;
@@ -179,8 +181,9 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     let worker = worker::Worker::start().context("no thread for the loops")?;
     let mut loops: Vec<Loop> = Vec::new();
     if role != Role::Retry {
-        let budget = wiring::budget(&config);
-        let subscription = wiring::events(&config, &instance, Arc::clone(&budget), &metrics, clock)?;
+        let share = Share::of_events(&config.processing, role);
+        let budget = share.budget();
+        let subscription = wiring::events(&config, &instance, Arc::clone(&budget), share.ahead(), &metrics, clock)?;
         let (health, pulse) = (subscription.health(), Pulse::new(clock.now()));
         let (publisher, acks) = producer.handle();
         let parts = process::Parts {
@@ -200,9 +203,10 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     let services = routes.len();
     for route in routes {
         // A consumer and a budget for each service: the backlog of one that is down must not hold up another's.
-        let budget = wiring::share_of_budget(&config, services);
+        let share = Share::of_drain(&config.processing, role, services);
+        let budget = share.budget();
         let topic = wiring::retry_topic(&config, &route.name);
-        let subscription = wiring::retries(&config, topic, &instance, Arc::clone(&budget), &metrics, clock)?;
+        let subscription = wiring::retries(&config, topic, &instance, Arc::clone(&budget), share.ahead(), &metrics, clock)?;
         let (health, pulse) = (subscription.health(), Pulse::new(clock.now()));
         let (publisher, acks) = producer.handle();
         let parts = drain::Parts {

@@ -174,6 +174,7 @@ mod tests {
             topics: vec![Topic::from("t")],
             client_id: "test".into(),
             budget: Arc::clone(&budget),
+            ahead: crate::edge::kafka::Ahead { records: 1, bytes: 1 },
             max_record_bytes: 1,
             revoke_wait: Some(LONGEST_SILENCE * 10),
             on_commit: Arc::new(|_| {}),

@@ -12,10 +12,11 @@ use crate::config::{self, Config};
 use crate::edge::chance::ThreadChance;
 use crate::edge::clock::SystemClock;
 use crate::edge::http::HttpCaller;
-use crate::edge::kafka::{ConsumerOptions, KafkaSubscription, Settled};
+use crate::edge::kafka::{Ahead, ConsumerOptions, KafkaSubscription, Settled};
 use crate::event::Topic;
 use crate::machine::disposition::Bounds;
 use crate::machine::fallback::Cache;
+use crate::machine::progress::MAX_BYTES;
 use crate::machine::schedule::Schedule;
 use crate::pipeline::breakers::{Announcement, Breakers};
 use crate::pipeline::guard::{Guard, Manner};
@@ -135,16 +136,6 @@ pub(super) fn routes(config: &Config, guards: &Guards) -> Vec<drain::Route<Real>
         .collect()
 }
 
-pub(super) fn budget(config: &Config) -> Arc<Budget> {
-    Budget::new(config.processing.max_in_flight.get(), config.processing.max_in_flight_bytes.get())
-}
-
-/// One of so many equal shares of the budget.
-pub(super) fn share_of_budget(config: &Config, shares: usize) -> Arc<Budget> {
-    let shares = shares.max(1);
-    Budget::new(config.processing.max_in_flight.get().div_ceil(shares), config.processing.max_in_flight_bytes.get().div_ceil(shares))
-}
-
 pub(super) fn process_settings(config: &Config) -> process::Settings {
     process::Settings {
         ordering: match config.processing.ordering {
@@ -157,6 +148,7 @@ pub(super) fn process_settings(config: &Config) -> process::Settings {
         commit_interval: config.processing.commit_interval,
         stop_timeout: config.shutdown.timeout,
         hand_over_timeout: hand_over_timeout(config),
+        max_ahead_bytes: MAX_BYTES,
     }
 }
 
@@ -165,6 +157,7 @@ pub(super) fn drain_settings(config: &Config) -> drain::Settings {
         commit_interval: config.processing.commit_interval,
         stop_timeout: config.shutdown.timeout,
         hand_over_timeout: hand_over_timeout(config),
+        max_ahead_bytes: MAX_BYTES,
         dead_letters: config.topics.dead_letters.clone(),
         deliveries: config.topics.deliveries.clone(),
     }
@@ -187,11 +180,12 @@ pub(super) fn events(
     config: &Config,
     instance: &str,
     budget: Arc<Budget>,
+    ahead: Ahead,
     metrics: &Arc<Metrics>,
     clock: SystemClock,
 ) -> anyhow::Result<KafkaSubscription> {
     let topics = vec![config.topics.events.clone()];
-    let options = options(config, config.kafka.group.clone(), topics, instance, budget, metrics);
+    let options = options(config, config.kafka.group.clone(), topics, instance, budget, ahead, metrics);
     KafkaSubscription::start(&config.kafka, options, clock).context("kafka")
 }
 
@@ -200,10 +194,11 @@ pub(super) fn retries(
     topic: Topic,
     instance: &str,
     budget: Arc<Budget>,
+    ahead: Ahead,
     metrics: &Arc<Metrics>,
     clock: SystemClock,
 ) -> anyhow::Result<KafkaSubscription> {
-    let options = options(config, retry_group(config), vec![topic], instance, budget, metrics);
+    let options = options(config, retry_group(config), vec![topic], instance, budget, ahead, metrics);
     KafkaSubscription::start(&config.kafka, options, clock).context("kafka")
 }
 
@@ -229,6 +224,7 @@ fn options(
     topics: Vec<Topic>,
     instance: &str,
     budget: Arc<Budget>,
+    ahead: Ahead,
     metrics: &Arc<Metrics>,
 ) -> ConsumerOptions {
     let metrics = Arc::clone(metrics);
@@ -237,6 +233,7 @@ fn options(
         topics,
         client_id: instance.to_owned(),
         budget,
+        ahead,
         max_record_bytes: config.processing.max_event_bytes.get(),
         revoke_wait: Some(revoke_wait(config)),
         on_commit: Arc::new(move |settled| match settled {

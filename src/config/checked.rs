@@ -151,9 +151,9 @@ pub struct Processing {
     pub ordering: Ordering,
     /// Events running at once.
     pub concurrency: NonZeroUsize,
-    /// Records read and not finished.
+    /// Records in memory, those that Kafka's client has read ahead included.
     pub max_in_flight: NonZeroUsize,
-    /// Their bytes.
+    /// Their bytes, and those that wait for Kafka to take them, as often as they are held.
     pub max_in_flight_bytes: NonZeroUsize,
     /// The largest event that is read, bytes.
     pub max_event_bytes: NonZeroUsize,

@@ -1,25 +1,42 @@
 //! What has finished above a partition's commit, as the text that Kafka keeps beside the committed offset, so that a restart, or the
 //! partition's next owner, does not run it again.
 //!
-//! The text is a version (`fusebox1`), a letter for the form, and Base64. Two forms are tried and the shorter is taken:
+//! The text is a version (`fusebox1`), a letter for the form, and Base64. The shortest of these is taken:
 //! - `r`: the distances between records that have *not* finished, as LEB128: short when little is unfinished, however far it lies apart;
-//! - `b`: a bit for each offset, set where a record has finished: short when much is unfinished close together.
+//! - `b`: a bit for each offset, set where a record has finished: short when much is unfinished close together;
+//! - `R` and `B`: the same, deflated. They are tried only where neither is short as it is: a commit is made every second.
 //!
-//! What does not fit into [`MAX_BYTES`] is left out from the far end: its records run again, and nothing is ever claimed finished that
-//! is not. A text that is not of this version is no progress.
+//! What does not fit is left out from the far end: its records run again, and nothing is ever claimed finished that is not. A loop does
+//! not let it come to that ([`Watermark::after`](super::watermark::Watermark::after)). A text that is not of this version is no progress.
+//! Reading one is bounded, whoever wrote it: by the text's length, and by [`MAX_PLAIN`] where it was deflated.
+
+mod forms;
+#[cfg(test)]
+mod tests;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use miniz_oxide::deflate::compress_to_vec;
+use miniz_oxide::inflate::decompress_to_vec_with_limit;
 
 use crate::event::Offset;
+
+pub(super) use self::forms::{bits_size, distance_size};
 
 /// The longest text: Kafka's default for `offset.metadata.max.bytes`.
 pub const MAX_BYTES: usize = 4_096;
 
 const VERSION: &str = "fusebox1";
 
-/// Bytes that fit behind version and form.
-const MAX_PAYLOAD: usize = (MAX_BYTES - VERSION.len() - 1) / 4 * 3;
+/// The most bytes that are deflated, and that a deflated text may hold: five times what fits as it is. Its bits are 131,072 offsets, of
+/// which a reader keeps eight bytes each at worst: 1 MiB.
+const MAX_PLAIN: usize = 16 << 10;
+
+/// A payload that is not deflated: it would save less than it costs.
+const SHORT: usize = 256;
+
+/// How hard deflating tries, of 10: with more, the patterns that occur get no shorter, and take twice the time.
+const EFFORT: u8 = 1;
 
 /// What is known to have finished: every offset from the first to the last, but for the unfinished ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +58,11 @@ pub enum Unknown {
     /// This version's, but damaged.
     #[error("it is damaged")]
     Damaged,
+}
+
+/// Bytes of a form that a text of so many bytes holds, as they are.
+pub fn capacity(max_bytes: usize) -> usize {
+    max_bytes.saturating_sub(VERSION.len() + 1) * 3 / 4
 }
 
 impl Progress {
@@ -69,23 +91,16 @@ impl Progress {
         self.unfinished.iter().copied().filter(move |offset| above.is_none_or(|above| *offset > above))
     }
 
-    /// The text beside a commit of `next`; empty if nothing above it is known to have finished.
-    pub fn encode(&self, next: Offset) -> String {
+    /// The text beside a commit of `next`, at most `max_bytes` long; empty if nothing above it is known to have finished.
+    pub fn encode(&self, next: Offset, max_bytes: usize) -> String {
         let Some(last) = self.last.filter(|last| *last >= next) else { return String::new() };
-        let unfinished = &self.unfinished[self.unfinished.partition_point(|offset| *offset < next)..];
-        let above = last.0 - next.0 + 1;
-        if i64::try_from(unfinished.iter().filter(|offset| **offset <= last).count()).unwrap_or(above) >= above {
+        let within = self.unfinished.partition_point(|offset| *offset < next)..self.unfinished.partition_point(|offset| *offset <= last);
+        let unfinished = &self.unfinished[within];
+        let capacity = capacity(max_bytes);
+        if unfinished.len() as u64 > last.0.abs_diff(next.0) || capacity == 0 {
             return String::new();
         }
-        let (distances, reach) = distances(next, unfinished, last);
-        let bits = bits(next, unfinished, last);
-        let covered = next.0 + i64::try_from(bits.len()).unwrap_or(i64::MAX).saturating_mul(8) - 1;
-        let take_bits = match (reach >= last, covered >= last.0) {
-            (true, true) => bits.len() < distances.len(),
-            // Where one of them does not fit as a whole, the one that tells of more is taken.
-            _ => covered > reach.0,
-        };
-        let (form, payload) = if take_bits { ('b', bits) } else { ('r', distances) };
+        let (form, payload) = whole(next, unfinished, last, capacity).unwrap_or_else(|| cut_off(next, unfinished, last, capacity));
         format!("{VERSION}{form}{}", BASE64.encode(payload))
     }
 
@@ -98,179 +113,45 @@ impl Progress {
             return Ok(Self::default());
         }
         let rest = text.strip_prefix(VERSION).ok_or(Unknown::Foreign)?;
-        let (form, payload) = rest.split_at_checked(1).ok_or(Unknown::Damaged)?;
-        let payload = BASE64.decode(payload).map_err(|_| Unknown::Damaged)?;
-        if next.0 < 0 || payload.len() > MAX_BYTES {
+        if next.0 < 0 || text.len() > MAX_BYTES {
             return Err(Unknown::Damaged);
         }
+        let (form, payload) = rest.split_at_checked(1).ok_or(Unknown::Damaged)?;
+        let payload = BASE64.decode(payload).map_err(|_| Unknown::Damaged)?;
+        let inflated = || decompress_to_vec_with_limit(&payload, MAX_PLAIN).map_err(|_| Unknown::Damaged);
         match form {
-            "r" => read_distances(next, &payload).ok_or(Unknown::Damaged),
-            "b" => Ok(read_bits(next, &payload)),
+            "r" => forms::read_distances(next, &payload).ok_or(Unknown::Damaged),
+            "b" => Ok(forms::read_bits(next, &payload)),
+            "R" => forms::read_distances(next, &inflated()?).ok_or(Unknown::Damaged),
+            "B" => Ok(forms::read_bits(next, &inflated()?)),
             _ => Err(Unknown::Foreign),
         }
     }
 }
 
-/// The distances that fit, and the last offset that they tell of. The last of them is that from the last unfinished record to the end.
-fn distances(next: Offset, unfinished: &[Offset], last: Offset) -> (Vec<u8>, Offset) {
-    let mut payload = Vec::new();
-    let mut from = next;
-    // The longest LEB128 of a distance is ten bytes: room for the closing one is kept.
-    for offset in unfinished.iter().take_while(|offset| **offset <= last) {
-        if payload.len() + 20 > MAX_PAYLOAD {
-            write_leb128(&mut payload, 0);
-            return (payload, from);
-        }
-        write_leb128(&mut payload, offset.0.abs_diff(from.0));
-        from = *offset;
-    }
-    write_leb128(&mut payload, last.0.abs_diff(from.0));
-    (payload, last)
-}
-
-fn read_distances(next: Offset, payload: &[u8]) -> Option<Progress> {
-    let mut unfinished = Vec::new();
-    let (mut at, mut rest) = (next.0, payload);
-    while !rest.is_empty() {
-        let distance = i64::try_from(read_leb128(&mut rest)?).ok()?;
-        at = at.checked_add(distance)?;
-        unfinished.push(Offset(at));
-    }
-    let last = unfinished.pop()?;
-    // Only the first may lie at the commit itself; two at one place are no distances.
-    if unfinished.windows(2).any(|pair| pair[0] >= pair[1]) {
-        return None;
-    }
-    Some(Progress { first: next, unfinished, last: Some(last) })
-}
-
-fn bits(next: Offset, unfinished: &[Offset], last: Offset) -> Vec<u8> {
-    let wanted = usize::try_from((last.0 - next.0) / 8 + 1).unwrap_or(usize::MAX).min(MAX_PAYLOAD);
-    let mut payload = vec![0xff; wanted];
-    let mut clear = |index: u64| {
-        if let Some(byte) = usize::try_from(index / 8).ok().and_then(|byte| payload.get_mut(byte)) {
-            *byte &= !(1 << (index % 8));
-        }
+/// The shortest form that says all of it, if one fits.
+fn whole(next: Offset, unfinished: &[Offset], last: Offset, capacity: usize) -> Option<(char, Vec<u8>)> {
+    let sizes = (forms::distances_size(next, unfinished, last), bits_size(next, last));
+    let plain = if sizes.1 < sizes.0 { sizes.1 } else { sizes.0 };
+    let distances = || forms::distances(next, unfinished, last, sizes.0).0;
+    let bits = || forms::bits(next, unfinished, last, sizes.1);
+    let deflated = (plain > SHORT).then(|| {
+        let distances = (sizes.0 <= MAX_PLAIN).then(|| ('R', compress_to_vec(&distances(), EFFORT)));
+        let bits = (sizes.1 <= MAX_PLAIN).then(|| ('B', compress_to_vec(&bits(), EFFORT)));
+        distances.into_iter().chain(bits).min_by_key(|(_, payload)| payload.len())
+    });
+    let shortest = match deflated.flatten() {
+        Some(deflated) if deflated.1.len() < plain => deflated,
+        _ if plain > capacity => return None,
+        _ if plain < sizes.0 => ('b', bits()),
+        _ => ('r', distances()),
     };
-    for offset in unfinished {
-        clear(offset.0.abs_diff(next.0));
-    }
-    // Behind the last there is nothing that could have finished.
-    let end = last.0.abs_diff(next.0) + 1;
-    for index in end..end.next_multiple_of(8) {
-        clear(index);
-    }
-    payload
+    (shortest.1.len() <= capacity).then_some(shortest)
 }
 
-fn read_bits(next: Offset, payload: &[u8]) -> Progress {
-    let mut unfinished = Vec::new();
-    let mut last = None;
-    for (index, byte) in (0i64..).zip(payload) {
-        for bit in 0..8 {
-            let offset = Offset(next.0.saturating_add(index * 8 + bit));
-            if byte >> bit & 1 == 1 { last = Some(offset) } else { unfinished.push(offset) }
-        }
-    }
-    unfinished.retain(|offset| last.is_some_and(|last| *offset < last));
-    Progress { first: next, unfinished, last }
-}
-
-fn write_leb128(into: &mut Vec<u8>, mut value: u64) {
-    loop {
-        let [low, ..] = value.to_le_bytes();
-        value >>= 7;
-        if value == 0 {
-            into.push(low & 0x7f);
-            return;
-        }
-        into.push(low | 0x80);
-    }
-}
-
-fn read_leb128(from: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = from.split_first()?;
-        *from = rest;
-        let part = u64::from(byte & 0x7f);
-        if shift == 63 && part > 1 {
-            return None;
-        }
-        value |= part << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn offsets(numbers: &[i64]) -> Vec<Offset> {
-        numbers.iter().copied().map(Offset).collect()
-    }
-
-    #[test]
-    fn little_is_said_where_little_is_known() {
-        assert_eq!(Progress::default().encode(Offset(0)), "");
-        assert_eq!(Progress::new(Offset(0), Vec::new(), Some(Offset(9))).encode(Offset(10)), "");
-        assert_eq!(Progress::new(Offset(0), offsets(&[10, 11]), Some(Offset(11))).encode(Offset(10)), "", "nothing above has finished");
-    }
-
-    #[test]
-    fn a_record_that_is_stuck_costs_a_few_bytes_however_many_finish_behind_it() {
-        let text = Progress::new(Offset(0), offsets(&[100]), Some(Offset(50_000_100))).encode(Offset(100));
-        assert!(text.len() < 20, "{text}");
-        let progress = Progress::decode(Offset(100), &text).expect("its own");
-        assert!(!progress.has_finished(Offset(100)) && progress.has_finished(Offset(101)) && progress.has_finished(Offset(50_000_100)));
-        assert!(!progress.has_finished(Offset(50_000_101)));
-        assert!(!progress.has_finished(Offset(99)), "below the commit lies another log");
-    }
-
-    #[test]
-    fn what_is_not_ours_is_no_progress() {
-        for text in ["x", "fusebox2rAAA", "fusebox1xAAA", "{\"offset\":3}", "fusebox"] {
-            assert_eq!(Progress::decode(Offset(0), text), Err(Unknown::Foreign), "{text}");
-        }
-        for text in ["fusebox1", "fusebox1r", "fusebox1r!!", "fusebox1r____________", "fusebox1rAAAA"] {
-            assert_eq!(Progress::decode(Offset(0), text), Err(Unknown::Damaged), "{text}");
-        }
-    }
-
-    proptest! {
-        /// What is read is what was written; where not all of it fits, less is known, and never more.
-        #[test]
-        fn is_read_as_it_was_written(next in 0i64..1 << 60, gaps in prop::collection::vec((any::<bool>(), 1i64..2_000), 1..6_000), dense: bool) {
-            let (mut unfinished, mut finished, mut at) = (Vec::new(), Vec::new(), next);
-            for (done, gap) in gaps {
-                if done { finished.push(Offset(at)) } else { unfinished.push(Offset(at)) }
-                at += if dense { 1 } else { gap };
-            }
-            let last = unfinished.iter().chain(&finished).max().copied();
-            let written = Progress::new(Offset(next), unfinished.clone(), last);
-            let text = written.encode(Offset(next));
-            prop_assert!(text.len() <= MAX_BYTES, "{} bytes", text.len());
-            let read = Progress::decode(Offset(next), &text).expect("its own");
-            for offset in &unfinished {
-                prop_assert!(!read.has_finished(*offset), "{offset} has not finished");
-            }
-            let known = finished.iter().filter(|offset| read.has_finished(**offset)).count();
-            if text.len() < MAX_BYTES - 64 {
-                prop_assert_eq!(known, finished.len(), "all of it fits");
-            } else {
-                prop_assert!(known > 0);
-            }
-        }
-
-        #[test]
-        fn whatever_stands_there_is_read_or_refused(next: i64, text in "(fusebox1[rb])?[A-Za-z0-9_-]{0,80}", bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Progress::decode(Offset(next), &text);
-            let _ = Progress::decode(Offset(next), &format!("fusebox1r{}", BASE64.encode(&bytes)));
-            let _ = Progress::decode(Offset(next), &format!("fusebox1b{}", BASE64.encode(&bytes)));
-        }
-    }
+/// As much as fits, of the form that then tells of more.
+fn cut_off(next: Offset, unfinished: &[Offset], last: Offset, capacity: usize) -> (char, Vec<u8>) {
+    let (distances, reach) = forms::distances(next, unfinished, last, capacity);
+    let covered = next.0.saturating_add(i64::try_from(capacity).unwrap_or(i64::MAX).saturating_mul(8));
+    if covered > reach.0 { ('b', forms::bits(next, unfinished, last, capacity)) } else { ('r', distances) }
 }

@@ -6,10 +6,13 @@
 //!
 //! Only unfinished records are remembered, each with the one it was received behind. Finished ones cost nothing, however many lie
 //! behind one that is stuck: they have left the budget of what is in flight, so nothing else would bound them.
+//!
+//! What bounds how far they may lie behind it is the text beside the commit, which must tell of all of them: [`Watermark::after`] says how
+//! long it could become if one more record began.
 
 use std::collections::BTreeMap;
 
-use super::progress::Progress;
+use super::progress::{Progress, bits_size, distance_size};
 use crate::event::Offset;
 
 /// One partition's records from the commit point on.
@@ -19,6 +22,8 @@ pub struct Watermark {
     newest: Option<Offset>,
     /// Records received so far.
     received: u64,
+    /// Bytes of the distances between unfinished neighbours.
+    apart: usize,
     /// What had finished before this began.
     before: Progress,
 }
@@ -64,6 +69,7 @@ impl Watermark {
         }
         let finished = self.before.has_finished(offset);
         if !finished {
+            self.apart += self.unfinished.last_key_value().map_or(0, |(last, _)| distance_size(*last, offset));
             self.unfinished.insert(offset, Begun { behind: self.newest, number: self.received });
         }
         self.newest = Some(offset);
@@ -73,7 +79,46 @@ impl Watermark {
 
     /// A record has finished. False if it had not begun, or had finished before.
     pub fn finish(&mut self, offset: Offset) -> bool {
-        self.unfinished.remove(&offset).is_some()
+        if self.unfinished.remove(&offset).is_none() {
+            return false;
+        }
+        let below = self.unfinished.range(..offset).next_back().map(|(below, _)| *below);
+        let above = self.unfinished.range(offset..).next().map(|(above, _)| *above);
+        let size = |from: Option<Offset>, to: Option<Offset>| from.zip(to).map_or(0, |(from, to)| distance_size(from, to));
+        self.apart = self.apart + size(below, above) - size(below, Some(offset)) - size(Some(offset), above);
+        true
+    }
+
+    /// The most bytes that [`Progress`] could need, not deflated, from the record of this offset's beginning until the next one's, whichever
+    /// records finish in between: both forms only shrink then, so the smaller of what they would need at once.
+    ///
+    /// Nothing, for a record that is known to have finished or not to have: the text that says so did fit.
+    pub fn after(&self, offset: Offset) -> usize {
+        let known = !self.before.begins_above(offset) && self.before.last().is_some_and(|last| offset <= last);
+        if known || self.newest.is_some_and(|newest| offset <= newest) {
+            return 0;
+        }
+        // With it, it is the last of the unfinished ones, and nothing behind it has finished: one byte says so.
+        self.size_with(Some(offset), offset)
+    }
+
+    /// The most bytes that [`Progress`] could need, not deflated, until another record begins.
+    pub fn size(&self) -> usize {
+        self.newest.map_or(0, |newest| self.size_with(None, newest))
+    }
+
+    /// With a further record, if there is one, of what lies up to `last`.
+    fn size_with(&self, further: Option<Offset>, last: Offset) -> usize {
+        let (first, behind) = match (self.unfinished.first_key_value(), further) {
+            (Some((first, begun)), _) => (*first, begun.behind),
+            (None, Some(further)) => (further, self.newest),
+            (None, None) => return 0,
+        };
+        let next = behind.map_or(first, |behind| Offset(behind.0.saturating_add(1)));
+        let newest = self.unfinished.last_key_value().map(|(newest, _)| *newest);
+        let to_further = newest.zip(further).map_or(0, |(newest, further)| distance_size(newest, further));
+        let to_last = distance_size(further.or(newest).unwrap_or(first), last);
+        (distance_size(next, first) + self.apart + to_further + to_last).min(bits_size(next, last))
     }
 
     /// The offset to go on from after a restart; `None` if nothing has finished.
@@ -199,7 +244,61 @@ mod tests {
         assert_eq!(watermark.begin(Offset(i64::MIN)), Received::Again);
     }
 
+    #[test]
+    fn a_stuck_record_leaves_room_for_as_many_as_can_be_told_apart() {
+        let mut watermark = Watermark::new();
+        assert_eq!((watermark.size(), watermark.after(Offset(9))), (0, 1));
+        // One is stuck, and ever so many finish behind it: nothing to say but where it is.
+        for offset in 0..1_000_000 {
+            watermark.begin(Offset(offset));
+            assert!(offset == 0 || watermark.finish(Offset(offset)));
+        }
+        assert_eq!((watermark.size(), watermark.after(Offset(1_000_000))), (4, 5));
+        // Those that begin and do not finish cost a byte each, where a bit for each would be more.
+        for offset in 1_000_000..1_001_000 {
+            watermark.begin(Offset(offset));
+        }
+        assert_eq!(watermark.after(Offset(1_001_000)), 1_005);
+        assert!(watermark.finish(Offset(0)));
+        assert_eq!(watermark.after(Offset(1_001_000)), 126, "close together, a bit for each is less");
+    }
+
+    #[test]
+    fn what_was_known_needs_no_room() {
+        let before = Progress::new(Offset(10), vec![Offset(10), Offset(500)], Some(Offset(900)));
+        let mut watermark = Watermark::resume(before);
+        assert_eq!(watermark.begin(Offset(10)), Received::New);
+        assert_eq!((watermark.after(Offset(11)), watermark.after(Offset(500)), watermark.after(Offset(900))), (0, 0, 0));
+        assert!(watermark.after(Offset(901)) > 0);
+        assert!(watermark.after(Offset(9)) == 0 && Watermark::new().after(Offset(9)) > 0, "an earlier one is not begun");
+    }
+
     proptest! {
+        /// The text is never longer than was said when the last record began, whatever finished since.
+        #[test]
+        fn the_text_fits_into_what_was_said(
+            steps in prop::collection::vec((1i64..400, prop::collection::vec(any::<prop::sample::Index>(), 0..4)), 1..200),
+        ) {
+            let mut watermark = Watermark::new();
+            let (mut open, mut offset) = (Vec::new(), 0);
+            for (gap, finishing) in steps {
+                offset += gap;
+                let said = watermark.after(Offset(offset));
+                watermark.begin(Offset(offset));
+                open.push(offset);
+                prop_assert_eq!(watermark.size(), said);
+                for index in finishing {
+                    if !open.is_empty() {
+                        watermark.finish(Offset(open.swap_remove(index.index(open.len()))));
+                    }
+                    let next = watermark.commit_point().unwrap_or_default();
+                    let text = watermark.progress().encode(next, 1 << 20);
+                    let bytes = text.len().saturating_sub(9) * 3 / 4;
+                    prop_assert!(bytes <= watermark.size() && watermark.size() <= said, "{} ≤ {} ≤ {}", bytes, watermark.size(), said);
+                }
+            }
+        }
+
         /// Against the definition: the commit point is the first unfinished record, or one past the last.
         #[test]
         fn is_what_the_definition_says(gaps in prop::collection::vec(1i64..5, 1..60), order in prop::collection::vec(any::<prop::sample::Index>(), 0..80)) {

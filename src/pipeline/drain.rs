@@ -12,18 +12,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::future::FutureExt;
 
 use super::breakers::Breakers;
 use super::facts::Fact;
-use super::finisher::{Begun, Finish, Finisher};
+use super::finisher::{Begun, Finish, Finisher, Stub};
 use super::guard::{Guard, Guarded, Request};
 use super::hand_over::HandOvers;
 use super::ports::{Ack, Acks, Budget, Chance, Clock, Intake, Subscription, Witness, World};
 use super::process::{SHARE, cut_calls_later, leave};
 use super::pulse::{Pulse, ROUND};
-use super::running::{self, About, Run, Stuck, at_stage};
+use super::running::{About, Running, Stuck, at_stage};
 use super::stages::{Leaving, Left, unreadable};
 use super::stop::{Ended, Stop};
 use super::turns::Class;
@@ -53,6 +52,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// How long records of a partition that is to be given up may take to finish.
     pub hand_over_timeout: Duration,
+    /// The longest text beside a commit.
+    pub max_ahead_bytes: usize,
     /// Dead letters.
     pub dead_letters: Topic,
     /// Where it is said how each parked call ended.
@@ -150,7 +151,15 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     });
     let (commit_interval, stop_timeout, hand_over_timeout) = (settings.commit_interval, settings.stop_timeout, settings.hand_over_timeout);
     let mut drain = Drain {
-        finisher: Finisher::new(publisher, budget, settings.dead_letters.clone(), clock.clone(), chance.clone(), Arc::clone(&witness)),
+        finisher: Finisher::new(
+            publisher,
+            settings.max_ahead_bytes,
+            budget,
+            settings.dead_letters.clone(),
+            clock.clone(),
+            chance.clone(),
+            Arc::clone(&witness),
+        ),
         settings,
         queues: queues.collect(),
         breakers,
@@ -158,7 +167,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         chance,
         witness,
         gauges,
-        running: FuturesUnordered::new(),
+        running: Running::default(),
         hand_overs: HandOvers::default(),
     };
     let mut next_commit = clock.now().plus(commit_interval);
@@ -175,11 +184,14 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         }
         let mut wake = vec![next_commit, next_look];
         if stopping.is_none() {
+            drain.let_in();
             wake.extend(drain.start_due());
         }
         let now = clock.now();
         pulse.beat(now);
         drain.hand_overs.advance(&mut drain.finisher, now);
+        drain.cut_off_ended();
+        drain.finisher.tell_holds(&subscription);
         if stopping.is_some() && drain.is_idle() {
             break;
         }
@@ -215,6 +227,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             Some(ran) = drain.running.next(), if !drain.running.is_empty() => drain.ran(ran, stopping.is_some()),
             () = clock.sleep_until(wake) => {}
         }
+        drain.cut_off_ended();
         let now = clock.now();
         drain.finisher.retry();
         if next_look <= now {
@@ -247,7 +260,7 @@ struct Drain<W: World> {
     chance: W::Chance,
     witness: Arc<W::Witness>,
     gauges: Arc<Gauges>,
-    running: FuturesUnordered<Run<BoxFuture<'static, Ran>>>,
+    running: Running<(usize, Stub), Ran>,
     hand_overs: HandOvers,
 }
 
@@ -282,12 +295,22 @@ struct Done {
 
 impl<W: World> Drain<W> {
     fn take(&mut self, records: Vec<Incoming>, stopping: bool) {
-        for record in records {
-            let Some(begun) = self.finisher.begin(record) else { continue };
-            if stopping {
-                self.finisher.forget(&begun);
-                continue;
-            }
+        if stopping {
+            self.finisher.leave(&records);
+            return;
+        }
+        let begun = self.finisher.take(records);
+        self.queue(begun);
+    }
+
+    /// Takes what has waited for room beside its partition's commit, and has it now.
+    fn let_in(&mut self) {
+        let begun = self.finisher.let_in();
+        self.queue(begun);
+    }
+
+    fn queue(&mut self, records: Vec<Begun>) {
+        for begun in records {
             let now = self.clock.wall();
             let parked = match envelope::read(begun.record.clone(), now) {
                 Ok(parked) => parked,
@@ -362,6 +385,7 @@ impl<W: World> Drain<W> {
         let route = Arc::clone(&queue.route);
         let about = About { source: waiting.begun.record.source.clone(), event: waiting.parked.event_id };
         let longest = route.guard.longest();
+        let left = (index, waiting.begun.stub());
         let run = async move {
             at_stage(index);
             let trace: Vec<(&'static str, Bytes)> = waiting.parked.trace().map(|(name, value)| (name, value.clone())).collect();
@@ -369,7 +393,7 @@ impl<W: World> Drain<W> {
             let guarded = AssertUnwindSafe(route.guard.call(Class::Drain, request, 1)).catch_unwind().await.ok();
             Ran { queue: index, due, waiting, guarded }
         };
-        self.running.push(Run::new(about, now, longest, run.boxed()));
+        self.running.push(left, about, now, longest, run.boxed());
     }
 
     fn ran(&mut self, ran: Ran, stopping: bool) {
@@ -477,7 +501,7 @@ impl<W: World> Drain<W> {
     /// Names the calls that run for too long, and says how many they are.
     fn look(&mut self, now: Tick) -> usize {
         let (queues, witness) = (&self.queues, &self.witness);
-        running::look(&mut self.running, now, |Stuck { about, stage, ran }| {
+        self.running.look(now, |Stuck { about, stage, ran }| {
             let service = queues.get(stage).map_or(usize::MAX, |queue| queue.route.service);
             witness.tell(Fact::Stuck { service, source: &about.source, event: about.event, ran });
         })
@@ -507,7 +531,19 @@ impl<W: World> Drain<W> {
         }
     }
 
+    /// Cuts off what was begun in lives that have ended: its call is another's to make.
+    fn cut_off_ended(&mut self) {
+        if !self.finisher.have_lives_ended() {
+            return;
+        }
+        for (index, stub) in self.running.cut_off(|(_, stub)| self.finisher.is_over(stub)) {
+            self.finisher.drop_stub(&stub);
+            self.queues[index].running -= 1;
+        }
+    }
+
     fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
+        self.finisher.let_held_go(&leaves);
         for queue in &mut self.queues {
             for waiting in queue.waiting.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
                 self.finisher.forget(&waiting.begun);

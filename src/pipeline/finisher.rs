@@ -5,16 +5,23 @@
 //!
 //! What a topic does not take because of its size becomes a dead letter that says so; a dead letter that is itself too large
 //! leaves its value behind, then foreign headers, then its key.
+//!
+//! A record begins only if what finishes of its partition can still all be said beside the commit; until then it waits, and its partition
+//! is held. When a partition's life ends, what of it has not reached Kafka's client is dropped: its next owner runs it.
 
-use std::collections::HashMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
 use super::facts::Fact;
+use super::holds::Holds;
 use super::ledger::{Ledger, Life};
 use super::outbox::{Acked, Outbox};
-use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Witness, World};
+use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Subscription, Witness, World};
 use super::stages::{Leaving, Left};
 use crate::event::dead_letter::{self, Code, DeadLetter};
 use crate::event::{Incoming, Record, Source, Topic, TopicPartition};
@@ -29,9 +36,27 @@ pub struct Begun {
     size: usize,
 }
 
+impl Begun {
+    /// What is left of the record if it is cut off.
+    pub fn stub(&self) -> Stub {
+        Stub { source: self.record.source.clone(), life: self.life, size: self.size }
+    }
+}
+
+/// What is left of a record that was begun and cut off.
+#[derive(Debug)]
+pub struct Stub {
+    source: Source,
+    life: Life,
+    size: usize,
+}
+
 /// Records between their running and their finish, each with what its loop wants to know at its finish.
 pub struct Finisher<W: World, T> {
     ledger: Ledger,
+    holds: Holds,
+    /// Lives have ended since the loop last looked.
+    ended: bool,
     outbox: Outbox<W::Publisher, Owner>,
     finishing: HashMap<u64, Finishing<T>, RandomState>,
     next_number: u64,
@@ -66,9 +91,10 @@ struct Finishing<T> {
 }
 
 impl<W: World, T> Finisher<W, T> {
-    /// With no partitions.
+    /// With no partitions. `max_ahead_bytes`: the longest text beside a commit.
     pub fn new(
         publisher: W::Publisher,
+        max_ahead_bytes: usize,
         budget: Arc<Budget>,
         dead_letters: Topic,
         clock: W::Clock,
@@ -76,7 +102,9 @@ impl<W: World, T> Finisher<W, T> {
         witness: Arc<W::Witness>,
     ) -> Self {
         Self {
-            ledger: Ledger::new(),
+            ledger: Ledger::new(max_ahead_bytes),
+            holds: Holds::default(),
+            ended: false,
             outbox: Outbox::new(publisher),
             finishing: HashMap::default(),
             next_number: 0,
@@ -92,12 +120,65 @@ impl<W: World, T> Finisher<W, T> {
     /// Partitions came.
     pub fn assign(&mut self, assignments: Vec<Assignment>) {
         let partitions: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
+        // One that is held already has a new life: the old one's end was not told.
+        self.let_held_go(|partition| partitions.contains(partition));
         self.ledger.assign(assignments);
         self.witness.tell(Fact::Assigned { partitions: &partitions });
+        self.end_lives();
     }
 
-    /// A record was read. `None` if it must not be run: its partition is not ours, or it was read, or has finished, before.
-    pub fn begin(&mut self, record: Incoming) -> Option<Begun> {
+    /// Records were read. Gives those that are to be run now; some wait ([`Finisher::let_in`]), some are not to be run at all.
+    pub fn take(&mut self, records: Vec<Incoming>) -> Vec<Begun> {
+        let mut begun = Vec::with_capacity(records.len());
+        for record in records {
+            if (!self.holds.is_empty() && self.holds.has(&record.source.topic_partition())) || !self.ledger.has_room(&record.source) {
+                self.holds.push(record);
+            } else {
+                begun.extend(self.begin(record));
+            }
+        }
+        begun
+    }
+
+    /// Records were read that are left to whoever has their partition next.
+    pub fn leave(&self, records: &[Incoming]) {
+        for record in records {
+            self.budget.give(record.size());
+        }
+    }
+
+    /// Gives the records that have waited and are to be run now. A partition is let go when none of it waits and there is room for more
+    /// than a few: pausing throws away what was fetched.
+    pub fn let_in(&mut self) -> Vec<Begun> {
+        let mut begun = Vec::new();
+        for partition in self.holds.partitions() {
+            while self.holds.first(&partition).is_some_and(|record| self.ledger.has_room(&record.source)) {
+                let record = self.holds.pop(&partition);
+                begun.extend(record.and_then(|record| self.begin(record)));
+            }
+            if self.holds.first(&partition).is_none() && self.ledger.is_roomy(&partition) {
+                self.holds.end(&partition);
+            }
+        }
+        begun
+    }
+
+    /// Lets go the records that wait, and the holds of their partitions.
+    pub fn let_held_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
+        for partition in self.holds.partitions().iter().filter(|partition| leaves(partition)) {
+            for record in self.holds.end(partition) {
+                self.budget.give(record.size());
+            }
+        }
+    }
+
+    /// Tells the consumer which partitions are held and which no longer are.
+    pub fn tell_holds(&mut self, subscription: &impl Subscription) {
+        self.holds.tell(subscription);
+    }
+
+    /// `None` if the record must not be run: its partition is not ours, or it was read, or has finished, before.
+    fn begin(&mut self, record: Incoming) -> Option<Begun> {
         let size = record.size();
         match self.ledger.begin(&record.source) {
             Some(life) => Some(Begun { record, life, size }),
@@ -112,6 +193,58 @@ impl<W: World, T> Finisher<W, T> {
     pub fn forget(&mut self, begun: &Begun) {
         self.ledger.forget(&begun.record.source, begun.life);
         self.budget.give(begun.size);
+    }
+
+    /// Whether the life that a record was begun in is over.
+    pub fn is_over(&self, stub: &Stub) -> bool {
+        !self.ledger.is_current(&stub.source, stub.life)
+    }
+
+    /// Lets a record go that was cut off.
+    pub fn drop_stub(&mut self, stub: &Stub) {
+        self.ledger.forget(&stub.source, stub.life);
+        self.budget.give(stub.size);
+    }
+
+    /// Whether lives have ended since this was last asked: then nothing of them may go on running.
+    pub fn have_lives_ended(&mut self) -> bool {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Drops what ended lives leave behind, but for what Kafka's client has already; their lanes are free.
+    #[expect(clippy::iter_over_hash_type, reason = "what is found is put in order")]
+    fn end_lives(&mut self) {
+        self.ended = true;
+        let mut over = BTreeSet::new();
+        for (number, Finishing { begun, .. }) in &self.finishing {
+            if !self.ledger.is_current(&begun.record.source, begun.life) {
+                over.insert(*number);
+            }
+        }
+        for Owner { number, .. } in self.outbox.drop_of(|owner| over.contains(&owner.number)) {
+            self.dropped(number);
+        }
+        for number in over {
+            if let Some(finishing) = self.finishing.get_mut(&number)
+                && finishing.outcome.take().is_some()
+            {
+                self.left.push(number);
+            }
+        }
+    }
+
+    /// A piece of what a record leaves behind will not be published; without any, the record is let go.
+    fn dropped(&mut self, number: u64) {
+        let Some(finishing) = self.finishing.get_mut(&number) else { return };
+        finishing.awaited -= 1;
+        if finishing.awaited == 0
+            && let Some(finishing) = self.finishing.remove(&number)
+        {
+            if finishing.outcome.is_some() {
+                self.left.push(number);
+            }
+            self.forget(&finishing.begun);
+        }
     }
 
     /// Whether the record's partition is still held as it was when the record began.
@@ -132,8 +265,9 @@ impl<W: World, T> Finisher<W, T> {
         let (number, now) = (self.next_number, self.clock.now());
         self.next_number += 1;
         let alone = leaves.len() == 1;
-        // What waits for Kafka is as large as what services answered, not as what was read: it counts too.
-        let bytes: usize = leaves.iter().map(|leaving| leaving.record.size()).sum();
+        // What waits for Kafka is as large as what services answered, not as what was read: it counts too, and twice, for the client has a
+        // copy of its own.
+        let bytes = 2 * leaves.iter().map(|leaving| leaving.record.size()).sum::<usize>();
         self.budget.grow(bytes);
         let begun = Begun { size: begun.size + bytes, ..begun };
         let (mut awaited, mut outcome) = (0, None);
@@ -160,6 +294,10 @@ impl<W: World, T> Finisher<W, T> {
         let acked = self.outbox.acked(ack, self.clock.now(), self.clock.wall(), self.chance.roll(), &*self.witness);
         match acked {
             Acked::Again => None,
+            Acked::Dropped(owner) => {
+                self.dropped(owner.number);
+                None
+            }
             Acked::TooLarge(owner, record) => {
                 self.replace(owner, record);
                 None
@@ -250,13 +388,16 @@ impl<W: World, T> Finisher<W, T> {
     pub fn release(&mut self, lives: &[(TopicPartition, Life)]) -> Vec<CommitPoint> {
         let partitions: Vec<TopicPartition> = lives.iter().map(|(partition, _)| partition.clone()).collect();
         self.witness.tell(Fact::Revoked { partitions: &partitions, lost: false });
-        self.ledger.release(lives)
+        let points = self.ledger.release(lives);
+        self.end_lives();
+        points
     }
 
     /// Partitions are another's already: nothing of them is committed.
     pub fn lose(&mut self, partitions: &[TopicPartition]) {
         self.witness.tell(Fact::Revoked { partitions, lost: true });
         self.ledger.release(&self.ledger.lives(partitions));
+        self.end_lives();
     }
 
     /// The commit points that have moved since they were last asked for.

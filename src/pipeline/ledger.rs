@@ -2,6 +2,8 @@
 //!
 //! Each assignment of a partition is a life of its own ([`Life`]): what was begun in an earlier one is nobody's any more, and its finish
 //! changes nothing, also when the partition has come back since.
+//!
+//! Whatever begins, there is room beside the commit for what has finished: [`Ledger::has_room`] is asked first.
 
 use std::collections::HashMap;
 
@@ -9,7 +11,7 @@ use foldhash::fast::RandomState;
 
 use super::ports::{Assignment, CommitPoint};
 use crate::event::{Source, TopicPartition};
-use crate::machine::progress::Progress;
+use crate::machine::progress::{self, Progress};
 use crate::machine::watermark::{Received, Watermark};
 
 /// One assignment of one partition.
@@ -26,16 +28,18 @@ struct Held {
 }
 
 /// The partitions that are ours.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ledger {
     held: HashMap<TopicPartition, Held, RandomState>,
     lives: u64,
+    /// The longest text beside a commit.
+    max_ahead_bytes: usize,
 }
 
 impl Ledger {
-    /// No partitions.
-    pub fn new() -> Self {
-        Self::default()
+    /// No partitions. `max_ahead_bytes`: the longest text beside a commit.
+    pub fn new(max_ahead_bytes: usize) -> Self {
+        Self { held: HashMap::default(), lives: 0, max_ahead_bytes }
     }
 
     /// Partitions are ours from now on, each in a new life that knows what finished in the ones before.
@@ -51,6 +55,19 @@ impl Ledger {
             let held = Held { life: Life(self.lives), watermark: Watermark::resume(before), moved: false, unfinished: 0 };
             self.held.insert(partition, held);
         }
+    }
+
+    /// Whether a record may begin without a finish ever being left out of the text beside its partition's commit. Where nothing is
+    /// unfinished there is room: something must begin for anything to finish.
+    pub fn has_room(&self, source: &Source) -> bool {
+        let Some(held) = self.held.get(&source.topic_partition()) else { return true };
+        held.watermark.is_empty() || held.watermark.after(source.offset) <= progress::capacity(self.max_ahead_bytes)
+    }
+
+    /// Whether there is room for more than a few records of a partition: at most three quarters are in use.
+    pub fn is_roomy(&self, partition: &TopicPartition) -> bool {
+        let Some(held) = self.held.get(partition) else { return true };
+        held.watermark.is_empty() || held.watermark.size() <= progress::capacity(self.max_ahead_bytes) / 4 * 3
     }
 
     /// A record was read. `None` if it must not be run: its partition is not ours, or it was read, or has finished, before.
@@ -113,7 +130,7 @@ impl Ledger {
             .filter_map(|(partition, life)| {
                 self.held.get(partition).filter(|held| held.life == *life)?;
                 let held = self.held.remove(partition)?;
-                point(partition, &held.watermark)
+                point(partition, &held.watermark, self.max_ahead_bytes)
             })
             .collect()
     }
@@ -126,7 +143,7 @@ impl Ledger {
                 if !std::mem::take(&mut held.moved) {
                     return None;
                 }
-                point(partition, &held.watermark)
+                point(partition, &held.watermark, self.max_ahead_bytes)
             })
             .collect()
     }
@@ -139,15 +156,16 @@ impl Ledger {
     }
 }
 
-fn point(partition: &TopicPartition, watermark: &Watermark) -> Option<CommitPoint> {
+fn point(partition: &TopicPartition, watermark: &Watermark, max_ahead_bytes: usize) -> Option<CommitPoint> {
     let next = watermark.commit_point()?;
-    Some(CommitPoint { partition: partition.clone(), next, ahead: watermark.progress().encode(next) })
+    Some(CommitPoint { partition: partition.clone(), next, ahead: watermark.progress().encode(next, max_ahead_bytes) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::{Offset, Partition, Topic};
+    use crate::machine::progress::MAX_BYTES;
 
     fn at(offset: i64) -> Source {
         Source { topic: Topic::from("t"), partition: Partition(0), offset: Offset(offset) }
@@ -161,7 +179,7 @@ mod tests {
     fn a_new_life_owes_nothing_to_the_old_one() {
         let partitions = [at(0).topic_partition()];
         let committed = |next: i64| CommitPoint { partition: partitions[0].clone(), next: Offset(next), ahead: String::new() };
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::new(MAX_BYTES);
         assert_eq!(ledger.begin(&at(0)), None, "not ours yet");
         ledger.assign(fresh());
         let old = ledger.begin(&at(0)).expect("begins");
@@ -185,7 +203,7 @@ mod tests {
     #[test]
     fn what_finished_above_the_commit_is_not_run_by_the_next_owner() {
         let partitions = [at(0).topic_partition()];
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::new(MAX_BYTES);
         ledger.assign(fresh());
         let lives: Vec<_> = (0..6).map(|offset| ledger.begin(&at(offset)).expect("begins")).collect();
         for offset in [0, 2, 3, 5] {
@@ -194,7 +212,7 @@ mod tests {
         let committed = ledger.release(&ledger.lives(&partitions));
         assert_eq!(committed[0].next, Offset(1));
         let next_owner = |committed: &CommitPoint| {
-            let mut ledger = Ledger::new();
+            let mut ledger = Ledger::new(MAX_BYTES);
             ledger.assign(vec![Assignment { partition: partitions[0].clone(), committed: Some(committed.clone()) }]);
             ledger
         };
@@ -210,10 +228,47 @@ mod tests {
     }
 
     #[test]
+    fn there_is_room_until_a_finish_could_be_left_out() {
+        let partition = at(0).topic_partition();
+        // 13 characters behind version and form: 9 bytes.
+        let mut ledger = Ledger::new(22);
+        assert!(ledger.has_room(&at(0)) && ledger.is_roomy(&partition), "not ours: whether it begins is said elsewhere");
+        ledger.assign(fresh());
+        let life = ledger.begin(&at(0)).expect("begins");
+        let mut offset = 1;
+        // Far apart, so that a bit for each would be more.
+        while ledger.has_room(&at(offset)) {
+            assert!(ledger.begin(&at(offset)).is_some());
+            offset += 12;
+        }
+        assert_eq!((offset, ledger.is_roomy(&partition)), (85, false));
+        assert!(ledger.finish(&at(25), life) && ledger.finish(&at(49), life));
+        assert!(ledger.has_room(&at(offset)) && !ledger.is_roomy(&partition), "for one or two");
+        assert!(ledger.finish(&at(37), life) && ledger.finish(&at(61), life));
+        assert!(ledger.is_roomy(&partition));
+        let committed = ledger.moved().remove(0);
+        let known = Progress::decode(committed.next, &committed.ahead).expect("its own");
+        let finished: Vec<i64> = (1..85).step_by(12).filter(|at| known.has_finished(Offset(*at))).collect();
+        assert_eq!(finished, [25, 37, 49, 61], "all of it is told");
+    }
+
+    #[test]
+    fn where_nothing_is_unfinished_there_is_room() {
+        let mut ledger = Ledger::new(0);
+        ledger.assign(fresh());
+        for offset in [0, 1 << 40] {
+            assert!(ledger.has_room(&at(offset)) && ledger.is_roomy(&at(0).topic_partition()));
+            let life = ledger.begin(&at(offset)).expect("begins");
+            assert!(!ledger.has_room(&at(offset + 1)));
+            assert!(ledger.finish(&at(offset), life));
+        }
+    }
+
+    #[test]
     fn somebody_elses_text_is_left_aside() {
         let partition = at(0).topic_partition();
         let committed = CommitPoint { partition: partition.clone(), next: Offset(3), ahead: "theirs".to_owned() };
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::new(MAX_BYTES);
         ledger.assign(vec![Assignment { partition, committed: Some(committed) }]);
         assert!(ledger.begin(&at(3)).is_some());
     }

@@ -14,6 +14,7 @@ mod fakes;
 pub mod finisher;
 pub mod guard;
 pub mod hand_over;
+pub mod holds;
 pub mod keeper;
 pub mod ledger;
 pub mod outbox;

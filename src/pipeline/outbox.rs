@@ -1,7 +1,8 @@
 //! Records on their way to Kafka: each is kept until it is acknowledged, and published again until it is.
 //!
 //! A record that fails is tried again with back-off and holds up its owner only. One that is too large is handed back, because
-//! trying again is useless.
+//! trying again is useless. One whose owner has nothing to publish any more is dropped, unless the client has it already: then it may
+//! still arrive, and is not published again.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -38,6 +39,8 @@ struct Pending<O> {
     record: Record,
     owner: O,
     failures: u32,
+    /// It is in the client's hands, and is not to be published again.
+    last_try: bool,
 }
 
 /// What an acknowledgement meant.
@@ -49,6 +52,8 @@ pub enum Acked<O> {
     TooLarge(O, Record),
     /// It will be published again.
     Again,
+    /// The owner's record may be in Kafka or not; it is not published again.
+    Dropped(O),
 }
 
 impl<P: Publisher, O> Outbox<P, O> {
@@ -68,7 +73,7 @@ impl<P: Publisher, O> Outbox<P, O> {
     pub fn send(&mut self, record: Record, owner: O, now: Tick) {
         let token = Token(self.next);
         self.next += 1;
-        self.pending.insert(token, Pending { record, owner, failures: 0 });
+        self.pending.insert(token, Pending { record, owner, failures: 0, last_try: false });
         self.hand_over(token, now);
     }
 
@@ -76,7 +81,7 @@ impl<P: Publisher, O> Outbox<P, O> {
     pub fn send_later(&mut self, record: Record, owner: O, now: Tick) {
         let token = Token(self.next);
         self.next += 1;
-        self.pending.insert(token, Pending { record, owner, failures: 0 });
+        self.pending.insert(token, Pending { record, owner, failures: 0, last_try: false });
         self.again.push(now.plus(AGAIN.max), token);
     }
 
@@ -97,6 +102,9 @@ impl<P: Publisher, O> Outbox<P, O> {
                 Some(pending) => Acked::Published(pending.owner),
                 None => Acked::Again,
             },
+            Err(_) if self.pending.get(&ack.token).is_some_and(|pending| pending.last_try) => {
+                self.pending.remove(&ack.token).map_or(Acked::Again, |pending| Acked::Dropped(pending.owner))
+            }
             Err(PublishError::TooLarge) => match self.pending.remove(&ack.token) {
                 Some(pending) => Acked::TooLarge(pending.owner, pending.record),
                 None => Acked::Again,
@@ -115,6 +123,21 @@ impl<P: Publisher, O> Outbox<P, O> {
                 Acked::Again
             }
         }
+    }
+
+    /// Publishes nothing more for the owners for which `ends` holds. Gives those whose records are dropped; what becomes of one that the
+    /// client has is told by its acknowledgement.
+    #[expect(clippy::iter_over_hash_type, reason = "each is marked by itself")]
+    pub fn drop_of(&mut self, mut ends: impl FnMut(&O) -> bool) -> Vec<O> {
+        for pending in self.pending.values_mut() {
+            pending.last_try |= ends(&pending.owner);
+        }
+        let ended = |token: &Token| self.pending.get(token).is_some_and(|pending| pending.last_try);
+        let mut waiting = self.again.remove(ended);
+        waiting.extend(self.held_back.iter().copied().filter(ended));
+        let owners = waiting.iter().filter_map(|token| self.pending.remove(token)).map(|pending| pending.owner).collect();
+        self.held_back.retain(|token| self.pending.contains_key(token));
+        owners
     }
 
     /// Publishes what is due again.
@@ -143,5 +166,53 @@ impl<P: Publisher, O> Outbox<P, O> {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Headers, Topic};
+    use crate::pipeline::fakes::Notes;
+    use crate::pipeline::ports::QueueFull;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A client with so many places in its queue, which counts what it is handed.
+    struct Places {
+        free: AtomicUsize,
+        handed: AtomicUsize,
+    }
+
+    impl Publisher for Arc<Places> {
+        fn publish(&self, _record: &Record, _token: Token) -> Result<(), QueueFull> {
+            let taken = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(1));
+            taken.map_err(|_| QueueFull)?;
+            self.handed.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    fn record() -> Record {
+        Record { topic: Topic::from("t"), key: None, value: None, headers: Headers::new(), timestamp: UnixMillis(1) }
+    }
+
+    #[test]
+    fn what_is_dropped_is_not_published_again() {
+        let places = Arc::new(Places { free: AtomicUsize::new(3), handed: AtomicUsize::new(0) });
+        let mut outbox = Outbox::new(Arc::clone(&places));
+        let failed = |token| Ack { token: Token(token), result: Err(PublishError::Failed("no".to_owned())) };
+        let acked = |outbox: &mut Outbox<_, _>, ack| outbox.acked(ack, Tick(0), UnixMillis(1), 0.5, &Notes::default());
+        for owner in ["waits to be tried again", "in the client's hands, and fails", "in the client's hands", "held back", "another's"] {
+            outbox.send(record(), owner, Tick(0));
+        }
+        assert_eq!(acked(&mut outbox, failed(0)), Acked::Again);
+        let dropped = outbox.drop_of(|owner| *owner != "another's");
+        assert_eq!(dropped, ["waits to be tried again", "held back"]);
+        assert_eq!(acked(&mut outbox, failed(1)), Acked::Dropped("in the client's hands, and fails"));
+        assert_eq!(acked(&mut outbox, Ack { token: Token(2), result: Ok(()) }), Acked::Published("in the client's hands"));
+        places.free.store(100, Ordering::Relaxed);
+        outbox.retry(Tick::NEVER);
+        assert_eq!((places.handed.load(Ordering::Relaxed), outbox.len(), outbox.next_retry()), (4, 1, None), "another's alone");
     }
 }

@@ -222,6 +222,10 @@ pub trait Subscription: Send + 'static {
     fn commit(&self, points: Vec<CommitPoint>);
     /// Takes no further records: everything assigned is paused. Polling goes on.
     fn stop_taking(&self);
+    /// Takes no further records of a partition, which is paused, until it is let go. What was on its way may still come.
+    fn hold(&self, partition: &TopicPartition);
+    /// Takes records of a held partition again, unless there is another reason not to.
+    fn let_go(&self, partition: &TopicPartition);
     /// Commits, waits for the broker's answer, leaves the group. False if the last commit was not taken.
     fn close(self, points: Vec<CommitPoint>) -> impl Future<Output = bool> + Send;
 }

@@ -4,7 +4,7 @@
 //! publishes what they leave behind, and commits what is finished. Nothing in it waits for one event.
 //!
 //! Guarantees: an event is finished only when Kafka has acknowledged everything that it leaves behind; no commit passes one that is not; what
-//! was begun before a partition was given up changes nothing after.
+//! was begun before a partition was given up changes nothing after, and calls no service any more.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -14,14 +14,13 @@ use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use futures_util::future::FutureExt;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::facts::Fact;
-use super::finisher::{Begun, Finish, Finisher};
+use super::finisher::{Begun, Finish, Finisher, Stub};
 use super::hand_over::HandOvers;
 use super::ports::{Ack, Acks, Budget, Clock, Intake, Subscription, Witness, World};
 use super::pulse::{Pulse, ROUND};
-use super::running::{self, About, Run, Stuck};
+use super::running::{About, Running, Stuck};
 use super::stages::{EventEnd, Leaving, Stages, unreadable};
 use super::stop::{Ended, Stop, calls_may_take};
 use crate::event::dead_letter::Code;
@@ -56,6 +55,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// How long records of a partition that is to be given up may take to finish.
     pub hand_over_timeout: Duration,
+    /// The longest text beside a commit.
+    pub max_ahead_bytes: usize,
 }
 
 /// What a processor is made of.
@@ -84,14 +85,13 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     let (clock, chance, witness) = (stages.clock.clone(), stages.chance.clone(), Arc::clone(&stages.witness));
     let mut processor = Processor {
         settings,
-        finisher: Finisher::new(publisher, budget, stages.dead_letters.clone(), clock.clone(), chance, witness),
+        finisher: Finisher::new(publisher, settings.max_ahead_bytes, budget, stages.dead_letters.clone(), clock.clone(), chance, witness),
         longest: stages.longest(),
         stages,
-        launch: run_through::<W>,
         clock: clock.clone(),
         lanes: Lanes::new(),
         hasher: RandomState::default(),
-        running: FuturesUnordered::new(),
+        running: Running::default(),
         hand_overs: HandOvers::default(),
         held: HashMap::default(),
         cut_short: 0,
@@ -113,9 +113,12 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         let now = clock.now();
         pulse.beat(now);
         if stopping.is_none() {
+            processor.let_in();
             processor.start_ready(now);
         }
         processor.hand_overs.advance(&mut processor.finisher, now);
+        processor.cut_off_ended();
+        processor.finisher.tell_holds(&subscription);
         if stopping.is_some() && processor.is_idle() {
             break;
         }
@@ -150,6 +153,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             Some(ran) = processor.running.next(), if !processor.running.is_empty() => processor.ran(ran),
             () = clock.sleep_until(wake) => {}
         }
+        processor.cut_off_ended();
         let now = clock.now();
         processor.finisher.retry();
         if next_commit <= now {
@@ -214,18 +218,16 @@ pub(super) fn cut_calls_later<C: Clock>(stop: &Stop, clock: &C, timeout: Duratio
     });
 }
 
-struct Processor<W: World, F> {
+struct Processor<W: World> {
     settings: Settings,
     stages: Arc<Stages<W>>,
-    /// [`run_through`]: its futures are kept as they are, without a box around each.
-    launch: fn(Arc<Stages<W>>, Option<LaneId>, Box<Waiting>) -> F,
     /// What an event's calls may take.
     longest: Duration,
     clock: W::Clock,
     finisher: Finisher<W, Done>,
     lanes: Lanes<LaneId, Box<Waiting>>,
     hasher: RandomState,
-    running: FuturesUnordered<Run<F>>,
+    running: Running<(Option<LaneId>, Stub), Ran>,
     hand_overs: HandOvers,
     /// Lanes of events whose outcomes wait for what they speak of.
     held: HashMap<u64, Option<LaneId>, foldhash::fast::RandomState>,
@@ -270,15 +272,27 @@ async fn run_through<W: World>(stages: Arc<Stages<W>>, lane: Option<LaneId>, wai
     Ran { lane, begun, since, end }
 }
 
-impl<W: World, F: Future<Output = Ran>> Processor<W, F> {
+impl<W: World> Processor<W> {
     fn take(&mut self, records: Vec<Incoming>, stopping: bool) {
+        if stopping {
+            self.finisher.leave(&records);
+            return;
+        }
+        let begun = self.finisher.take(records);
+        self.queue(begun);
+    }
+
+    /// Takes what has waited for room beside its partition's commit, and has it now.
+    fn let_in(&mut self) {
+        let begun = self.finisher.let_in();
+        if !begun.is_empty() {
+            self.queue(begun);
+        }
+    }
+
+    fn queue(&mut self, records: Vec<Begun>) {
         let since = self.clock.micros();
-        for record in records {
-            let Some(begun) = self.finisher.begin(record) else { continue };
-            if stopping {
-                self.finisher.forget(&begun);
-                continue;
-            }
+        for begun in records {
             let now = self.clock.wall();
             match decode::decode(&begun.record, self.settings.max_event_bytes, now) {
                 Ok(event) => {
@@ -307,8 +321,9 @@ impl<W: World, F: Future<Output = Ran>> Processor<W, F> {
         while self.running.len() < self.settings.concurrency {
             let Some((lane, waiting)) = self.lanes.next() else { return };
             let about = About { source: waiting.begun.record.source.clone(), event: waiting.event.id };
-            let run = (self.launch)(Arc::clone(&self.stages), lane, waiting);
-            self.running.push(Run::new(about, now, self.longest, run));
+            let left = (lane, waiting.begun.stub());
+            let run = run_through(Arc::clone(&self.stages), lane, waiting);
+            self.running.push(left, about, now, self.longest, run.boxed());
         }
     }
 
@@ -340,9 +355,7 @@ impl<W: World, F: Future<Output = Ran>> Processor<W, F> {
     fn acked(&mut self, ack: Ack) {
         let done = self.finisher.acked(ack);
         self.tell(done);
-        for number in self.finisher.left() {
-            self.lanes.done(self.held.remove(&number).flatten());
-        }
+        self.free_left();
     }
 
     fn tell(&self, done: Option<Done>) {
@@ -355,14 +368,36 @@ impl<W: World, F: Future<Output = Ran>> Processor<W, F> {
     /// Names what runs for too long, and says how much that is.
     fn look(&mut self, now: Tick) -> usize {
         let stages = &self.stages;
-        running::look(&mut self.running, now, |Stuck { about, stage, ran }| {
+        self.running.look(now, |Stuck { about, stage, ran }| {
             let service = stages.stages.get(stage).map_or(usize::MAX, |stage| stage.service);
             stages.witness.tell(Fact::Stuck { service, source: &about.source, event: about.event, ran });
         })
     }
 
+    /// Cuts off what was begun in lives that have ended: it must not go on calling services, nor hold up its lane.
+    fn cut_off_ended(&mut self) {
+        if !self.finisher.have_lives_ended() {
+            return;
+        }
+        for (lane, stub) in self.running.cut_off(|(_, stub)| self.finisher.is_over(stub)) {
+            self.finisher.drop_stub(&stub);
+            self.lanes.done(lane);
+        }
+        for waiting in self.lanes.remove(|waiting| !self.finisher.is_current(&waiting.begun)) {
+            self.finisher.forget(&waiting.begun);
+        }
+        self.free_left();
+    }
+
+    fn free_left(&mut self) {
+        for number in self.finisher.left() {
+            self.lanes.done(self.held.remove(&number).flatten());
+        }
+    }
+
     /// Lets go what has not begun to run.
     fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
+        self.finisher.let_held_go(&leaves);
         for waiting in self.lanes.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
             self.finisher.forget(&waiting.begun);
         }

@@ -14,6 +14,7 @@ mod commands;
 mod fallbacks;
 mod forced;
 mod harness;
+mod held;
 mod kafka_away;
 mod main_job;
 mod outage;

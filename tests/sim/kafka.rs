@@ -15,7 +15,8 @@ use rand::{Rng, RngExt, SeedableRng};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::world::{DEAD_LETTERS, OUTCOMES, RETRY};
+use crate::oracle::Oracle;
+use crate::world::{DEAD_LETTERS, OUTCOMES, RETRY, SimClock};
 
 /// What stands in one partition.
 pub type Log = Vec<(Offset, Record)>;
@@ -151,12 +152,14 @@ pub struct FakePublisher {
     pub kafka: Arc<Kafka>,
     pub partitions: i32,
     acks: AckSender,
+    oracle: Arc<Oracle>,
+    clock: SimClock,
 }
 
 impl FakePublisher {
-    pub fn new(kafka: Arc<Kafka>, partitions: i32) -> (Self, Acks) {
+    pub fn new(kafka: Arc<Kafka>, partitions: i32, oracle: Arc<Oracle>, clock: SimClock) -> (Self, Acks) {
         let (acks, receiver) = acks::channel();
-        (Self { kafka, partitions, acks }, receiver)
+        (Self { kafka, partitions, acks, oracle, clock }, receiver)
     }
 }
 
@@ -176,12 +179,16 @@ impl Publisher for FakePublisher {
             state.failed_publishes += u64::from(!acknowledged);
             (appended, acknowledged, delay)
         };
+        let last_words = self.oracle.publishing(record);
         if appended {
             self.kafka.append(record.clone(), self.partitions);
         }
-        let acks = self.acks.clone();
+        let (acks, oracle, clock) = (self.acks.clone(), Arc::clone(&self.oracle), self.clock);
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
+            if let Some(last_words) = last_words.filter(|_| acknowledged) {
+                oracle.acknowledged(clock.elapsed(), last_words);
+            }
             let result = if acknowledged { Ok(()) } else { Err(PublishError::Failed("the seed says so".to_owned())) };
             acks.send(Ack { token, result });
         });
@@ -205,9 +212,12 @@ pub struct FakeSubscription {
     positions: BTreeMap<TopicPartition, Offset>,
     pending: VecDeque<Intake>,
     handed_over: Option<(Instant, oneshot::Receiver<Vec<CommitPoint>>)>,
+    /// Partitions that the loop holds.
+    held: Mutex<BTreeSet<TopicPartition>>,
     stopped: bool,
     dice: StdRng,
     check: Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync>,
+    oracle: Arc<Oracle>,
 }
 
 impl FakeSubscription {
@@ -217,6 +227,7 @@ impl FakeSubscription {
         budget: Arc<Budget>,
         seed: u64,
         check: Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync>,
+        oracle: Arc<Oracle>,
     ) -> (Self, mpsc::UnboundedSender<Shove>) {
         let (sender, shoves) = mpsc::unbounded_channel();
         let subscription = Self {
@@ -227,9 +238,11 @@ impl FakeSubscription {
             positions: BTreeMap::new(),
             pending: VecDeque::new(),
             handed_over: None,
+            held: Mutex::default(),
             stopped: false,
             dice: StdRng::seed_from_u64(seed),
             check,
+            oracle,
         };
         (subscription, sender)
     }
@@ -272,7 +285,12 @@ impl FakeSubscription {
         let most = self.dice.random_range(1..12);
         let state = self.kafka.state();
         let mut records = Vec::new();
+        let held = self.held.lock().expect("unpoisoned");
         for (partition, position) in &mut self.positions {
+            // What was on its way when the partition was held comes all the same.
+            if held.contains(partition) && self.dice.random_bool(0.8) {
+                continue;
+            }
             let Some(log) = state.logs.get(&(partition.topic.clone(), partition.partition)) else { continue };
             let from = *position;
             let first = log.partition_point(|(offset, _)| *offset < from);
@@ -335,6 +353,15 @@ impl Subscription for FakeSubscription {
     }
 
     fn stop_taking(&self) {}
+
+    fn hold(&self, partition: &TopicPartition) {
+        assert!(self.held.lock().expect("unpoisoned").insert(partition.clone()), "{partition} is held twice");
+        self.oracle.count("holds");
+    }
+
+    fn let_go(&self, partition: &TopicPartition) {
+        assert!(self.held.lock().expect("unpoisoned").remove(partition), "{partition} was not held");
+    }
 
     async fn close(self, points: Vec<CommitPoint>) -> bool {
         self.commit_now(points);

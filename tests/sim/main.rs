@@ -49,6 +49,8 @@ fn whatever_happens_nothing_is_lost() {
         "crashes",
         "rebalances",
         "lost partitions",
+        "holds",
+        "cut off",
         "failed publishes",
         "dead letters",
     ] {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use fusebox::event::headers::name;
-use fusebox::event::{Offset, Partition, Source, TopicPartition};
+use fusebox::event::{Offset, Partition, Record, Source, TopicPartition, envelope};
 use fusebox::machine::breaker::{Cause, StateName};
 use fusebox::machine::progress::Progress;
 use fusebox::pipeline::facts::Fact;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::kafka::Kafka;
 use crate::services::Entry;
-use crate::world::{DRAIN, LIVE, PARKING, RETRY};
+use crate::world::{DEAD_LETTERS, DRAIN, LIVE, OUTCOMES, PARKING, RETRY};
 
 /// What a world was like.
 pub struct Report {
@@ -32,8 +32,15 @@ struct State {
     trace: String,
     /// An instance died, or lost partitions, so that work may have been repeated.
     repeats: bool,
-    /// Calls in flight of each key, of the services that only live events call.
-    running: BTreeMap<String, String>,
+    /// Calls in flight of each key, of the services that only live events call, each with its partition's life.
+    running: BTreeMap<String, (String, u64)>,
+    /// The lives of the partitions that are the program's.
+    lives: BTreeMap<TopicPartition, u64>,
+    /// When lives ended; each number is given once.
+    ended: BTreeMap<u64, Duration>,
+    next_life: u64,
+    /// Events whose last words Kafka has acknowledged in their partition's life, and when.
+    finished: BTreeMap<Source, Duration>,
     /// Records that a commit has said to have finished, by offset or in the text beside it.
     settled: BTreeSet<Source>,
     /// By service: since when it is half-open, and calls begun since then that are in flight.
@@ -45,8 +52,11 @@ struct Produced {
     id: Option<Uuid>,
 }
 
-/// The service of the first stage: its call is where an event begins to run.
-const FIRST: usize = 0;
+/// What an event leaves behind last, in a life of its partition.
+pub struct LastWords {
+    source: Source,
+    life: u64,
+}
 
 pub struct Oracle {
     kafka: Arc<Kafka>,
@@ -80,15 +90,52 @@ impl Oracle {
         self.state().all_produced = true;
     }
 
-    pub fn crashed(&self) {
+    /// Partitions are lost: what has run may run again.
+    pub fn lost(&self) {
         let mut state = self.state();
         state.repeats = true;
         state.half_open.clear();
     }
 
+    /// The program has died.
+    pub fn died(&self, at: Duration) {
+        self.lost();
+        let mut state = self.state();
+        let all: Vec<TopicPartition> = state.lives.keys().cloned().collect();
+        state.end_lives(at, &all);
+    }
+
+    /// A record is handed to Kafka's client. Gives what is the last of an event.
+    pub fn publishing(&self, record: &Record) -> Option<LastWords> {
+        let source = match record.topic.as_str() {
+            OUTCOMES => {
+                let outcome: serde_json::Value = serde_json::from_slice(record.value.as_ref()?).expect("an outcome is JSON");
+                serde_json::from_value(outcome["source"].clone()).expect("an outcome has coordinates")
+            }
+            DEAD_LETTERS if record.headers.text(name::EVENT_ID).is_none() => envelope::origin(&record.headers)?,
+            _ => return None,
+        };
+        let life = self.state().lives.get(&source.topic_partition()).copied();
+        let life = life.unwrap_or_else(|| panic!("G1: the end of {source} is published, though its partition's life is over"));
+        Some(LastWords { source, life })
+    }
+
+    /// Kafka has acknowledged an event's last words.
+    pub fn acknowledged(&self, at: Duration, LastWords { source, life }: LastWords) {
+        let mut state = self.state();
+        if state.lives.get(&source.topic_partition()) == Some(&life) {
+            state.finished.insert(source, at);
+        }
+    }
+
     pub fn told(&self, at: Duration, fact: &Fact<'_>) {
         let mut state = self.state();
         writeln!(state.trace, "{at:?} {fact:?}").expect("a string takes everything");
+        match fact {
+            Fact::Assigned { partitions } => state.begin_lives(at, partitions),
+            Fact::Revoked { partitions, .. } => state.end_lives(at, partitions),
+            _ => {}
+        }
         let what = match fact {
             Fact::Transition { service, transition } => {
                 if transition.to == StateName::HalfOpen {
@@ -135,21 +182,21 @@ impl Oracle {
         let source = state.by_id.get(&id).cloned().expect("produced");
         let lane = state.produced[&source].key.clone();
         if begins {
-            // What had begun before its partition was lost may still be under way; a first stage's call is where an event begins to run.
-            let begins_to_run = service == FIRST;
-            assert!(
-                !begins_to_run || !state.settled.contains(&source),
-                "G3: {source} runs again at {at:?}, though its finish is committed"
-            );
-            let other = state.running.insert(lane.clone(), key.to_owned());
+            assert!(!state.settled.contains(&source), "G3: {source} runs again at {at:?}, though its finish is committed");
+            let life = state.lives.get(&source.topic_partition()).copied();
+            let life = life.unwrap_or_else(|| panic!("{key} is called at {at:?} for {source}, whose partition is not ours"));
+            let other = state.running.insert(lane.clone(), (key.to_owned(), life));
             assert!(other.is_none(), "G2: {key} runs at {at:?} while {other:?} of the same key {lane} does");
-        } else {
-            state.running.remove(&lane);
+        } else if let Some((_, life)) = state.running.remove(&lane)
+            && let Some(ended) = state.ended.get(&life).copied()
+        {
+            assert!(at <= ended, "the call of {key} goes on until {at:?}, though its partition's life was over at {ended:?}");
+            *state.counts.entry("cut off").or_default() += 1;
         }
     }
 
     /// A commit is about to be made: nothing below it may be unfinished. `delivered`: whether a parked call's event was.
-    pub fn committing(&self, group: &'static str, point: &CommitPoint, delivered: impl Fn(&str) -> bool) {
+    pub fn committing(&self, at: Duration, group: &'static str, point: &CommitPoint, delivered: impl Fn(&str) -> bool) {
         let from = self.kafka.committed(group, &point.partition);
         assert!(point.next >= from, "a commit goes back: {} from {from} to {}", point.partition, point.next);
         let kafka = self.kafka.state();
@@ -183,6 +230,12 @@ impl Oracle {
             }
         }
         let mut state = self.state();
+        // All of what was acknowledged before now is told, and what was told once is told for good.
+        let finished = state.finished.iter().filter(|(_, acknowledged)| **acknowledged < at).map(|(source, _)| source);
+        let of_partition = |source: &&Source| source.topic_partition() == point.partition && source.offset >= point.next;
+        for source in finished.chain(&state.settled).filter(of_partition) {
+            assert!(above.contains(source), "G3: {source} has finished, and the commit of {} at {at:?} does not say so", point.partition);
+        }
         if !above.is_empty() {
             *state.counts.entry("finished ahead").or_default() += 1;
         }
@@ -258,6 +311,26 @@ impl Oracle {
             judge_order(&state, outcomes);
         }
         Report { counts: std::mem::take(&mut state.counts), trace: std::mem::take(&mut state.trace) }
+    }
+}
+
+impl State {
+    fn begin_lives(&mut self, at: Duration, partitions: &[TopicPartition]) {
+        self.end_lives(at, partitions);
+        for partition in partitions {
+            self.next_life += 1;
+            self.lives.insert(partition.clone(), self.next_life);
+        }
+    }
+
+    fn end_lives(&mut self, at: Duration, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            if let Some(life) = self.lives.remove(partition) {
+                self.ended.insert(life, at);
+            }
+        }
+        // What is not committed when its partition goes may run again.
+        self.finished.retain(|source, _| !partitions.contains(&source.topic_partition()));
     }
 }
 

@@ -7,6 +7,7 @@ use fusebox::event::{Partition, Topic, TopicPartition, UnixMillis};
 use fusebox::machine::breaker::{PolicySettings, Settings};
 use fusebox::machine::disposition::Bounds;
 use fusebox::machine::limit::{self, Law, aimd, gradient};
+use fusebox::machine::progress::MAX_BYTES;
 use fusebox::machine::schedule::Schedule;
 use fusebox::machine::time::Tick;
 use fusebox::pipeline::breakers::Breakers;
@@ -118,6 +119,8 @@ struct Plan {
     success_threshold: u32,
     tries: u32,
     adaptive: Option<limit::Settings>,
+    /// The longest text beside a commit: Kafka's, or so short that partitions must be held.
+    max_ahead_bytes: usize,
 }
 
 impl Plan {
@@ -138,6 +141,7 @@ impl Plan {
                 _ => None,
             }
             .map(|law| limit::Settings { law, minimum: 1, initial: 4 }),
+            max_ahead_bytes: if dice.random_bool(0.5) { MAX_BYTES } else { dice.random_range(11..20) },
         }
     }
 
@@ -183,7 +187,7 @@ pub async fn run(seed: u64) -> Report {
                 for task in instance.tasks.drain(..) {
                     drop(task.await);
                 }
-                oracle.crashed();
+                oracle.died(clock.elapsed());
                 tokio::time::sleep(Duration::from_millis(below(&mut dice, 2_000))).await;
                 life += 1;
                 instance = start(&plan, life, &kafka, &services, &oracle, clock);
@@ -287,11 +291,12 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
 
     let check: Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync> = {
         let (oracle, services) = (Arc::clone(oracle), Arc::clone(services));
-        Arc::new(move |group, point| oracle.committing(group, point, |id| services.delivered(id)))
+        Arc::new(move |group, point| oracle.committing(clock.elapsed(), group, point, |id| services.delivered(id)))
     };
     let budget = Budget::new(plan.max_in_flight, 1 << 20);
-    let (subscription, live) = FakeSubscription::new(Arc::clone(kafka), LIVE, Arc::clone(&budget), plan.seed ^ life, Arc::clone(&check));
-    let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions);
+    let (subscription, live) =
+        FakeSubscription::new(Arc::clone(kafka), LIVE, Arc::clone(&budget), plan.seed ^ life, Arc::clone(&check), Arc::clone(oracle));
+    let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions, Arc::clone(oracle), clock);
     let (timeout, hand_over_timeout) = (Duration::from_secs(10), Duration::from_millis(1_500));
     let live_parts = process::Parts {
         settings: process::Settings {
@@ -301,6 +306,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             commit_interval: Duration::from_millis(300),
             stop_timeout: timeout,
             hand_over_timeout,
+            max_ahead_bytes: plan.max_ahead_bytes,
         },
         stages,
         subscription,
@@ -311,13 +317,15 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         pulse: Pulse::new(clock.now()),
     };
     let budget = Budget::new(plan.max_in_flight, 1 << 20);
-    let (subscription, drain) = FakeSubscription::new(Arc::clone(kafka), DRAIN, Arc::clone(&budget), plan.seed ^ life ^ 1, check);
-    let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions);
+    let (subscription, drain) =
+        FakeSubscription::new(Arc::clone(kafka), DRAIN, Arc::clone(&budget), plan.seed ^ life ^ 1, check, Arc::clone(oracle));
+    let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions, Arc::clone(oracle), clock);
     let drain_parts = drain::Parts {
         settings: drain::Settings {
             commit_interval: Duration::from_millis(300),
             stop_timeout: timeout,
             hand_over_timeout,
+            max_ahead_bytes: plan.max_ahead_bytes,
             dead_letters: Topic::from(DEAD_LETTERS),
             deliveries: None,
         },
@@ -362,7 +370,7 @@ impl Instance {
     async fn shove(&self, plan: &Plan, dice: &mut StdRng, oracle: &Oracle, lose: bool) {
         oracle.count(if lose { "lost partitions" } else { "rebalances" });
         if lose {
-            oracle.crashed();
+            oracle.lost();
         }
         let (consumer, topic) = if dice.random_bool(0.6) { (&self.live, EVENTS) } else { (&self.drain, RETRY) };
         let some: Vec<_> = plan.partitions_of(topic).into_iter().filter(|_| dice.random_bool(0.7)).collect();

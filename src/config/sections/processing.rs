@@ -20,10 +20,16 @@ pub(super) fn read(section: &Section<'_>) -> Option<Processing> {
         "What is processed in order, one at a time: events of a key, of a partition, or nothing.",
     );
     let concurrency = section.required("concurrency", Whole(1..=100_000_u32), "Events running at once.");
-    let max_in_flight =
-        section.required("max_in_flight", Whole(1..=10_000_000_u32), "Records read and not finished; at this bound partitions pause.");
-    let max_in_flight_bytes =
-        section.required("max_in_flight_bytes", Size(1_024..=1 << 40), "Their bytes; at this bound partitions pause.");
+    let max_in_flight = section.required(
+        "max_in_flight",
+        Whole(1..=10_000_000_u32),
+        "Records in memory, read ahead or not finished; at this bound partitions pause.",
+    );
+    let max_in_flight_bytes = section.required(
+        "max_in_flight_bytes",
+        Size(1_024..=1 << 40),
+        "Their bytes, and those that wait for Kafka, twice; at this bound partitions pause.",
+    );
     let max_event_bytes = section.required("max_event_bytes", Size(1..=LARGEST_RECORD), "A larger event is dead-lettered.");
     let commit_interval = section.required(
         "commit_interval",

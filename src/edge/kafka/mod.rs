@@ -17,7 +17,7 @@ mod record;
 mod tail;
 mod topics;
 
-pub use consumer::{ConsumerHealth, ConsumerOptions, KafkaSubscription, OnCommit, Reading, Readings, Settled};
+pub use consumer::{Ahead, ConsumerHealth, ConsumerOptions, KafkaSubscription, OnCommit, Reading, Readings, Settled};
 pub use error::KafkaEdgeError;
 pub use lag::{LagSampler, PartitionLag};
 pub use publisher::{KafkaPublisher, Producer};

@@ -11,6 +11,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Statistics};
 use secrecy::ExposeSecret;
 
+use super::consumer::Ahead;
 use crate::config;
 
 /// How long librdkafka waits at most before it tries a broker again. Its own default of 10 s keeps a client away ten seconds
@@ -22,6 +23,9 @@ const METADATA_REFRESH_MS: &str = "5000";
 const STATISTICS_MS: &str = "2000";
 /// What librdkafka's session timeout is unless the user says otherwise; a broker's default for `group.protocol=consumer` as well.
 pub(super) const SESSION_TIMEOUT_MS: u64 = 45_000;
+
+/// The smallest fetch that librdkafka can be asked for: its least `message.max.bytes`.
+const LEAST_FETCH: usize = 1_000;
 
 /// Refused by librdkafka together with `group.protocol=consumer`, where the broker decides them.
 const CLASSIC_ONLY: [&str; 3] = ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"];
@@ -47,28 +51,22 @@ fn layered(settings: &config::Kafka, ours: &[(&str, String)], owned: &[(&str, St
     properties
 }
 
-/// Properties of a member of the group, whose memory beyond the budget is bounded by the budget.
-pub(super) fn member(
-    settings: &config::Kafka,
-    group: &str,
-    client_id: &str,
-    budget: (usize, usize),
-    max_record_bytes: usize,
-) -> ClientConfig {
-    let (max_records, max_bytes) = budget;
-    // Read ahead of the budget: a quarter of it, so that the whole stays within 1.25 budgets (and one fetch); at least 1 MiB, or
-    // small budgets would fetch record by record. librdkafka's defaults, 64 MiB and 100,000 records a partition, dwarf the budget.
-    let ahead_bytes = (max_bytes / 4).clamp(1 << 20, 64 << 20);
-    let ahead_records = (max_records / 4).clamp(100, 100_000);
+/// Properties of a member of the group. What it reads ahead is bounded: librdkafka's defaults, 64 MiB and 100,000 records, dwarf a budget.
+pub(super) fn member(settings: &config::Kafka, group: &str, client_id: &str, ahead: Ahead, max_record_bytes: usize) -> ClientConfig {
+    // It fetches until the queue has reached its bound, so a fetch may come on top of that: half each. librdkafka counts in KiB, at least
+    // one, up to 2 GiB; more than 64 MiB in one fetch keeps no consumer busier.
+    let queued_kib = (ahead.bytes / (2 << 10)).clamp(1, 1 << 20);
+    let fetch = (ahead.bytes / 2).clamp(LEAST_FETCH, 64 << 20);
     // A record larger than this still comes through: brokers send at least one batch, whatever its size. It saves the round trips of
     // librdkafka's growing towards a size that is known to occur.
-    let fetch_bytes = max_record_bytes.clamp(1 << 20, 16 << 20);
+    let fetch_of_partition = max_record_bytes.clamp(1 << 20, 16 << 20).min(fetch);
     let ours = [
         ("client.id", client_id.to_owned()),
-        ("queued.max.messages.kbytes", (ahead_bytes >> 10).to_string()),
-        ("queued.min.messages", ahead_records.to_string()),
-        ("fetch.max.bytes", ahead_bytes.max(fetch_bytes).to_string()),
-        ("fetch.message.max.bytes", fetch_bytes.to_string()),
+        ("queued.max.messages.kbytes", queued_kib.to_string()),
+        // Of the whole queue, all partitions together: it is one for a member of a group.
+        ("queued.min.messages", ahead.records.clamp(1, 100_000).to_string()),
+        ("fetch.max.bytes", fetch.to_string()),
+        ("fetch.message.max.bytes", fetch_of_partition.to_string()),
         // Only a cap on what a broker may answer: one batch above librdkafka's 100 MB would stop its partition for ever.
         ("receive.message.max.bytes", (1_u32 << 30).to_string()),
         // With a small queue librdkafka's default of 1 s between fetches makes a consumer crawl.
@@ -86,6 +84,8 @@ pub(super) fn member(
         ("enable.auto.offset.store", "false".into()),
         ("enable.partition.eof", "false".into()),
         ("allow.auto.create.topics", "false".into()),
+        // A writer's bound, which a reader does not use; but librdkafka refuses fetches that are smaller.
+        ("message.max.bytes", LEAST_FETCH.to_string()),
     ];
     without_classic(layered(settings, &ours, &owned))
 }
@@ -124,8 +124,8 @@ pub(super) fn producer(settings: &config::Kafka) -> ClientConfig {
         ("batch.size", (128_u32 << 10).to_string()),
         // The topic decides what is too large, not the client: as much as a broker's default `socket.request.max.bytes`.
         ("message.max.bytes", (100_u32 << 20).to_string()),
-        // Twice the default bound of what is read and not finished, and more than the largest record, which could otherwise meet a
-        // queue that is full for it for ever. Full is an answer (`QueueFull`), not an error.
+        // No bound of memory: what lies in it is counted in the loops' budgets. It must only be more than the largest record, which could
+        // otherwise meet a queue that is full for it for ever. Full is an answer (`QueueFull`), not an error.
         ("queue.buffering.max.kbytes", (128_u32 << 10).to_string()),
         ("queue.buffering.max.messages", "100000".into()),
         // Then the record's owner hears of it and publishes it again. Longer than a broker's restart hides the outage from
@@ -188,8 +188,13 @@ pub(super) fn log_line(facility: &str, line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdkafka::consumer::BaseConsumer;
-    use rdkafka::producer::BaseProducer;
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+    use rdkafka::{Offset, TopicPartitionList};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::time::Duration;
 
     fn settings(properties: &[(&str, &str)]) -> config::Kafka {
         config::Kafka {
@@ -208,13 +213,59 @@ mod tests {
             ("acks", "0"),
             ("compression.type", "zstd"),
         ]);
-        let member = member(&settings, "g", "c", (10, 10), 10);
+        let member = member(&settings, "g", "c", Ahead { records: 10, bytes: 64 << 10 }, 10);
         assert_eq!(member.get("fetch.queue.backoff.ms"), Some("77"));
         assert_eq!(member.get("partition.assignment.strategy"), Some("range"));
         assert_eq!(member.get("enable.auto.commit"), Some("false"));
         let producer = producer(&settings);
         assert_eq!(producer.get("acks"), Some("all"));
         assert_eq!(producer.get("compression.type"), Some("zstd"));
+    }
+
+    /// Hears how much lies in the client's queue.
+    struct Queued(Arc<AtomicUsize>);
+
+    impl ClientContext for Queued {
+        fn stats(&self, statistics: Statistics) {
+            let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
+            let queued: u64 = partitions.map(|partition| partition.fetchq_size).sum();
+            self.0.fetch_max(usize::try_from(queued).unwrap_or(usize::MAX), Relaxed);
+        }
+    }
+
+    impl ConsumerContext for Queued {}
+
+    #[test]
+    fn what_is_read_ahead_stays_within_its_bound() {
+        const AHEAD: Ahead = Ahead { records: 100_000, bytes: 256 << 10 };
+        // What a broker sends at least, whatever it is asked for.
+        const BATCH: usize = 16 << 10;
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let mut settings = settings(&[("statistics.interval.ms", "20")]);
+        settings.brokers = cluster.bootstrap_servers();
+        let mut writer = producer(&settings);
+        writer.set("compression.type", "none").set("batch.size", BATCH.to_string());
+        let writer: BaseProducer = writer.create().unwrap();
+        for _ in 0..2_000 {
+            writer.send(BaseRecord::<(), [u8]>::to("t").payload(&[7; 1_000])).unwrap();
+        }
+        writer.flush(Duration::from_secs(30)).unwrap();
+
+        let most = Arc::new(AtomicUsize::new(0));
+        let reader = member(&settings, "g", "c", AHEAD, 1 << 20);
+        let reader: BaseConsumer<Queued> = reader.create_with_context(Queued(Arc::clone(&most))).unwrap();
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset("t", 0, Offset::Beginning).unwrap();
+        reader.assign(&from).unwrap();
+        // Slower than it fetches, so that its queue fills.
+        let mut read = 0;
+        while read < 100 {
+            read += usize::from(reader.poll(Duration::from_millis(500)).is_some_and(|message| message.is_ok()));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let most = most.load(Relaxed);
+        assert!((AHEAD.bytes / 4..=AHEAD.bytes + BATCH).contains(&most), "{most} bytes were queued");
     }
 
     #[test]
@@ -228,11 +279,15 @@ mod tests {
 
     #[test]
     fn librdkafka_takes_every_set_for_any_budget() {
-        for properties in [&[][..], &[("group.protocol", "consumer"), ("session.timeout.ms", "9000"), ("group.instance.id", "a")]] {
+        for properties in [
+            &[][..],
+            &[("message.max.bytes", "50000000")],
+            &[("group.protocol", "consumer"), ("session.timeout.ms", "9000"), ("group.instance.id", "a")],
+        ] {
             let settings = settings(properties);
-            for budget in [(1, 1), (10_000, 64 << 20), (usize::MAX, usize::MAX)] {
-                let member = member(&settings, "g", "c", budget, budget.1).create::<BaseConsumer>();
-                assert!(member.is_ok(), "{budget:?}: {:?}", member.err());
+            for (records, bytes) in [(0, 0), (1, 1), (10_000, 64 << 20), (usize::MAX, usize::MAX)] {
+                let member = member(&settings, "g", "c", Ahead { records, bytes }, bytes).create::<BaseConsumer>();
+                assert!(member.is_ok(), "{records}, {bytes}: {:?}", member.err());
             }
             assert!(onlooker(&settings, None).create::<BaseConsumer>().is_ok());
             assert!(onlooker(&settings, Some("g")).create::<BaseConsumer>().is_ok());

@@ -54,6 +54,8 @@ impl Subscription for Given {
     }
     fn commit(&self, _points: Vec<CommitPoint>) {}
     fn stop_taking(&self) {}
+    fn hold(&self, _partition: &TopicPartition) {}
+    fn let_go(&self, _partition: &TopicPartition) {}
     async fn close(self, _points: Vec<CommitPoint>) -> bool {
         true
     }
@@ -110,6 +112,7 @@ async fn it_comes_round_whatever_happens_and_names_what_hangs() {
             ordering: Ordering::Key,
             concurrency: 4,
             max_event_bytes: 1 << 20,
+            max_ahead_bytes: crate::machine::progress::MAX_BYTES,
             commit_interval: Duration::from_secs(3_600),
             stop_timeout: Duration::from_secs(60),
             hand_over_timeout: TIMEOUT,

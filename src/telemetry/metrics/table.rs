@@ -143,11 +143,11 @@ table! {
     );
     IN_FLIGHT_BYTES = gauge(
         "fusebox_in_flight_bytes", &[],
-        "Bytes of the records read and not finished."
+        "Bytes of the records read and not finished, and twice those that they wait for Kafka to take."
     );
     PAUSED_PARTITIONS = gauge(
         "fusebox_paused_partitions", &[],
-        "Assigned partitions that are paused because the bound of what is in flight is reached."
+        "Assigned partitions that are paused because the bound of what is in flight is reached, or because what has finished of them would no longer fit beside their commit."
     );
     STALLED_PARTITIONS = gauge(
         "fusebox_stalled_partitions", &[],

@@ -2,15 +2,7 @@
 //!
 //! A rebalance first hands on the records in hand, so that the loop sees them before their partition goes. A revocation then holds the
 //! thread until the loop has said how far it has come, or until the bound, and commits that while the partitions are still ours.
-//!
-//! librdkafka pauses and resumes badly in three ways that this module works around:
-//! - A partition that is paused and resumed before it has found where to begin asks twice, and a timer of the first question sets it back
-//!   to its beginning later, even in its next assignment: only partitions that have sent a record are paused.
-//! - Resuming a partition that is *not* paused throws away what was fetched of it and never fetches it again: only partitions that were
-//!   paused here are resumed.
-//! - A partition that is revoked while paused is still paused when it comes back, and stalls: it is resumed before it goes.
 
-use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,6 +17,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::gate::Gate;
 use super::health::{ConsumerHealth, Reading};
 use super::ledger::Ledger;
 use super::statistics::{Statistics, offset};
@@ -56,14 +49,6 @@ pub(super) struct Shared {
 pub(super) struct Outbox {
     pub batch: Vec<Incoming>,
     pub sender: Option<UnboundedSender<Intake>>,
-}
-
-/// Whether reading is held, which partitions have sent a record since they were assigned, and which of them are paused.
-#[derive(Default)]
-pub(super) struct Gate {
-    pub held: bool,
-    pub started: BTreeSet<TopicPartition>,
-    pub paused: BTreeSet<TopicPartition>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -135,22 +120,20 @@ impl Shared {
         lock(&self.gate).started.insert(partition);
     }
 
-    /// Pauses and resumes until what is paused is what should be.
-    pub fn set_held<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, held: bool) {
+    /// Pauses and resumes until what is paused is what should be: everything if the gate is shut, else what the loop holds. True if
+    /// anything is paused.
+    pub fn set_shut<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, shut: bool) -> bool {
         let mut gate = lock(&self.gate);
-        gate.held = held;
-        if held {
-            let fresh: Vec<_> = gate.started.difference(&gate.paused).cloned().collect();
-            if !fresh.is_empty() && self.note(consumer.pause(&list_of(&fresh))) {
-                gate.paused.extend(fresh);
-            }
-        } else if !gate.paused.is_empty() {
-            let paused: Vec<_> = gate.paused.iter().cloned().collect();
-            if self.note(consumer.resume(&list_of(&paused))) {
-                gate.paused.clear();
-            }
+        gate.shut = shut;
+        let (pause, resume) = gate.changes();
+        if !pause.is_empty() && self.note(consumer.pause(&list_of(&pause))) {
+            gate.paused.extend(pause);
+        }
+        if !resume.is_empty() && self.note(consumer.resume(&list_of(&resume))) {
+            gate.paused.retain(|partition| !resume.contains(partition));
         }
         self.health.set_partitions(self.ledger.assigned(), gate.paused.len());
+        !gate.paused.is_empty()
     }
 
     /// Notes how far each partition is read.
@@ -162,7 +145,7 @@ impl Shared {
                 fetch: found.and_then(|found| offset(found.next_offset)),
                 position: found.and_then(|found| offset(found.app_offset)),
                 queued: found.map_or(0, |found| u64::try_from(found.fetchq_cnt).unwrap_or(0)),
-                held: stopped || gate.held || gate.paused.contains(&partition),
+                held: stopped || gate.shut || gate.held.contains(&partition) || gate.paused.contains(&partition),
                 partition,
             }
         };
@@ -221,8 +204,7 @@ impl Shared {
             }
         }
         let mut gate = lock(&self.gate);
-        gate.started.retain(|started| !partitions.contains(started));
-        let paused: Vec<_> = partitions.iter().filter(|partition| gate.paused.remove(*partition)).cloned().collect();
+        let paused = gate.leave(partitions);
         if !paused.is_empty() {
             self.note(consumer.resume(&list_of(&paused)));
         }

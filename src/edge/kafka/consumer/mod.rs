@@ -4,12 +4,14 @@
 //! - What it tells comes in order: a partition's records between its `Assigned` and its `Revoked` or `Lost`.
 //! - What is read and not finished stays within the [`Budget`], and one record of each partition: at its bound every partition that sends
 //!   is paused, polling goes on, and nothing is skipped or repeated when it goes on.
+//! - A partition that the loop holds is paused by itself, soon; it reads on when the loop has let it go and there is room.
 //! - A revoked partition's last commit is made before it is another's; a lost one's is not made.
 //! - It ends only when it is closed or dropped, or with [`ConsumerHealth::fatal`] set and `next()` answering `None`.
 //!
 //! Which records are finished, and so what may be committed, is the loop's affair.
 
 mod context;
+mod gate;
 mod health;
 mod ledger;
 mod poll;
@@ -26,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::context::{Context, Outbox, Shared, lock};
 use super::{KafkaEdgeError, properties};
 use crate::config;
-use crate::event::Topic;
+use crate::event::{Topic, TopicPartition};
 use crate::pipeline::ports::{Budget, Clock, CommitPoint, Intake, Subscription};
 
 pub use self::health::{ConsumerHealth, Reading, Readings};
@@ -45,6 +47,15 @@ pub enum Settled {
     Failed(String),
 }
 
+/// How much a client reads ahead of its loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// Records, and what one fetch brings on top.
+    pub records: usize,
+    /// Bytes, a fetch under way included.
+    pub bytes: usize,
+}
+
 /// What a consumer is started with, beside the connection.
 #[derive(Clone)]
 pub struct ConsumerOptions {
@@ -56,6 +67,8 @@ pub struct ConsumerOptions {
     pub client_id: String,
     /// What bounds its records. It takes them in; the loop lets them go, each with its `Incoming::size`.
     pub budget: Arc<Budget>,
+    /// What bounds what the client has fetched and not handed on, beside the budget.
+    pub ahead: Ahead,
     /// The largest record that should come in one fetch, bytes. Larger ones come too, with more round trips.
     pub max_record_bytes: usize,
     /// How long a revocation waits for the loop's commit points. `None`: half of `session.timeout.ms` (of librdkafka's default,
@@ -79,8 +92,8 @@ impl KafkaSubscription {
     /// # Errors
     /// A property that librdkafka does not take, or no thread to be had.
     pub fn start<C: Clock>(settings: &config::Kafka, options: ConsumerOptions, clock: C) -> Result<Self, KafkaEdgeError> {
-        let ConsumerOptions { group, topics, client_id, budget, max_record_bytes, revoke_wait, on_commit } = options;
-        let properties = properties::member(settings, &group, &client_id, budget.bounds(), max_record_bytes);
+        let ConsumerOptions { group, topics, client_id, budget, ahead, max_record_bytes, revoke_wait, on_commit } = options;
+        let properties = properties::member(settings, &group, &client_id, ahead, max_record_bytes);
         let session_ms = properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(properties::SESSION_TIMEOUT_MS);
         let revoke_wait = revoke_wait.unwrap_or(Duration::from_millis(session_ms) / 2);
         let (sender, intake) = mpsc::unbounded_channel();
@@ -138,6 +151,14 @@ impl Subscription for KafkaSubscription {
 
     fn stop_taking(&self) {
         self.shared.stopped.store(true, Relaxed);
+    }
+
+    fn hold(&self, partition: &TopicPartition) {
+        lock(&self.shared.gate).held.insert(partition.clone());
+    }
+
+    fn let_go(&self, partition: &TopicPartition) {
+        lock(&self.shared.gate).held.remove(partition);
     }
 
     async fn close(mut self, points: Vec<CommitPoint>) -> bool {

@@ -21,8 +21,8 @@ use crate::pipeline::ports::Clock;
 
 /// How long a poll waits when nothing comes. It bounds how late a stop is noticed; records wake it at once.
 const IDLE: Duration = Duration::from_millis(100);
-/// How long a poll waits while partitions are paused: how late room in the budget is noticed.
-const HELD: Duration = Duration::from_millis(5);
+/// How long a poll waits while partitions are paused: how late room is noticed, in the budget or beside a partition's commit.
+const PAUSED: Duration = Duration::from_millis(5);
 /// The most records handed on at once: enough to make the hand-over's cost small, few enough that the loop can begin early.
 const BATCH: usize = 256;
 
@@ -60,9 +60,9 @@ pub(super) fn run<C: Clock>(consumer: BaseConsumer<Context>, shared: &Arc<Shared
 fn poll<C: Clock>(consumer: &BaseConsumer<Context>, shared: &Shared, clock: &C) {
     while !shared.is_closing() && !shared.health.has_failed() {
         shared.health.poll(clock.now());
-        let held = is_held(shared);
-        shared.set_held(consumer, held);
-        let mut polled = consumer.poll(if held { HELD } else { IDLE });
+        let shut = is_shut(shared);
+        let paused = shared.set_shut(consumer, shut);
+        let mut polled = consumer.poll(if shut || paused { PAUSED } else { IDLE });
         let mut sending = None;
         for number in 1.. {
             match polled {
@@ -71,8 +71,8 @@ fn poll<C: Clock>(consumer: &BaseConsumer<Context>, shared: &Shared, clock: &C) 
                 None => break,
             }
             // Nothing may be polled that is not taken: librdkafka has moved on past it, and the next commit would too.
-            // Held, a record is the first of its partition, which is to be paused before its next.
-            if number >= BATCH || held || shared.budget.is_full() {
+            // With the gate shut, a record is the first of its partition, which is to be paused before its next.
+            if number >= BATCH || shut || shared.budget.is_full() {
                 break;
             }
             polled = consumer.poll(Duration::ZERO);
@@ -81,9 +81,9 @@ fn poll<C: Clock>(consumer: &BaseConsumer<Context>, shared: &Shared, clock: &C) 
     }
 }
 
-/// Full: held. With room again: not. In between: as before, so that a full budget does not make it pause and resume with every record.
-fn is_held(shared: &Shared) -> bool {
-    shared.stopped.load(Relaxed) || shared.budget.is_full() || (lock(&shared.gate).held && !shared.budget.has_room())
+/// Full: shut. With room again: not. In between: as before, so that a full budget does not make it pause and resume with every record.
+fn is_shut(shared: &Shared) -> bool {
+    shared.stopped.load(Relaxed) || shared.budget.is_full() || (lock(&shared.gate).shut && !shared.budget.has_room())
 }
 
 /// Takes a message in. `sending` is the partition of the one before: they come in runs.
