@@ -10,6 +10,7 @@
 #![expect(clippy::panic, reason = "a harness says what it did not see by panicking; only the tests themselves are exempt by default")]
 
 mod bad_input;
+mod bounds;
 mod commands;
 mod fallbacks;
 mod forced;

@@ -23,6 +23,8 @@ use crate::pipeline::ports::Clock;
 const IDLE: Duration = Duration::from_millis(100);
 /// How long a poll waits while partitions are paused: how late room is noticed, in the budget or beside a partition's commit.
 const PAUSED: Duration = Duration::from_millis(5);
+/// How often room is looked for before anything is paused.
+const TURN: Duration = Duration::from_millis(2);
 /// The most records handed on at once: enough to make the hand-over's cost small, few enough that the loop can begin early.
 const BATCH: usize = 256;
 
@@ -60,6 +62,7 @@ pub(super) fn run<C: Clock>(consumer: BaseConsumer<Context>, shared: &Arc<Shared
 fn poll<C: Clock>(consumer: &BaseConsumer<Context>, shared: &Shared, clock: &C) {
     while !shared.is_closing() && !shared.health.has_failed() {
         shared.health.poll(clock.now());
+        wait_for_room(shared);
         let shut = is_shut(shared);
         let paused = shared.set_shut(consumer, shut);
         let mut polled = consumer.poll(if shut || paused { PAUSED } else { IDLE });
@@ -78,6 +81,17 @@ fn poll<C: Clock>(consumer: &BaseConsumer<Context>, shared: &Shared, clock: &C) 
             polled = consumer.poll(Duration::ZERO);
         }
         shared.flush();
+    }
+}
+
+/// A budget that is full for a moment only is waited for: pausing throws away what was fetched, and fetching it again can take a second. A
+/// small budget is full with every record. No message is polled meanwhile, no longer than an idle poll would take.
+fn wait_for_room(shared: &Shared) {
+    let is_full = || shared.budget.is_full() && !shared.stopped.load(Relaxed) && !shared.is_closing();
+    let mut turns = if lock(&shared.gate).shut { 0 } else { IDLE.as_millis() / TURN.as_millis() };
+    while turns > 0 && is_full() {
+        thread::sleep(TURN);
+        turns -= 1;
     }
 }
 
