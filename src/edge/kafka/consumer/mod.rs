@@ -81,6 +81,7 @@ impl KafkaSubscription {
         let ConsumerOptions { group, topics, client_id, budget, max_record_bytes, revoke_wait, on_commit } = options;
         let properties = properties::member(settings, &group, &client_id, budget.bounds(), max_record_bytes);
         let session_ms = properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(properties::SESSION_TIMEOUT_MS);
+        let keeps_its_place = properties.get("group.instance.id").is_some_and(|id| !id.is_empty());
         let revoke_wait = revoke_wait.unwrap_or(Duration::from_millis(session_ms) / 2);
         let (sender, intake) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -89,6 +90,7 @@ impl KafkaSubscription {
             ledger: ledger::Ledger::default(),
             budget,
             revoke_wait,
+            keeps_its_place,
             stopped: AtomicBool::new(false),
             on_commit,
             closing: Mutex::new(None),
