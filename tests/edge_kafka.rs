@@ -81,6 +81,7 @@ impl Clock for Monotonic {
 fn options(group: &str, topics: &[&Topic], budget: &Arc<Budget>) -> ConsumerOptions {
     ConsumerOptions {
         group: group.to_owned(),
+        seat: None,
         topics: topics.iter().map(|topic| (*topic).clone()).collect(),
         client_id: "test".into(),
         budget: Arc::clone(budget),

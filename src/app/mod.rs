@@ -194,7 +194,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         // A consumer and a budget for each service: the backlog of one that is down must not hold up another's.
         let budget = wiring::share_of_budget(&config, services);
         let topic = wiring::retry_topic(&config, &route.name);
-        let subscription = wiring::retries(&config, topic, &instance, Arc::clone(&budget), &metrics, clock)?;
+        let subscription = wiring::retries(&config, &route.name, topic, &instance, Arc::clone(&budget), &metrics, clock)?;
         let health = subscription.health();
         let (publisher, acks) = producer.handle();
         let parts = drain::Parts {

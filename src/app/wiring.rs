@@ -196,6 +196,7 @@ pub(super) fn events(
 
 pub(super) fn retries(
     config: &Config,
+    service: &str,
     topic: Topic,
     instance: &str,
     budget: Arc<Budget>,
@@ -203,6 +204,7 @@ pub(super) fn retries(
     clock: SystemClock,
 ) -> anyhow::Result<KafkaSubscription> {
     let options = options(config, retry_group(config), vec![topic], instance, budget, metrics);
+    let options = ConsumerOptions { seat: Some(service.to_owned()), ..options };
     KafkaSubscription::start(&config.kafka, options, clock).context("kafka")
 }
 
@@ -233,6 +235,7 @@ fn options(
     let metrics = Arc::clone(metrics);
     ConsumerOptions {
         group,
+        seat: None,
         topics,
         client_id: instance.to_owned(),
         budget,
