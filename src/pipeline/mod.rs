@@ -19,4 +19,5 @@ pub mod ports;
 pub mod process;
 pub mod stages;
 pub mod stop;
+mod stragglers;
 pub mod turns;

@@ -1,13 +1,14 @@
 //! Records on their way to Kafka: each is kept until it is acknowledged, and published again until it is.
 //!
-//! A record that fails is tried again with back-off and holds up its owner only. One that is too large is handed back, because
-//! trying again is useless.
+//! A record that fails is tried again with back-off and holds up its owner, and later records of its topic and key. One that is too large
+//! is handed back, because trying again is useless.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::facts::Fact;
 use super::ports::{Ack, PublishError, Publisher, Token, Witness};
+use super::stragglers::Stragglers;
 use crate::event::{Record, UnixMillis};
 use crate::machine::due_queue::DueQueue;
 use crate::machine::schedule::Schedule;
@@ -29,6 +30,7 @@ pub struct Outbox<P, O> {
     held_back: VecDeque<Token>,
     held_back_until: Tick,
     again: DueQueue<Token>,
+    stragglers: Stragglers,
 }
 
 #[derive(Debug)]
@@ -36,6 +38,8 @@ struct Pending<O> {
     record: Record,
     owner: O,
     failures: u32,
+    /// It was handed over, and what became of it is not told yet.
+    is_out: bool,
 }
 
 /// What an acknowledgement meant.
@@ -52,27 +56,39 @@ pub enum Acked<O> {
 impl<P: Publisher, O> Outbox<P, O> {
     /// Nothing on its way.
     pub fn new(publisher: P) -> Self {
-        Self { publisher, next: 0, pending: HashMap::new(), held_back: VecDeque::new(), held_back_until: Tick(0), again: DueQueue::new() }
+        Self {
+            publisher,
+            next: 0,
+            pending: HashMap::new(),
+            held_back: VecDeque::new(),
+            held_back_until: Tick(0),
+            again: DueQueue::new(),
+            stragglers: Stragglers::default(),
+        }
     }
 
     /// Publishes a record for its owner.
     pub fn send(&mut self, record: Record, owner: O, now: Tick) {
         let token = Token(self.next);
         self.next += 1;
-        self.pending.insert(token, Pending { record, owner, failures: 0 });
-        self.hand_over(token, now);
+        let waits = self.stragglers.holds(&record, token);
+        self.pending.insert(token, Pending { record, owner, failures: 0, is_out: false });
+        if !waits {
+            self.hand_over(token, now);
+        }
     }
 
     /// Publishes a record for its owner, after the longest wait between two tries.
     pub fn send_later(&mut self, record: Record, owner: O, now: Tick) {
         let token = Token(self.next);
         self.next += 1;
-        self.pending.insert(token, Pending { record, owner, failures: 0 });
+        self.pending.insert(token, Pending { record, owner, failures: 0, is_out: false });
         self.again.push(now.plus(AGAIN.max), token);
     }
 
     fn hand_over(&mut self, token: Token, now: Tick) {
-        let Some(pending) = self.pending.get(&token) else { return };
+        let Some(pending) = self.pending.get_mut(&token) else { return };
+        pending.is_out = true;
         if !self.held_back.is_empty() || self.publisher.publish(&pending.record, token).is_err() {
             if self.held_back.is_empty() {
                 self.held_back_until = now.plus(QUEUE_FULL);
@@ -84,11 +100,11 @@ impl<P: Publisher, O> Outbox<P, O> {
     /// Takes an acknowledgement in.
     pub fn acked(&mut self, ack: Ack, now: Tick, wall: UnixMillis, roll: f64, witness: &impl Witness) -> Acked<O> {
         match ack.result {
-            Ok(()) => match self.pending.remove(&ack.token) {
+            Ok(()) => match self.taken(ack.token, now) {
                 Some(pending) => Acked::Published(pending.owner),
                 None => Acked::Again,
             },
-            Err(PublishError::TooLarge) => match self.pending.remove(&ack.token) {
+            Err(PublishError::TooLarge) => match self.taken(ack.token, now) {
                 Some(pending) => Acked::TooLarge(pending.owner, pending.record),
                 None => Acked::Again,
             },
@@ -97,15 +113,28 @@ impl<P: Publisher, O> Outbox<P, O> {
                     if error == PublishError::BadTime {
                         pending.record.timestamp = wall;
                     }
+                    pending.is_out = false;
                     pending.failures = pending.failures.saturating_add(1);
                     witness.tell(Fact::PublishFailed { topic: &pending.record.topic, error: &error.to_string() });
                     // Half of the delay is fixed: full jitter could come back at once to a broker that has just said no.
                     let delay = AGAIN.delay(pending.failures, None, 0.5 + roll / 2.0);
-                    self.again.push(now.plus(delay), ack.token);
+                    if self.stragglers.failed(&pending.record, ack.token) {
+                        self.again.push(now.plus(delay), ack.token);
+                    }
                 }
                 Acked::Again
             }
         }
+    }
+
+    /// Lets go of a record that has come to an end, and lets the one go that waited for it.
+    fn taken(&mut self, token: Token, now: Tick) -> Option<Pending<O>> {
+        let pending = self.pending.remove(&token)?;
+        let next = self.stragglers.passed(&pending.record, token);
+        if let Some(next) = next.filter(|next| self.pending.get(next).is_some_and(|next| !next.is_out)) {
+            self.hand_over(next, now);
+        }
+        Some(pending)
     }
 
     /// Publishes what is due again.
@@ -116,7 +145,10 @@ impl<P: Publisher, O> Outbox<P, O> {
             }
         }
         while let Some((_, token)) = self.again.pop_due(now) {
-            self.hand_over(token, now);
+            // One that an earlier record of its key has failed behind meanwhile goes when that one is there.
+            if self.pending.get(&token).is_some_and(|pending| !pending.is_out && self.stragglers.may_go(&pending.record, token)) {
+                self.hand_over(token, now);
+            }
         }
     }
 
@@ -134,5 +166,133 @@ impl<P: Publisher, O> Outbox<P, O> {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::event::{Headers, Topic};
+    use crate::pipeline::ports::QueueFull;
+
+    /// Keeps what it is handed.
+    #[derive(Clone, Default)]
+    struct Client(Arc<Mutex<Vec<(String, Token)>>>);
+
+    impl Client {
+        /// The values that were handed over since this was last asked, and their tokens.
+        fn handed(&self) -> Vec<(String, Token)> {
+            std::mem::take(&mut *self.0.lock().unwrap())
+        }
+
+        fn values(&self) -> Vec<String> {
+            self.handed().into_iter().map(|(value, _)| value).collect()
+        }
+    }
+
+    impl Publisher for Client {
+        fn publish(&self, record: &Record, token: Token) -> Result<(), QueueFull> {
+            let value = String::from_utf8(record.value.as_deref().unwrap().to_vec()).unwrap();
+            self.0.lock().unwrap().push((value, token));
+            Ok(())
+        }
+    }
+
+    struct Deaf;
+
+    impl Witness for Deaf {
+        fn tell(&self, _fact: Fact<'_>) {}
+    }
+
+    fn record(topic: &str, key: Option<&'static str>, value: &'static str) -> Record {
+        let key = key.map(|key| key.into());
+        Record { topic: Topic::from(topic), key, value: Some(value.into()), headers: Headers::new(), timestamp: UnixMillis(1) }
+    }
+
+    const LATER: Tick = Tick(60_000_000);
+
+    fn outbox() -> (Client, Outbox<Client, ()>) {
+        let client = Client::default();
+        (client.clone(), Outbox::new(client))
+    }
+
+    fn ack(outbox: &mut Outbox<Client, ()>, token: Token, fails: bool, now: Tick) {
+        let result = if fails { Err(PublishError::Failed("no".to_owned())) } else { Ok(()) };
+        outbox.acked(Ack { token, result }, now, UnixMillis(1), 0.5, &Deaf);
+    }
+
+    #[test]
+    fn what_failed_goes_before_what_comes_behind_it() {
+        let (client, mut outbox) = outbox();
+        for (key, value) in [(Some("a"), "a1"), (Some("a"), "a2"), (Some("b"), "b1"), (None, "n1")] {
+            outbox.send(record("t", key, value), (), Tick(0));
+        }
+        let tokens: HashMap<String, Token> = client.handed().into_iter().collect();
+        // The later one's failure is told first, and its wait is over first.
+        ack(&mut outbox, tokens["a2"], true, Tick(0));
+        ack(&mut outbox, tokens["a1"], true, LATER);
+        ack(&mut outbox, tokens["b1"], true, LATER);
+        ack(&mut outbox, tokens["n1"], true, LATER);
+        outbox.send(record("t", Some("a"), "a3"), (), LATER);
+        outbox.send(record("t", Some("c"), "c1"), (), LATER);
+        outbox.send(record("other", Some("a"), "o1"), (), LATER);
+        assert_eq!(client.values(), ["c1", "o1"], "other keys and topics wait for nobody");
+        outbox.retry(LATER.plus(AGAIN.max));
+        let handed = client.handed();
+        assert_eq!(handed.iter().map(|(value, _)| value.as_str()).collect::<Vec<_>>(), ["a1", "b1", "n1"]);
+        ack(&mut outbox, tokens["a1"], true, LATER);
+        assert_eq!(client.values(), Vec::<String>::new(), "not there yet");
+        outbox.retry(LATER.plus(AGAIN.max));
+        assert_eq!(client.values(), ["a1"]);
+        ack(&mut outbox, tokens["a1"], false, LATER);
+        assert_eq!(client.values(), ["a2"], "at once, one at a time");
+        outbox.send(record("t", Some("a"), "a4"), (), LATER);
+        ack(&mut outbox, tokens["a2"], false, LATER);
+        let a3 = client.handed();
+        assert_eq!(a3[0].0, "a3");
+        ack(&mut outbox, a3[0].1, false, LATER);
+        let a4 = client.handed();
+        assert_eq!(a4[0].0, "a4");
+        ack(&mut outbox, a4[0].1, false, LATER);
+        outbox.send(record("t", Some("a"), "a5"), (), LATER);
+        assert_eq!(client.values(), ["a5"], "all is as before");
+    }
+
+    #[test]
+    fn an_earlier_one_that_fails_late_is_not_overtaken_twice() {
+        let (client, mut outbox) = outbox();
+        outbox.send(record("t", Some("a"), "a1"), (), Tick(0));
+        outbox.send(record("t", Some("a"), "a2"), (), Tick(0));
+        let tokens: HashMap<String, Token> = client.handed().into_iter().collect();
+        ack(&mut outbox, tokens["a2"], true, Tick(0));
+        outbox.retry(LATER);
+        assert_eq!(client.values(), ["a2"], "nobody knows of the first yet");
+        ack(&mut outbox, tokens["a1"], true, LATER);
+        outbox.retry(LATER.plus(AGAIN.max));
+        assert_eq!(client.values(), ["a1"]);
+        // The second is still out: it is not handed over again.
+        ack(&mut outbox, tokens["a1"], false, LATER);
+        assert_eq!(client.values(), Vec::<String>::new());
+        ack(&mut outbox, tokens["a2"], false, LATER);
+        assert!(outbox.is_empty());
+        outbox.send(record("t", Some("a"), "a3"), (), LATER);
+        assert_eq!(client.values(), ["a3"]);
+    }
+
+    #[test]
+    fn one_that_is_too_large_lets_the_next_go_and_one_sent_for_later_goes_when_it_is_due() {
+        let (client, mut outbox) = outbox();
+        outbox.send(record("t", Some("a"), "a1"), (), Tick(0));
+        let first = client.handed()[0].1;
+        ack(&mut outbox, first, true, Tick(0));
+        outbox.send(record("t", Some("a"), "a2"), (), Tick(0));
+        outbox.send_later(record("t", Some("a"), "late"), (), Tick(0));
+        outbox.retry(Tick(0).plus(AGAIN.max));
+        assert_eq!(client.values(), ["a1", "late"]);
+        let too_large = Ack { token: first, result: Err(PublishError::TooLarge) };
+        assert!(matches!(outbox.acked(too_large, LATER, UnixMillis(1), 0.5, &Deaf), Acked::TooLarge((), _)));
+        assert_eq!(client.values(), ["a2"]);
     }
 }
