@@ -239,9 +239,9 @@ impl Shared {
     }
 }
 
-/// How often, and how far apart, a last commit is tried: a second in all, within which a group that has just rebalanced is stable again, and
-/// no more, since a stop that cannot commit must say so in time.
-const LAST_TRIES: usize = 6;
+/// How often, and how far apart, a last commit is tried: three seconds in all, within which a group that has just rebalanced is stable again
+/// also where its leader is busy, and no more, since a stop that cannot commit must say so in time.
+const LAST_TRIES: usize = 16;
 const BETWEEN_LAST_TRIES: Duration = Duration::from_millis(200);
 
 /// How long Kafka may take to say what was committed. The group waits meanwhile, so it is well below a session's timeout.
