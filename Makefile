@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench services services-stop need-build
+.PHONY: help run test chaos soak check bench services services-stop need-build
 
 # What building librdkafka takes.
 BUILD_NEEDS := cc c++ make pkg-config openssl-headers zlib-headers
@@ -21,6 +21,15 @@ test: need-build ## all tests, against KAFKA_BROKERS and REDIS_URL if both are s
 	else \
 	  scripts/services exec -- cargo test --locked --no-fail-fast $(ARGS); \
 	fi
+
+# One scenario at a time: each has two cores' worth of processes. SEED= repeats a run's chance, SECONDS= is how long its faults go on.
+chaos: need-build ## faults against a cluster of its own, for minutes: kills, rebalances, brokers, network (ARGS="network" SEED=7 SECONDS=120)
+	@CHAOS_SEED=$(SEED) CHAOS_SECONDS=$(SECONDS) scripts/services exec --brokers 3 -- \
+	  cargo test --locked --test chaos -- --ignored --nocapture --test-threads 1 --skip soak $(ARGS)
+
+soak: need-build ## one instance under load and faults; fails if memory, files, threads, lag or in-flight drift (SECONDS=3600 ARGS=--release)
+	@CHAOS_SEED=$(SEED) CHAOS_SECONDS=$(SECONDS) scripts/services exec -- \
+	  cargo test --locked $(ARGS) --test chaos -- --ignored --nocapture soak
 
 check: need-build ## format, lints, docs, shell scripts, alert rules, licences and sources of dependencies
 	cargo fmt --check

@@ -81,6 +81,7 @@ impl Clock for Monotonic {
 fn options(group: &str, topics: &[&Topic], budget: &Arc<Budget>) -> ConsumerOptions {
     ConsumerOptions {
         group: group.to_owned(),
+        seat: None,
         topics: topics.iter().map(|topic| (*topic).clone()).collect(),
         client_id: "test".into(),
         budget: Arc::clone(budget),
@@ -608,6 +609,45 @@ async fn closing_answers_a_revocation_that_nobody_read() {
     within("closing", first.close(points.into_values().collect())).await;
     assert_eq!(committed(&group, &topic).await, expected);
     within("closing", second.close(vec![])).await;
+}
+
+/// A group's state, and how many are in it.
+async fn members(group: &str) -> (String, usize) {
+    let group = group.to_owned();
+    let asking = tokio::task::spawn_blocking(move || {
+        let consumer: rdkafka::consumer::BaseConsumer = rdkafka::ClientConfig::new().set("bootstrap.servers", brokers()).create().unwrap();
+        let list = rdkafka::consumer::Consumer::fetch_group_list(&consumer, Some(&group), LIMIT).unwrap();
+        let group = &list.groups()[0];
+        (group.state().to_owned(), group.members().len())
+    });
+    asking.await.unwrap()
+}
+
+/// Otherwise the group's next rebalance, and every commit meanwhile, would wait for it until its session has timed out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_partitions_leaves_when_it_closes() {
+    let (topic, settings, group) = (create("idle", 1, None).await, settings(&[]), fresh("g"));
+    let mut first = KafkaSubscription::start(&settings, options(&group, &[&topic], &roomy()), Monotonic::new()).unwrap();
+    assigned(&mut first, 1).await;
+    let second = KafkaSubscription::start(&settings, options(&group, &[&topic], &roomy()), Monotonic::new()).unwrap();
+    // It has not only asked to join: it has been told that nothing is for it.
+    within("joining", async { while members(&group).await != ("Stable".to_owned(), 2) {} }).await;
+    within("closing", second.close(vec![])).await;
+    assert_eq!(members(&group).await.1, 1);
+    within("closing", first.close(vec![])).await;
+    assert_eq!(members(&group).await.1, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_commit_that_is_not_taken_is_told() {
+    let (topic, settings, group) = (create("refused", 1, None).await, settings(&[]), fresh("g"));
+    fill(&settings, &topic, 3).await;
+    let mut subscription = KafkaSubscription::start(&settings, options(&group, &[&topic], &roomy()), Monotonic::new()).unwrap();
+    let records = next_records(&mut subscription, 3).await;
+    let admin: rdkafka::admin::AdminClient<_> = rdkafka::ClientConfig::new().set("bootstrap.servers", brokers()).create().unwrap();
+    let deleted = admin.delete_topics(&[topic.as_str()], &rdkafka::admin::AdminOptions::new()).await.unwrap();
+    assert!(deleted[0].is_ok(), "{deleted:?}");
+    assert!(!within("closing", subscription.close(vec![after(&records[2])])).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

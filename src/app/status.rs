@@ -171,6 +171,7 @@ mod tests {
         let settings = config::Kafka { brokers: "127.0.0.1:1".into(), group: "g".into(), properties: Default::default() };
         let options = ConsumerOptions {
             group: "g".into(),
+            seat: None,
             topics: vec![Topic::from("t")],
             client_id: "test".into(),
             budget: Arc::clone(&budget),

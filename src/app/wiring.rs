@@ -191,14 +191,16 @@ pub(super) fn events(
 
 pub(super) fn retries(
     config: &Config,
-    topic: Topic,
+    service: &str,
     instance: &str,
     budget: Arc<Budget>,
     ahead: Ahead,
     metrics: &Arc<Metrics>,
     clock: SystemClock,
 ) -> anyhow::Result<KafkaSubscription> {
+    let topic = retry_topic(config, service);
     let options = options(config, retry_group(config), vec![topic], instance, budget, ahead, metrics);
+    let options = ConsumerOptions { seat: Some(service.to_owned()), ..options };
     KafkaSubscription::start(&config.kafka, options, clock).context("kafka")
 }
 
@@ -230,6 +232,7 @@ fn options(
     let metrics = Arc::clone(metrics);
     ConsumerOptions {
         group,
+        seat: None,
         topics,
         client_id: instance.to_owned(),
         budget,

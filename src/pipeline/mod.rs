@@ -25,4 +25,5 @@ pub mod pulse;
 pub mod running;
 pub mod stages;
 pub mod stop;
+mod stragglers;
 pub mod turns;

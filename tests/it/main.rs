@@ -22,4 +22,5 @@ mod outage;
 mod redis_away;
 mod replies;
 mod restart;
+mod static_member;
 mod stop;

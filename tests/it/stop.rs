@@ -1,12 +1,14 @@
 //! How instances end: what is in flight is finished or parked, what is not begun is left to the next one.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fusebox::edge::embedded::stub::{Act, Ended};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::json;
 
-use crate::harness::{Event, Message, World, until};
+use crate::harness::{Event, Message, World, server, until};
 
 const SERVICES: [&str; 4] = ["rag", "rulegen", "notifier", "vms"];
 
@@ -43,6 +45,44 @@ fn a_stop_under_load_loses_nothing_and_repeats_nothing() {
         assert_eq!((keys.len(), calls.len()), (EVENTS, EVENTS), "{service} is asked once for each event, by one process or the other");
     }
     assert_eq!((world.count(&world.retries), world.count(&world.dead_letters)), (0, 0));
+}
+
+/// A group that waits for a dead member answers no commit until the member's session is over, and then none of the old generation.
+#[test]
+fn a_stop_while_the_group_waits_for_a_dead_member_repeats_nothing() {
+    let world = World::new("stop-wait").config("[kafka.properties]\n\"session.timeout.ms\" = \"6000\"").start();
+    let onlooker: BaseConsumer = ClientConfig::new().set("bootstrap.servers", server("KAFKA_BROKERS")).create().expect("a consumer");
+    let group_is = |state: &str, members: usize| {
+        let list = onlooker.fetch_group_list(Some(&world.group), Duration::from_secs(10)).expect("Kafka answers");
+        list.groups().iter().any(|group| group.state() == state && (state != "Stable" || group.members().len() == members))
+    };
+    let mut stopped = world.run();
+    let mut dead = world.run();
+    until("both are members", || group_is("Stable", 2));
+    dead.kill();
+    let mut next = world.spawn(&[]);
+    until("the group waits for the dead one", || group_is("PreparingRebalance", 0));
+    let mut events = 0;
+    let finished = || world.count(&world.outcomes);
+    let committed = || world.committed().values().filter_map(|committed| committed.offset).sum::<i64>();
+    // A commit is made every 100 ms while it is answered.
+    until("a commit waits", || {
+        world.publish(&[Event::of(&format!("cam-{events}"))]);
+        events += 1;
+        let from = Instant::now();
+        while from.elapsed() < Duration::from_millis(700) {
+            if usize::try_from(committed()).expect("few") == events {
+                return false;
+            }
+        }
+        finished() > 0
+    });
+    assert_eq!(stopped.stop(), 0, "{}", stopped.log());
+
+    world.outcomes(events);
+    world.wait_for_commits();
+    assert_eq!(next.stop(), 0);
+    assert_eq!(finished(), events, "one outcome each");
 }
 
 #[test]

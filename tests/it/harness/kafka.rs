@@ -1,6 +1,6 @@
 //! Kafka as an onlooker sees it: topics read from their beginning to their end, offsets that groups have committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -129,10 +129,13 @@ pub fn read(topic: &str) -> Vec<Message> {
         list.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
     }
     consumer.assign(&list).expect("assigned");
-    let (mut messages, mut ended) = (Vec::new(), 0);
-    while ended < partitions {
+    // By number: one that is written to meanwhile ends more than once.
+    let (mut messages, mut ended) = (Vec::new(), BTreeSet::new());
+    while i32::try_from(ended.len()).expect("few partitions") < partitions {
         match eventually("Kafka says something", || consumer.poll(Duration::from_millis(500))) {
-            Err(KafkaError::PartitionEOF(_)) => ended += 1,
+            Err(KafkaError::PartitionEOF(partition)) => {
+                ended.insert(partition);
+            }
             Err(error) => panic!("{topic} cannot be read: {error}"),
             Ok(message) => messages.push(Message {
                 partition: message.partition(),

@@ -182,12 +182,15 @@ impl Builder {
         let brokers = self.brokers.clone().unwrap_or_else(|| server("KAFKA_BROKERS"));
         let World { events, outcomes, dead_letters, retries, group, operator, viewer, .. } = world;
         let partitions = self.partitions;
+        // The newer protocol has the broker decide, and a property that is set in one file cannot be taken away in the next.
+        let is_newer = self.config.contains("\"group.protocol\" = \"consumer\"");
+        let session = if is_newer { "" } else { "\"session.timeout.ms\" = \"10000\"" };
         let mut toml = format!(
             r#"
 [kafka]
 brokers = "{brokers}"
 group = "{group}"
-properties = {{ "session.timeout.ms" = "10000" }}
+properties = {{ {session} }}
 [topics]
 events = "{events}"
 outcomes = "{outcomes}"
@@ -349,15 +352,18 @@ impl World {
         kafka::committed(&self.group, &self.events)
     }
 
-    /// Waits until the group has committed all events, and that of the parked calls all of those.
+    /// Whether the group has committed all events, and that of the parked calls all of those.
+    pub fn is_committed(&self) -> bool {
+        [(self.group.clone(), &self.events), (format!("{}.retry", self.group), &self.retries)].iter().all(|(group, topic)| {
+            let committed = kafka::committed(group, topic);
+            kafka::ends(topic).iter().all(|(partition, end)| committed[partition].offset.unwrap_or(0) == *end)
+        })
+    }
+
+    /// Waits until everything is committed.
     #[track_caller]
     pub fn wait_for_commits(&self) {
-        for (group, topic) in [(self.group.clone(), &self.events), (format!("{}.retry", self.group), &self.retries)] {
-            until(&format!("everything on {topic} is committed"), || {
-                let committed = kafka::committed(&group, topic);
-                kafka::ends(topic).iter().all(|(partition, end)| committed[partition].offset.unwrap_or(0) == *end)
-            });
-        }
+        until("everything is committed", || self.is_committed());
     }
 
     /// The names of its topics.

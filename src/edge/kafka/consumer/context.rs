@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub ledger: Ledger,
     pub budget: Arc<Budget>,
     pub revoke_wait: std::time::Duration,
+    /// It is a static member: what it leaves is kept for its return.
+    pub keeps_its_place: bool,
     /// Nothing more is taken.
     pub stopped: AtomicBool,
     pub on_commit: OnCommit,
@@ -113,6 +115,22 @@ impl Shared {
         };
         (self.on_commit)(settled);
         taken
+    }
+
+    /// Commits what is the last word about its partitions. The group may be in the middle of a rebalance, whose end makes a commit that
+    /// waited for it one of an older generation; the partitions are still ours until we give them up, so it is made again in the new one.
+    pub fn commit_last<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, points: &[CommitPoint]) {
+        let mut taken = self.commit(consumer, points);
+        for _ in 1..LAST_TRIES {
+            if taken || !self.is_closing() {
+                break;
+            }
+            std::thread::sleep(BETWEEN_LAST_TRIES);
+            taken = self.commit(consumer, points);
+        }
+        if !taken && self.is_closing() {
+            self.last_commit_failed.store(true, Relaxed);
+        }
     }
 
     /// A partition has sent a record: from now on it can be paused.
@@ -199,9 +217,7 @@ impl Shared {
         } else {
             let points = self.ask(partitions);
             let last = self.ledger.release(partitions, points);
-            if !self.commit(consumer, &last) && self.is_closing() {
-                self.last_commit_failed.store(true, Relaxed);
-            }
+            self.commit_last(consumer, &last);
         }
         let mut gate = lock(&self.gate);
         let paused = gate.leave(partitions);
@@ -221,6 +237,11 @@ impl Shared {
         result.is_ok()
     }
 }
+
+/// How often, and how far apart, a last commit is tried: three seconds in all, within which a group that has just rebalanced is stable again
+/// also where its leader is busy, and no more, since a stop that cannot commit must say so in time.
+const LAST_TRIES: usize = 16;
+const BETWEEN_LAST_TRIES: Duration = Duration::from_millis(200);
 
 /// How long Kafka may take to say what was committed. The group waits meanwhile, so it is well below a session's timeout.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
@@ -336,6 +357,7 @@ mod tests {
             ledger: Ledger::default(),
             budget: Budget::new(10, 10),
             revoke_wait: wait,
+            keeps_its_place: false,
             stopped: AtomicBool::new(false),
             on_commit: Arc::new(|_| {}),
             closing: Mutex::new(None),

@@ -61,6 +61,9 @@ pub struct Ahead {
 pub struct ConsumerOptions {
     /// Its group.
     pub group: String,
+    /// Which of the process's consumers in the group it is, where there may be several: appended to the user's `group.instance.id`, since two
+    /// static members with one id put each other out of the group.
+    pub seat: Option<String>,
     /// What it reads. At least one.
     pub topics: Vec<Topic>,
     /// Its `client.id`, unless the user's properties have one: how brokers' logs and quotas know it.
@@ -92,9 +95,13 @@ impl KafkaSubscription {
     /// # Errors
     /// A property that librdkafka does not take, or no thread to be had.
     pub fn start<C: Clock>(settings: &config::Kafka, options: ConsumerOptions, clock: C) -> Result<Self, KafkaEdgeError> {
-        let ConsumerOptions { group, topics, client_id, budget, ahead, max_record_bytes, revoke_wait, on_commit } = options;
-        let properties = properties::member(settings, &group, &client_id, ahead, max_record_bytes);
+        let ConsumerOptions { group, seat, topics, client_id, budget, ahead, max_record_bytes, revoke_wait, on_commit } = options;
+        let mut properties = properties::member(settings, &group, &client_id, ahead, max_record_bytes);
         let session_ms = properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(properties::SESSION_TIMEOUT_MS);
+        let static_id = properties.get("group.instance.id").filter(|id| !id.is_empty()).map(str::to_owned);
+        if let (Some(id), Some(seat)) = (&static_id, &seat) {
+            properties.set("group.instance.id", format!("{id}.{seat}"));
+        }
         let revoke_wait = revoke_wait.unwrap_or(Duration::from_millis(session_ms) / 2);
         let (sender, intake) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -103,6 +110,7 @@ impl KafkaSubscription {
             ledger: ledger::Ledger::default(),
             budget,
             revoke_wait,
+            keeps_its_place: static_id.is_some(),
             stopped: AtomicBool::new(false),
             on_commit,
             closing: Mutex::new(None),

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 
@@ -41,12 +41,13 @@ pub(super) fn run<C: Clock>(consumer: BaseConsumer<Context>, shared: &Arc<Shared
         Ok(_) => guarded(shared, "the poll thread", || poll(&consumer, shared, clock)),
         Err(error) => shared.health.fail(format!("no thread for commits: {error}")),
     }
+    let has_nothing = shared.ledger.assigned() == 0;
     guarded(shared, "the poll thread", || {
         let all: Vec<_> = shared.ledger.partitions().into_iter().collect();
         let points = lock(&shared.closing).get_or_insert_default().clone();
         // Behind the commit under way, if there is one, and before the consumer leaves.
         let last = shared.ledger.release(&all, points);
-        shared.commit(&consumer, &last);
+        shared.commit_last(&consumer, &last);
     });
     shared.ledger.stop();
     if let Ok(committer) = committer {
@@ -55,7 +56,14 @@ pub(super) fn run<C: Clock>(consumer: BaseConsumer<Context>, shared: &Arc<Shared
     }
     lock(&shared.outbox).sender = None;
     // The committer has given its share back, so this is the last. Dropping it leaves the group, from this thread, in its own time.
-    guarded(shared, "leaving the group", || drop(consumer));
+    guarded(shared, "leaving the group", || {
+        // librdkafka forgets to leave when it closes a cooperative member without partitions; the group would wait for it until its session
+        // has timed out, with every rebalance, and every commit behind one, held up. A member that unsubscribes leaves in any case.
+        if has_nothing && !shared.keeps_its_place {
+            consumer.unsubscribe();
+        }
+        drop(consumer);
+    });
     shared.health.set_partitions(0, 0);
 }
 
