@@ -205,7 +205,7 @@ pub(super) fn retries(
 }
 
 /// The topic that a service's calls are parked on.
-pub(super) fn retry_topic(config: &Config, service: &str) -> Topic {
+fn retry_topic(config: &Config, service: &str) -> Topic {
     let found = config.parking().find(|(parking, _)| parking.name == service).map(|(_, retry)| retry.topic.clone());
     found.expect("a route is made of a service that parks")
 }

@@ -8,6 +8,7 @@ pub mod coordinates;
 pub mod dead_letter;
 pub mod decode;
 pub mod delivery;
+mod detection;
 pub mod envelope;
 pub mod headers;
 pub(crate) mod json;
