@@ -75,7 +75,9 @@ impl Clock for Monotonic {
     fn wall(&self) -> UnixMillis {
         UnixMillis(0)
     }
-    async fn sleep_until(&self, _at: Tick) {}
+    fn instant(&self, _at: Tick) -> Option<tokio::time::Instant> {
+        None
+    }
 }
 
 fn options(group: &str, topics: &[&Topic], budget: &Arc<Budget>) -> ConsumerOptions {
@@ -518,7 +520,9 @@ impl Clock for Held {
     fn wall(&self) -> UnixMillis {
         self.clock.wall()
     }
-    async fn sleep_until(&self, _at: Tick) {}
+    fn instant(&self, _at: Tick) -> Option<tokio::time::Instant> {
+        None
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -662,7 +666,9 @@ async fn a_panic_in_the_poll_thread_is_told() {
         fn wall(&self) -> UnixMillis {
             UnixMillis(0)
         }
-        async fn sleep_until(&self, _at: Tick) {}
+        fn instant(&self, _at: Tick) -> Option<tokio::time::Instant> {
+            None
+        }
     }
     let (topic, settings, group) = (create("panic", 1, None).await, settings(&[]), fresh("g"));
     let explodes = Arc::new(AtomicBool::new(false));

@@ -3,7 +3,6 @@
 //! Ticks come from the monotonic clock, counted from when the [`SystemClock`] was made; a change of the wall clock does not move
 //! them. Under tokio's paused time (tests) ticks and waits follow that, the wall clock does not.
 
-use std::future::Future;
 use std::time::SystemTime;
 
 use tokio::time::{Duration, Instant};
@@ -24,11 +23,6 @@ impl SystemClock {
     pub fn new() -> Self {
         Self { origin: now() }
     }
-
-    /// The instant of a tick; `None` if it is later than the platform can say.
-    fn instant(&self, at: Tick) -> Option<Instant> {
-        (at != Tick::NEVER).then(|| self.origin.checked_add(Duration::from_millis(at.0))).flatten()
-    }
 }
 
 impl Clock for SystemClock {
@@ -44,14 +38,9 @@ impl Clock for SystemClock {
         wall_of(wall())
     }
 
-    fn sleep_until(&self, at: Tick) -> impl Future<Output = ()> + Send {
-        let instant = self.instant(at);
-        async move {
-            match instant {
-                Some(instant) => tokio::time::sleep_until(instant).await,
-                None => std::future::pending().await,
-            }
-        }
+    /// `None` also if it is later than the platform can say.
+    fn instant(&self, at: Tick) -> Option<Instant> {
+        (at != Tick::NEVER).then(|| self.origin.checked_add(Duration::from_millis(at.0))).flatten()
     }
 }
 

@@ -132,7 +132,6 @@ fn write<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
 /// Builds the outcome's record, keyed as its event is ordered.
 pub fn record(topic: &Topic, event: &Event, status: Status, stages: &Stages<'_>, instance: &str, now: UnixMillis) -> Record {
     let mut headers = Headers::new();
-    headers.append("content-type", Some(Bytes::from_static(b"application/json")));
     for (name, value) in event.trace() {
         headers.append(name, Some(value.clone()));
     }

@@ -107,6 +107,11 @@ impl<L: Hash + Eq + Clone, T> Lanes<L, T> {
         removed.into_iter().map(|arrived| arrived.item).collect()
     }
 
+    /// Items that may go now.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
     /// Items that have not gone.
     pub fn len(&self) -> usize {
         self.ready.len() + self.waiting

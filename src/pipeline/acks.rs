@@ -4,23 +4,25 @@
 //! that a record costs neither a wake-up nor an allocation.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 
 use super::ports::Ack;
 
 /// A sender and its receiver.
 pub fn channel() -> (AckSender, Acks) {
-    let shared = Arc::new(Shared { arrived: Mutex::default(), news: Notify::new(), senders: AtomicUsize::new(1) });
+    let shared = Arc::new(Shared { arrived: Mutex::default(), receiver: AtomicWaker::new(), senders: AtomicUsize::new(1) });
     (AckSender(Arc::clone(&shared)), Acks { shared, taken: VecDeque::new() })
 }
 
 #[derive(Debug)]
 struct Shared {
     arrived: Mutex<VecDeque<Ack>>,
-    news: Notify,
+    receiver: AtomicWaker,
     senders: AtomicUsize,
 }
 
@@ -39,7 +41,7 @@ impl AckSender {
         };
         // Whoever was woken by the first of a burst takes those behind it too.
         if was_empty {
-            self.0.news.notify_one();
+            self.0.receiver.wake();
         }
     }
 }
@@ -54,7 +56,7 @@ impl Clone for AckSender {
 impl Drop for AckSender {
     fn drop(&mut self) {
         if self.0.senders.fetch_sub(1, Ordering::Release) == 1 {
-            self.0.news.notify_one();
+            self.0.receiver.wake();
         }
     }
 }
@@ -78,15 +80,19 @@ impl Acks {
 
     /// Waits for the next one; `None` once every sender is gone and all that they told is taken. Nothing is lost when the future is dropped.
     pub async fn recv(&mut self) -> Option<Ack> {
-        loop {
-            if let Some(ack) = self.try_recv() {
-                return Some(ack);
-            }
-            if self.shared.senders.load(Ordering::Acquire) == 0 {
-                // What was told before the last sender went may have come since the look above.
-                return self.try_recv();
-            }
-            self.shared.news.notified().await;
+        poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    fn poll_recv(&mut self, context: &Context<'_>) -> Poll<Option<Ack>> {
+        if let Some(ack) = self.try_recv() {
+            return Poll::Ready(Some(ack));
+        }
+        self.shared.receiver.register(context.waker());
+        // Looked at again: what came before the waker was there woke nobody. And the senders before that: what the last one told is taken first.
+        let is_over = self.shared.senders.load(Ordering::Acquire) == 0;
+        match self.try_recv() {
+            None if !is_over => Poll::Pending,
+            last => Poll::Ready(last),
         }
     }
 

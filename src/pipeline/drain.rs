@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use super::pulse::{Pulse, ROUND};
 use super::running::{About, Running, Stuck, at_stage};
 use super::stages::{Leaving, Left, unreadable};
 use super::stop::{Ended, Stop};
+use super::timers::Alarm;
 use super::turns::Class;
 use crate::event::dead_letter::{Code, DeadLetter};
 use crate::event::delivery::{self, Delivery};
@@ -173,6 +175,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     let mut next_commit = clock.now().plus(commit_interval);
     let mut next_look = clock.now();
     let mut stopping: Option<Tick> = None;
+    let mut cut = false;
+    let (mut alarm, mut requested) = (Alarm::default(), pin!(stop.requested()));
     loop {
         for _ in 0..SHARE {
             let Some(ack) = acks.try_recv() else { break };
@@ -197,10 +201,15 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         }
         wake.extend(stopping.into_iter().chain(drain.finisher.next_retry()).chain(drain.hand_overs.next_deadline()));
         let wake = wake.into_iter().min().unwrap_or(Tick::NEVER);
+        alarm.set(wake, &clock);
         tokio::select! {
             biased;
             () = changes.changed() => drain.ask_again(),
-            () = stop.requested(), if stopping.is_none() => {
+            () = stop.calls_cut(), if stopping.is_some() && !cut => {
+                cut = true;
+                drain.running.poll_all();
+            }
+            () = &mut requested, if stopping.is_none() => {
                 subscription.stop_taking();
                 drain.let_waiting_go(|_| true);
                 stopping = Some(clock.now().plus(stop_timeout));
@@ -225,7 +234,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             },
             Some(ack) = acks.recv() => drain.acked(ack),
             Some(ran) = drain.running.next(), if !drain.running.is_empty() => drain.ran(ran, stopping.is_some()),
-            () = clock.sleep_until(wake) => {}
+            () = alarm.rings() => {}
         }
         drain.cut_off_ended();
         let now = clock.now();

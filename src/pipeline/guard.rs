@@ -1,9 +1,12 @@
 //! The only road to a service: ask its breaker, wait for a turn, call within the timeout, judge the reply, settle.
 //!
-//! A call that is cancelled (its future dropped, or cut by a stop) settles as neither success nor failure and gives its permit and its
+//! A call that is cancelled (its future dropped, or polled after a stop has cut it) settles as neither success nor failure and gives its permit and its
 //! turn back. A refused call costs no turn, no network and no wait.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +14,9 @@ use serde::de::IgnoredAny;
 
 use super::breakers::{Admission, Breakers};
 use super::facts::Fact;
-use super::ports::{Body, Call, Caller, Clock, Reply, Witness, World};
+use super::ports::{Body, Call, CallError, Caller, Clock, Reply, Witness, World};
 use super::stop::Stop;
+use super::timers::Timers;
 use super::turns::{Class, Turn, Turns};
 use crate::event::outcome::NULL;
 use crate::machine::breaker::StateName;
@@ -41,6 +45,7 @@ pub struct Guard<W: World> {
     service: usize,
     manner: Manner,
     turns: Turns,
+    timers: Timers,
     breakers: Arc<Breakers<W>>,
     caller: Arc<W::Caller>,
     clock: W::Clock,
@@ -88,7 +93,7 @@ impl<W: World> Guard<W> {
         stop: Stop,
     ) -> Self {
         let turns = Turns::new(manner.concurrency, manner.drain_concurrency, manner.adaptive);
-        Self { service, manner, turns, breakers, caller, clock, witness, stop }
+        Self { service, manner, turns, timers: Timers::default(), breakers, caller, clock, witness, stop }
     }
 
     /// How many calls may be in flight now.
@@ -155,17 +160,25 @@ impl<W: World> Guard<W> {
         let in_flight = InFlight { guard: self, began: *now, admission: Some(admission) };
         let call =
             Call { service: self.service, body: request.body.clone(), idempotency_key: request.idempotency_key, trace: request.trace };
-        let reply = tokio::select! {
-            biased;
-            () = self.stop.calls_cut() => return (End::Stopped, NULL),
-            reply = self.caller.call(call) => Some(reply),
-            () = self.clock.sleep_until(tick.plus(self.manner.timeout)) => None,
-        };
+        let mut limit = self.timers.until(self.clock.instant(tick.plus(self.manner.timeout)));
+        let mut call = pin!(self.caller.call(call));
+        // Whoever cuts calls polls them after: to be told by the stop itself would cost each call an entry in a list that all share.
+        let reply = poll_fn(|context| {
+            if self.stop.are_calls_cut() {
+                return Poll::Ready(Waited::Cut);
+            }
+            if let Poll::Ready(reply) = call.as_mut().poll(context) {
+                return Poll::Ready(Waited::Reply(reply));
+            }
+            Pin::new(&mut limit).poll(context).map(|()| Waited::TooLong)
+        });
+        let reply = reply.await;
         *now = self.clock.micros();
         let (answer, data) = match reply {
-            None => (Answer::TimedOut, NULL),
-            Some(Err(_)) => (Answer::NoReply, NULL),
-            Some(Ok(reply)) => read(reply),
+            Waited::Cut => return (End::Stopped, NULL),
+            Waited::TooLong => (Answer::TimedOut, NULL),
+            Waited::Reply(Err(_)) => (Answer::NoReply, NULL),
+            Waited::Reply(Ok(reply)) => read(reply),
         };
         (in_flight.settle(answer, &turn, *now), data)
     }
@@ -180,6 +193,13 @@ impl<W: World> Guard<W> {
             () = self.clock.sleep_until(deadline) => Err(End::Overload),
         }
     }
+}
+
+/// How waiting for a reply ended.
+enum Waited {
+    Reply(Result<Reply, CallError>),
+    TooLong,
+    Cut,
 }
 
 /// A call that has been admitted and not judged.

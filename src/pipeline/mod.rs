@@ -26,4 +26,5 @@ pub mod running;
 pub mod stages;
 pub mod stop;
 mod stragglers;
+pub mod timers;
 pub mod turns;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::event::{Incoming, Offset, Record, TopicPartition, UnixMillis};
 use crate::machine::breaker::{Snapshot, Transition};
@@ -44,8 +45,19 @@ pub trait Clock: Clone + Send + Sync + 'static {
     }
     /// The wall clock.
     fn wall(&self) -> UnixMillis;
+    /// The runtime's instant of a tick; `None` if it never comes.
+    fn instant(&self, at: Tick) -> Option<Instant>;
+
     /// Waits until a tick. [`Tick::NEVER`] never comes.
-    fn sleep_until(&self, at: Tick) -> impl Future<Output = ()> + Send;
+    fn sleep_until(&self, at: Tick) -> impl Future<Output = ()> + Send {
+        let instant = self.instant(at);
+        async move {
+            match instant {
+                Some(instant) => tokio::time::sleep_until(instant).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
 
     /// A tick as wall-clock time.
     fn wall_of(&self, tick: Tick) -> UnixMillis {

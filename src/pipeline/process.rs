@@ -6,9 +6,10 @@
 //! Guarantees: an event is finished only when Kafka has acknowledged everything that it leaves behind; no commit passes one that is not; what
 //! was begun before a partition was given up changes nothing after, and calls no service any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use super::pulse::{Pulse, ROUND};
 use super::running::{About, Running, Stuck};
 use super::stages::{EventEnd, Leaving, Stages, unreadable};
 use super::stop::{Ended, Stop, calls_may_take};
+use super::timers::Alarm;
 use crate::event::dead_letter::Code;
 use crate::event::outcome::Status;
 use crate::event::{Event, Incoming, Partition, TopicPartition, decode};
@@ -89,6 +91,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         longest: stages.longest(),
         stages,
         clock: clock.clone(),
+        arrived: VecDeque::new(),
         lanes: Lanes::new(),
         hasher: RandomState::default(),
         running: Running::default(),
@@ -99,6 +102,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     let mut next_commit = clock.now().plus(settings.commit_interval);
     let mut next_look = clock.now().plus(ROUND);
     let mut stopping: Option<Tick> = None;
+    let mut cut = false;
+    let (mut alarm, mut requested) = (Alarm::default(), pin!(stop.requested()));
     loop {
         // A bounded share of what has come back goes first; then new tasks and assignments get their turn before the rest of it, or a busy
         // loop would hear of a revocation too late.
@@ -114,6 +119,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         pulse.beat(now);
         if stopping.is_none() {
             processor.let_in();
+            processor.take();
             processor.start_ready(now);
         }
         processor.hand_overs.advance(&mut processor.finisher, now);
@@ -124,9 +130,14 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         }
         let wake = [Some(next_commit), Some(next_look), stopping, processor.finisher.next_retry(), processor.hand_overs.next_deadline()];
         let wake = wake.into_iter().flatten().min().unwrap_or(Tick::NEVER);
+        alarm.set(wake, &clock);
         tokio::select! {
             biased;
-            () = stop.requested(), if stopping.is_none() => {
+            () = stop.calls_cut(), if stopping.is_some() && !cut => {
+                cut = true;
+                processor.running.poll_all();
+            }
+            () = &mut requested, if stopping.is_none() => {
                 subscription.stop_taking();
                 processor.let_waiting_go(|_| true);
                 stopping = Some(clock.now().plus(settings.stop_timeout));
@@ -134,7 +145,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             }
             intake = subscription.next() => match intake {
                 None => return Ended::ConsumerGone,
-                Some(Intake::Records(records)) => processor.take(records, stopping.is_some()),
+                Some(Intake::Records(records)) => processor.arrived(records, stopping.is_some()),
                 Some(Intake::Assigned(assignments)) => {
                     processor.hand_overs.came(&assignments);
                     processor.finisher.assign(assignments);
@@ -151,7 +162,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             },
             Some(ack) = acks.recv() => processor.acked(ack),
             Some(ran) = processor.running.next(), if !processor.running.is_empty() => processor.ran(ran),
-            () = clock.sleep_until(wake) => {}
+            () = alarm.rings() => {}
         }
         processor.cut_off_ended();
         let now = clock.now();
@@ -225,6 +236,8 @@ struct Processor<W: World> {
     longest: Duration,
     clock: W::Clock,
     finisher: Finisher<W, Done>,
+    /// Records that have not begun, in order.
+    arrived: VecDeque<Vec<Incoming>>,
     lanes: Lanes<LaneId, Box<Waiting>>,
     hasher: RandomState,
     running: Running<(Option<LaneId>, Stub), Ran>,
@@ -273,13 +286,22 @@ async fn run_through<W: World>(stages: Arc<Stages<W>>, lane: Option<LaneId>, wai
 }
 
 impl<W: World> Processor<W> {
-    fn take(&mut self, records: Vec<Incoming>, stopping: bool) {
+    fn arrived(&mut self, records: Vec<Incoming>, stopping: bool) {
         if stopping {
             self.finisher.leave(&records);
             return;
         }
-        let begun = self.finisher.take(records);
-        self.queue(begun);
+        self.arrived.push_back(records);
+    }
+
+    /// Begins what has arrived, as far as it may soon run: what is read long before it runs is out of the processor's caches by then.
+    fn take(&mut self) {
+        while self.lanes.ready() < self.settings.concurrency
+            && let Some(records) = self.arrived.pop_front()
+        {
+            let begun = self.finisher.take(records);
+            self.queue(begun);
+        }
     }
 
     /// Takes what has waited for room beside its partition's commit, and has it now.
@@ -397,6 +419,10 @@ impl<W: World> Processor<W> {
 
     /// Lets go what has not begun to run.
     fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
+        for records in &mut self.arrived {
+            let left: Vec<_> = records.extract_if(.., |record| leaves(&record.source.topic_partition())).collect();
+            self.finisher.leave(&left);
+        }
         self.finisher.let_held_go(&leaves);
         for waiting in self.lanes.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
             self.finisher.forget(&waiting.begun);

@@ -107,6 +107,11 @@ impl<K: Unpin, R> Running<K, R> {
         cut
     }
 
+    /// Polls all of them, as if each had been woken: something has changed that none of them waits for.
+    pub fn poll_all(&mut self) {
+        drop(self.cut_off(|_| false));
+    }
+
     /// How many run for too long. Each is told when it is found, and again each time it has run for twice as long.
     pub fn look(&mut self, now: Tick, mut tell: impl FnMut(Stuck<'_>)) -> usize {
         let mut stuck = 0;

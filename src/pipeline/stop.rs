@@ -1,6 +1,8 @@
 //! How a loop is told to stop, in two steps: first it takes nothing new; then, when the time left is needed for publishing and committing,
 //! calls that are still out are cut short and parked or replaced by their fallbacks.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -10,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Stop {
     taking: CancellationToken,
     calls: CancellationToken,
+    /// That of `calls`, for who asks with every call.
+    are_calls_cut: Arc<AtomicBool>,
 }
 
 impl Stop {
@@ -25,6 +29,7 @@ impl Stop {
 
     /// The second step: cut calls short.
     pub fn cut_calls(&self) {
+        self.are_calls_cut.store(true, Ordering::Release);
         self.calls.cancel();
     }
 
@@ -40,7 +45,7 @@ impl Stop {
 
     /// Whether the second step was taken.
     pub fn are_calls_cut(&self) -> bool {
-        self.calls.is_cancelled()
+        self.are_calls_cut.load(Ordering::Acquire)
     }
 
     /// Waits for the second step.

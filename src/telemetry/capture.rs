@@ -44,8 +44,8 @@ impl Clock for Stopped {
         UnixMillis(0)
     }
 
-    fn sleep_until(&self, _: Tick) -> impl Future<Output = ()> + Send {
-        std::future::pending()
+    fn instant(&self, _at: Tick) -> Option<tokio::time::Instant> {
+        None
     }
 }
 

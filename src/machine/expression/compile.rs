@@ -169,6 +169,10 @@ impl Compiler<'_> {
         }
         match &expr.expr {
             Expr::Literal(literal) => return Ok(Expression::Literal(literal.clone())),
+            Expr::Call(call) if call.func_name == "string" && call.target.is_none() && call.args.len() == 1 => {
+                let of = self.expression(&call.args[0])?;
+                return Ok(Expression::Text(Box::new((of, rewrite::rewrite(self, expr)?))));
+            }
             Expr::Call(call) => {
                 if let Some(expression) = self.call(call)? {
                     return Ok(expression);

@@ -40,6 +40,8 @@ pub(super) enum Expression {
     Path(PathId),
     Has(PathId),
     Size(Box<Expression>),
+    /// `string()`: of a string it is that string; all else is left to CEL.
+    Text(Box<(Expression, General)>),
     Not(Box<Expression>),
     And(Box<[Expression; 2]>),
     Or(Box<[Expression; 2]>),
@@ -154,6 +156,10 @@ impl<'e> Evaluation<'e> {
             Expression::Path(path) => Operand::at(self.places.at(*path)?)?,
             Expression::Has(path) => Operand::bool(self.places.has(*path)?),
             Expression::Size(of) => self.value(of)?.size()?,
+            Expression::Text(of) => match self.value(&of.0) {
+                Ok(text @ Operand::Text(_)) => text,
+                Ok(_) | Err(_) => Operand::Computed(self.cel.evaluate(&of.1, &self.places)?),
+            },
             Expression::Not(of) => Operand::bool(!self.truth(of)?),
             Expression::And(sides) => Operand::bool(self.decide(sides, "&&", false)?),
             Expression::Or(sides) => Operand::bool(self.decide(sides, "||", true)?),

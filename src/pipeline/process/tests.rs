@@ -1,4 +1,5 @@
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
@@ -31,9 +32,9 @@ impl Clock for ShortTimers {
     fn wall(&self) -> UnixMillis {
         self.0.wall()
     }
-    async fn sleep_until(&self, at: Tick) {
+    fn instant(&self, at: Tick) -> Option<Instant> {
         let far = at.since(self.now()) > Duration::from_secs(2);
-        self.0.sleep_until(if far { Tick::NEVER } else { at }).await;
+        self.0.instant(if far { Tick::NEVER } else { at })
     }
 }
 
