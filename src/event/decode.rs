@@ -182,7 +182,7 @@ impl Member<'_> {
     /// Whether the member is nested too deep as a part of the event: on its own it has one level more to go.
     fn check_depth(self, name: &str) -> Result<(), Unreadable> {
         let Some(raw) = self.value() else { return Ok(()) };
-        if raw.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() < MAX_DEPTH {
+        if memchr::memchr2_iter(b'[', b'{', raw.as_bytes()).take(MAX_DEPTH).count() < MAX_DEPTH {
             return Ok(());
         }
         serde_json::from_str::<Checked>(&format!("[{raw}]")).map(|_| ()).map_err(|error| Unreadable::parsed(name, &error))

@@ -20,7 +20,7 @@ use foldhash::fast::RandomState;
 use super::facts::Fact;
 use super::holds::Holds;
 use super::ledger::{Ledger, Life};
-use super::outbox::{Acked, Outbox};
+use super::outbox::{Acked, Moment, Outbox};
 use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Subscription, Witness, World};
 use super::stages::{Leaving, Left};
 use crate::event::dead_letter::{self, Code, DeadLetter};
@@ -262,7 +262,7 @@ impl<W: World, T> Finisher<W, T> {
         if leaves.is_empty() {
             return Finish::Left(self.finished(&begun, done));
         }
-        let (number, now) = (self.next_number, self.clock.now());
+        let number = self.next_number;
         self.next_number += 1;
         let alone = leaves.len() == 1;
         // What waits for Kafka is as large as what services answered, not as what was read: it counts too, and twice, for the client has a
@@ -276,7 +276,7 @@ impl<W: World, T> Finisher<W, T> {
                 outcome = Some(record);
             } else {
                 awaited += 1;
-                self.outbox.send(record, Owner { number, what }, now);
+                self.outbox.send(record, Owner { number, what }, || self.clock.now());
             }
         }
         let held = outcome.is_some();
@@ -291,7 +291,8 @@ impl<W: World, T> Finisher<W, T> {
 
     /// Takes an acknowledgement in; a record that is finished by it gives back what its loop wanted to know.
     pub fn acked(&mut self, ack: Ack) -> Option<T> {
-        let acked = self.outbox.acked(ack, self.clock.now(), self.clock.wall(), self.chance.roll(), &*self.witness);
+        let moment = || Moment { now: self.clock.now(), wall: self.clock.wall(), roll: self.chance.roll() };
+        let acked = self.outbox.acked(ack, moment, &*self.witness);
         match acked {
             Acked::Again => None,
             Acked::Dropped(owner) => {
@@ -313,7 +314,7 @@ impl<W: World, T> Finisher<W, T> {
                     self.left.push(number);
                     if self.ledger.is_current(&finishing.begun.record.source, finishing.begun.life) {
                         finishing.awaited = 1;
-                        self.outbox.send(outcome, Owner { number, what: Left::Outcome }, self.clock.now());
+                        self.outbox.send(outcome, Owner { number, what: Left::Outcome }, || self.clock.now());
                         return None;
                     }
                 }
@@ -361,7 +362,7 @@ impl<W: World, T> Finisher<W, T> {
                 (letter.of_unsent(record, &self.dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
             }
         };
-        self.outbox.send(record, Owner { number: owner.number, what }, self.clock.now());
+        self.outbox.send(record, Owner { number: owner.number, what }, || self.clock.now());
     }
 
     /// Publishes what is due again.

@@ -47,6 +47,17 @@ struct Pending<O> {
     last_try: bool,
 }
 
+/// The time, on both clocks, and a chance: asked for only where something has failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// The process's monotonic time.
+    pub now: Tick,
+    /// The wall clock.
+    pub wall: UnixMillis,
+    /// A number in `[0, 1)`.
+    pub roll: f64,
+}
+
 /// What an acknowledgement meant.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Acked<O> {
@@ -75,7 +86,7 @@ impl<P: Publisher, O> Outbox<P, O> {
     }
 
     /// Publishes a record for its owner.
-    pub fn send(&mut self, record: Record, owner: O, now: Tick) {
+    pub fn send(&mut self, record: Record, owner: O, now: impl FnOnce() -> Tick) {
         let token = Token(self.next);
         self.next += 1;
         let waits = self.stragglers.holds(&record, token);
@@ -93,19 +104,21 @@ impl<P: Publisher, O> Outbox<P, O> {
         self.again.push(now.plus(AGAIN.max), token);
     }
 
-    fn hand_over(&mut self, token: Token, now: Tick) {
+    /// The clock is read only if it must be: nearly every record is taken at once.
+    fn hand_over(&mut self, token: Token, now: impl FnOnce() -> Tick) {
         let Some(pending) = self.pending.get_mut(&token) else { return };
         pending.is_out = true;
         if !self.held_back.is_empty() || self.publisher.publish(&pending.record, token).is_err() {
             if self.held_back.is_empty() {
-                self.held_back_until = now.plus(QUEUE_FULL);
+                self.held_back_until = now().plus(QUEUE_FULL);
             }
             self.held_back.push_back(token);
         }
     }
 
     /// Takes an acknowledgement in.
-    pub fn acked(&mut self, ack: Ack, now: Tick, wall: UnixMillis, roll: f64, witness: &impl Witness) -> Acked<O> {
+    pub fn acked(&mut self, ack: Ack, moment: impl Fn() -> Moment, witness: &impl Witness) -> Acked<O> {
+        let now = || moment().now;
         match ack.result {
             Ok(()) => match self.taken(ack.token, now) {
                 Some(pending) => Acked::Published(pending.owner),
@@ -120,6 +133,7 @@ impl<P: Publisher, O> Outbox<P, O> {
             },
             Err(error @ (PublishError::Failed(_) | PublishError::BadTime)) => {
                 if let Some(pending) = self.pending.get_mut(&ack.token) {
+                    let Moment { now, wall, roll } = moment();
                     if error == PublishError::BadTime {
                         pending.record.timestamp = wall;
                     }
@@ -164,7 +178,7 @@ impl<P: Publisher, O> Outbox<P, O> {
     }
 
     /// Lets go of a record that has come to an end, and lets the one go that waited for it.
-    fn taken(&mut self, token: Token, now: Tick) -> Option<Pending<O>> {
+    fn taken(&mut self, token: Token, now: impl FnOnce() -> Tick) -> Option<Pending<O>> {
         let pending = self.pending.remove(&token)?;
         let next = self.stragglers.passed(&pending.record, token);
         if let Some(next) = next.filter(|next| self.pending.get(next).is_some_and(|next| !next.is_out)) {
@@ -177,13 +191,13 @@ impl<P: Publisher, O> Outbox<P, O> {
     pub fn retry(&mut self, now: Tick) {
         if self.held_back_until <= now {
             for token in std::mem::take(&mut self.held_back) {
-                self.hand_over(token, now);
+                self.hand_over(token, || now);
             }
         }
         while let Some((_, token)) = self.again.pop_due(now) {
             // One that an earlier record of its key has failed behind meanwhile goes when that one is there.
             if self.pending.get(&token).is_some_and(|pending| !pending.is_out && self.stragglers.may_go(&pending.record, token)) {
-                self.hand_over(token, now);
+                self.hand_over(token, || now);
             }
         }
     }
@@ -248,6 +262,10 @@ mod tests {
         Record { topic: Topic::from(topic), key, value: Some(value.into()), headers: Headers::new(), timestamp: UnixMillis(1) }
     }
 
+    fn moment(now: Tick) -> Moment {
+        Moment { now, wall: UnixMillis(1), roll: 0.5 }
+    }
+
     const LATER: Tick = Tick(60_000_000);
 
     fn outbox() -> (Client, Outbox<Client, ()>) {
@@ -257,14 +275,14 @@ mod tests {
 
     fn ack(outbox: &mut Outbox<Client, ()>, token: Token, fails: bool, now: Tick) {
         let result = if fails { Err(PublishError::Failed("no".to_owned())) } else { Ok(()) };
-        outbox.acked(Ack { token, result }, now, UnixMillis(1), 0.5, &Deaf);
+        outbox.acked(Ack { token, result }, || moment(now), &Deaf);
     }
 
     #[test]
     fn what_failed_goes_before_what_comes_behind_it() {
         let (client, mut outbox) = outbox();
         for (key, value) in [(Some("a"), "a1"), (Some("a"), "a2"), (Some("b"), "b1"), (None, "n1")] {
-            outbox.send(record("t", key, value), (), Tick(0));
+            outbox.send(record("t", key, value), (), || Tick(0));
         }
         let tokens: HashMap<String, Token> = client.handed().into_iter().collect();
         // The later one's failure is told first, and its wait is over first.
@@ -272,9 +290,9 @@ mod tests {
         ack(&mut outbox, tokens["a1"], true, LATER);
         ack(&mut outbox, tokens["b1"], true, LATER);
         ack(&mut outbox, tokens["n1"], true, LATER);
-        outbox.send(record("t", Some("a"), "a3"), (), LATER);
-        outbox.send(record("t", Some("c"), "c1"), (), LATER);
-        outbox.send(record("other", Some("a"), "o1"), (), LATER);
+        outbox.send(record("t", Some("a"), "a3"), (), || LATER);
+        outbox.send(record("t", Some("c"), "c1"), (), || LATER);
+        outbox.send(record("other", Some("a"), "o1"), (), || LATER);
         assert_eq!(client.values(), ["c1", "o1"], "other keys and topics wait for nobody");
         outbox.retry(LATER.plus(AGAIN.max));
         let handed = client.handed();
@@ -285,7 +303,7 @@ mod tests {
         assert_eq!(client.values(), ["a1"]);
         ack(&mut outbox, tokens["a1"], false, LATER);
         assert_eq!(client.values(), ["a2"], "at once, one at a time");
-        outbox.send(record("t", Some("a"), "a4"), (), LATER);
+        outbox.send(record("t", Some("a"), "a4"), (), || LATER);
         ack(&mut outbox, tokens["a2"], false, LATER);
         let a3 = client.handed();
         assert_eq!(a3[0].0, "a3");
@@ -293,15 +311,15 @@ mod tests {
         let a4 = client.handed();
         assert_eq!(a4[0].0, "a4");
         ack(&mut outbox, a4[0].1, false, LATER);
-        outbox.send(record("t", Some("a"), "a5"), (), LATER);
+        outbox.send(record("t", Some("a"), "a5"), (), || LATER);
         assert_eq!(client.values(), ["a5"], "all is as before");
     }
 
     #[test]
     fn an_earlier_one_that_fails_late_is_not_overtaken_twice() {
         let (client, mut outbox) = outbox();
-        outbox.send(record("t", Some("a"), "a1"), (), Tick(0));
-        outbox.send(record("t", Some("a"), "a2"), (), Tick(0));
+        outbox.send(record("t", Some("a"), "a1"), (), || Tick(0));
+        outbox.send(record("t", Some("a"), "a2"), (), || Tick(0));
         let tokens: HashMap<String, Token> = client.handed().into_iter().collect();
         ack(&mut outbox, tokens["a2"], true, Tick(0));
         outbox.retry(LATER);
@@ -314,22 +332,22 @@ mod tests {
         assert_eq!(client.values(), Vec::<String>::new());
         ack(&mut outbox, tokens["a2"], false, LATER);
         assert!(outbox.is_empty());
-        outbox.send(record("t", Some("a"), "a3"), (), LATER);
+        outbox.send(record("t", Some("a"), "a3"), (), || LATER);
         assert_eq!(client.values(), ["a3"]);
     }
 
     #[test]
     fn one_that_is_too_large_lets_the_next_go_and_one_sent_for_later_goes_when_it_is_due() {
         let (client, mut outbox) = outbox();
-        outbox.send(record("t", Some("a"), "a1"), (), Tick(0));
+        outbox.send(record("t", Some("a"), "a1"), (), || Tick(0));
         let first = client.handed()[0].1;
         ack(&mut outbox, first, true, Tick(0));
-        outbox.send(record("t", Some("a"), "a2"), (), Tick(0));
+        outbox.send(record("t", Some("a"), "a2"), (), || Tick(0));
         outbox.send_later(record("t", Some("a"), "late"), (), Tick(0));
         outbox.retry(Tick(0).plus(AGAIN.max));
         assert_eq!(client.values(), ["a1", "late"]);
         let too_large = Ack { token: first, result: Err(PublishError::TooLarge) };
-        assert!(matches!(outbox.acked(too_large, LATER, UnixMillis(1), 0.5, &Deaf), Acked::TooLarge((), _)));
+        assert!(matches!(outbox.acked(too_large, || moment(LATER), &Deaf), Acked::TooLarge((), _)));
         assert_eq!(client.values(), ["a2"]);
     }
 
@@ -353,9 +371,9 @@ mod tests {
         let places = Arc::new(Places { free: AtomicUsize::new(3), handed: AtomicUsize::new(0) });
         let mut outbox = Outbox::new(Arc::clone(&places));
         let failed = |token| Ack { token: Token(token), result: Err(PublishError::Failed("no".to_owned())) };
-        let acked = |outbox: &mut Outbox<_, _>, ack| outbox.acked(ack, Tick(0), UnixMillis(1), 0.5, &Deaf);
+        let acked = |outbox: &mut Outbox<_, _>, ack| outbox.acked(ack, || moment(Tick(0)), &Deaf);
         for owner in ["waits to be tried again", "in the client's hands, and fails", "in the client's hands", "held back", "another's"] {
-            outbox.send(record("t", None, "v"), owner, Tick(0));
+            outbox.send(record("t", None, "v"), owner, || Tick(0));
         }
         assert_eq!(acked(&mut outbox, failed(0)), Acked::Again);
         let dropped = outbox.drop_of(|owner| *owner != "another's");
@@ -371,10 +389,10 @@ mod tests {
     fn what_waited_behind_a_dropped_one_goes() {
         let client = Client::default();
         let mut outbox = Outbox::new(client.clone());
-        outbox.send(record("t", Some("a"), "a1"), "ends", Tick(0));
-        outbox.acked(Ack { token: Token(0), result: Err(PublishError::Failed("no".to_owned())) }, Tick(0), UnixMillis(1), 0.5, &Deaf);
-        outbox.send(record("t", Some("a"), "a2"), "ends", Tick(0));
-        outbox.send(record("t", Some("a"), "a3"), "goes on", Tick(0));
+        outbox.send(record("t", Some("a"), "a1"), "ends", || Tick(0));
+        outbox.acked(Ack { token: Token(0), result: Err(PublishError::Failed("no".to_owned())) }, || moment(Tick(0)), &Deaf);
+        outbox.send(record("t", Some("a"), "a2"), "ends", || Tick(0));
+        outbox.send(record("t", Some("a"), "a3"), "goes on", || Tick(0));
         assert_eq!(client.values(), ["a1"]);
         assert_eq!(outbox.drop_of(|owner| *owner == "ends"), ["ends", "ends"]);
         outbox.retry(Tick(1));

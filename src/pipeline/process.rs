@@ -91,6 +91,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         longest: stages.longest(),
         stages,
         clock: clock.clone(),
+        now: 0,
         arrived: VecDeque::new(),
         lanes: Lanes::new(),
         hasher: RandomState::default(),
@@ -107,6 +108,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     loop {
         // A bounded share of what has come back goes first; then new tasks and assignments get their turn before the rest of it, or a busy
         // loop would hear of a revocation too late.
+        processor.now = clock.micros();
         for _ in 0..SHARE {
             let Some(ack) = acks.try_recv() else { break };
             processor.acked(ack);
@@ -160,7 +162,10 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                     processor.finisher.lose(&partitions);
                 }
             },
-            Some(ack) = acks.recv() => processor.acked(ack),
+            Some(ack) = acks.recv() => {
+                processor.now = clock.micros();
+                processor.acked(ack);
+            }
             Some(ran) = processor.running.next(), if !processor.running.is_empty() => processor.ran(ran),
             () = alarm.rings() => {}
         }
@@ -236,6 +241,8 @@ struct Processor<W: World> {
     longest: Duration,
     clock: W::Clock,
     finisher: Finisher<W, Done>,
+    /// When the loop last came round, in microseconds: near enough for how long an event took.
+    now: u64,
     /// Records that have not begun, in order.
     arrived: VecDeque<Vec<Incoming>>,
     lanes: Lanes<LaneId, Box<Waiting>>,
@@ -313,9 +320,8 @@ impl<W: World> Processor<W> {
     }
 
     fn queue(&mut self, records: Vec<Begun>) {
-        let since = self.clock.micros();
+        let (since, now) = (self.clock.micros(), self.clock.wall());
         for begun in records {
-            let now = self.clock.wall();
             match decode::decode(&begun.record, self.settings.max_event_bytes, now) {
                 Ok(event) => {
                     let lane = self.lane(&event);
@@ -382,7 +388,7 @@ impl<W: World> Processor<W> {
 
     fn tell(&self, done: Option<Done>) {
         if let Some(Done { status, since }) = done {
-            let took = Duration::from_micros(self.clock.micros() - since);
+            let took = Duration::from_micros(self.now.saturating_sub(since));
             self.stages.witness.tell(Fact::Finished { status, took });
         }
     }

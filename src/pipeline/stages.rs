@@ -158,12 +158,12 @@ impl<W: World> Stages<W> {
 
     /// Runs an event through its stages.
     pub async fn run(&self, record: &Incoming, event: &Event) -> EventEnd {
-        let document = Document::of(&event.json);
+        let mut document = None;
         let trace: Vec<(&'static str, Bytes)> = event.trace().map(|(name, value)| (name, value.clone())).collect();
         let mut progress = Progress { results: Vec::new(), outcomes: Vec::new(), leaves: Vec::new() };
         for (number, stage) in self.stages.iter().enumerate() {
             at_stage(number);
-            match self.run_stage(stage, event, &document, &trace, &mut progress).await {
+            match self.run_stage(stage, event, &mut document, &trace, &mut progress).await {
                 Ok(Next::Stage) => {}
                 Ok(Next::Failed { error }) => {
                     let what = Left::DeadLetter { code: Code::StageFailed, error };
@@ -188,14 +188,20 @@ impl<W: World> Stages<W> {
         self.finished(event, progress, false)
     }
 
-    async fn run_stage<'s>(
+    async fn run_stage<'s, 'e>(
         &'s self,
         stage: &'s Stage<W>,
-        event: &Event,
-        document: &Document<'_>,
+        event: &'e Event,
+        document: &mut Option<Document<'e>>,
         trace: &[(&'static str, Bytes)],
         progress: &mut Progress<'s>,
     ) -> Result<Next, EvaluationError> {
+        // Switched off, it costs nothing.
+        if stage.when.as_ref().and_then(Condition::constant) == Some(false) {
+            return Ok(Next::Stage);
+        }
+        // Read by the first stage that looks into it.
+        let document = document.get_or_insert_with(|| Document::of(&event.json));
         let scope = Scope { event: document, results: &progress.results, headers: &event.headers };
         if let Some(when) = &stage.when
             && !when.holds(&scope)?

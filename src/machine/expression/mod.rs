@@ -125,6 +125,11 @@ impl Condition {
         Ok(Self { source: source.into(), plan: Arc::new(compile::condition(source, variables)?) })
     }
 
+    /// What it says of every event, if that is written there: `true` or `false`.
+    pub fn constant(&self) -> Option<bool> {
+        self.plan.constant()
+    }
+
     /// Whether it holds.
     ///
     /// # Errors

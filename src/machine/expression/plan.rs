@@ -84,6 +84,14 @@ impl Comparison {
 }
 
 impl Plan<Expression> {
+    /// The condition itself, if it is one word.
+    pub(super) fn constant(&self) -> Option<bool> {
+        match &self.root {
+            Expression::Literal(LiteralValue::Boolean(bool)) => Some(*bool.inner()),
+            _ => None,
+        }
+    }
+
     /// Whether the condition holds.
     pub(super) fn holds(&self, roots: &[Root<'_>]) -> Result<bool, EvaluationError> {
         Evaluation::new(&self.paths, roots).truth(&self.root)

@@ -236,3 +236,10 @@ fn expressions_are_shared_between_threads() {
     shared(&template);
     assert_eq!(format!("{template:?}"), r#"Template("event.list.map(x, x)")"#);
 }
+
+#[test]
+fn a_condition_of_one_word_is_known_without_an_event() {
+    for (source, constant) in [("false", Some(false)), (" true ", Some(true)), ("1 == 2", None), ("has(event.a)", None)] {
+        assert_eq!(Condition::compile(source).expect(source).constant(), constant, "{source}");
+    }
+}
