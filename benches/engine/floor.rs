@@ -78,12 +78,12 @@ fn outcome(event: &Event<'_>, (topic, partition, offset): (&str, i32, i64), stag
     json
 }
 
-/// `floor publish GROUP EVENTS OUTCOMES` or `floor http GROUP EVENTS OUTCOMES ADDRESS CONCURRENCY`: runs until it is killed.
+/// `floor publish GROUP EVENTS OUTCOMES` or `floor http GROUP EVENTS OUTCOMES ADDRESS CONCURRENCY CALLS`: runs until it is killed.
 pub fn run(arguments: &[&str]) {
     match arguments {
         ["publish", group, events, outcomes] => publish(group, events, outcomes),
-        ["http", group, events, outcomes, address, concurrency] => {
-            http(group, events, outcomes, address, concurrency.parse().expect("a number"));
+        ["http", group, events, outcomes, address, concurrency, calls] => {
+            http(group, events, outcomes, address, concurrency.parse().expect("a number"), *calls == "3");
         }
         _ => panic!("no such floor: {arguments:?}"),
     }
@@ -114,8 +114,8 @@ struct Taken {
     value: Vec<u8>,
 }
 
-/// Consume, make three calls one after the other on connections held by hand, publish. One thread, as many tasks as calls may run at once.
-fn http(group: &str, events: &str, outcomes: &str, address: &str, concurrency: usize) {
+/// Consume, make three calls (or one) one after the other on connections held by hand, publish. One thread, as many tasks as calls may run at once.
+fn http(group: &str, events: &str, outcomes: &str, address: &str, concurrency: usize, three: bool) {
     let (consumer, producer) = (Arc::new(consumer(group, events)), producer());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let queue: Rc<RefCell<VecDeque<Taken>>> = Rc::default();
@@ -158,7 +158,10 @@ fn http(group: &str, events: &str, outcomes: &str, address: &str, concurrency: u
             let (queue, filled, wanted, producer) = (Rc::clone(&queue), Rc::clone(&filled), Arc::clone(&wanted), Rc::clone(&producer));
             let (events, outcomes, address) = (events.to_owned(), outcomes.to_owned(), address.to_owned());
             tokio::task::spawn_local(async move {
-                let mut connections = [connect(&address).await, connect(&address).await, connect(&address).await];
+                let mut connections = vec![connect(&address).await];
+                if three {
+                    connections.extend([connect(&address).await, connect(&address).await]);
+                }
                 loop {
                     let taken = queue.borrow_mut().pop_front();
                     let Some(taken) = taken else {
@@ -170,6 +173,11 @@ fn http(group: &str, events: &str, outcomes: &str, address: &str, concurrency: u
                     let text = std::str::from_utf8(&taken.value).expect("text");
                     let rag = format!(r#"{{"query_event":{{"camera_id":"{}","timestamp":"2026-11-03T16:24:05.678Z","label":"person","bbox":null}},"k":10}}"#, event.camera_id);
                     let context = call(&mut connections[0], &address, "/rag/query", event.id, rag).await;
+                    if !three {
+                        let source = (events.as_str(), taken.source.0, taken.source.1);
+                        send(&producer, &outcomes, &taken.key, outcome(&event, source, &[("rag", &context)]).as_bytes());
+                        continue;
+                    }
                     let context_text = std::str::from_utf8(&context).expect("text");
                     let rules = call(&mut connections[1], &address, "/evaluate", event.id, format!(r#"{{"event":{text},"context":{context_text}}}"#)).await;
                     let rules_text = std::str::from_utf8(&rules).expect("text");
@@ -201,7 +209,10 @@ fn http(group: &str, events: &str, outcomes: &str, address: &str, concurrency: u
 type Connection = SendRequest<Full<Bytes>>;
 
 async fn connect(address: &str) -> Connection {
-    let stream = tokio::net::TcpStream::connect(address).await.expect("the stub listens");
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap_or_else(|error| {
+        eprintln!("the floor cannot connect: {error}");
+        std::process::abort()
+    });
     stream.set_nodelay(true).expect("a socket");
     let (sender, connection) = handshake(TokioIo::new(stream)).await.expect("a connection");
     tokio::task::spawn_local(connection);

@@ -39,7 +39,7 @@ fn runs() -> usize {
 pub fn ratios(only: Option<&str>) {
     for (word, name, floor, worker, events) in [
         ("plain", "without calls", Worker::FloorPublish, engine(&[]), 300_000),
-        ("calls", "with three HTTP calls", Worker::FloorHttp, engine(THREE), 50_000),
+        ("calls", "with three HTTP calls", Worker::FloorHttp { calls: 3 }, engine(THREE), 50_000),
     ] {
         if only.is_some_and(|only| only != word) {
             continue;
@@ -60,7 +60,7 @@ pub fn ratios(only: Option<&str>) {
 
 /// How long an event takes, at a rate that leaves the machine time to breathe.
 pub fn latencies() {
-    for (name, worker) in [("floor", Worker::FloorHttp), ("engine", engine(THREE))] {
+    for (name, worker) in [("floor", Worker::FloorHttp { calls: 3 }), ("engine", engine(THREE))] {
         let load = Load { events: 20_000, keys: 1_000, rate: Some(2_000) };
         let all = Scene { load, ..scene(worker, 0) }.latencies();
         let at = |share: f64| all[((all.len() - 1) as f64 * share) as usize] as f64 / 1_000.0;
@@ -85,10 +85,14 @@ pub fn curves() {
         let figures = Scene { partitions, ..scene(engine(THREE), events) }.throughput();
         tell(&format!("{partitions} partitions"), figures);
     }
+    // As many connections as calls: what those cost the kernel and the caches, the floor pays too. One call, or they would be more than a process
+    // may usually open.
     for concurrency in [100, 1_000, 10_000] {
-        let load = Load { events, keys: 100_000, rate: None };
-        let figures = Scene { concurrency, load, ..scene(engine(THREE), events) }.throughput();
-        tell(&format!("{concurrency} in flight"), figures);
+        for (name, worker) in [("floor", Worker::FloorHttp { calls: 1 }), ("engine", engine(&["rag"]))] {
+            let load = Load { events, keys: 100_000, rate: None };
+            let figures = Scene { concurrency, load, ..scene(worker, events) }.throughput();
+            tell(&format!("{concurrency} calls in flight, {name}, one call"), figures);
+        }
     }
 }
 

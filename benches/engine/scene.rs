@@ -12,8 +12,11 @@ use super::measured::Measured;
 pub enum Worker {
     /// A floor: consume → publish.
     FloorPublish,
-    /// A floor: consume → three calls → publish.
-    FloorHttp,
+    /// A floor: consume → three calls, or one → publish.
+    FloorHttp {
+        /// 1 or 3.
+        calls: u8,
+    },
     /// `fusebox run` with these stages.
     Engine {
         /// Services to call, in order, of the shipped ones.
@@ -99,8 +102,9 @@ impl Scene {
     fn start(&self, stage: &Stage) -> Measured {
         Measured::start(match &self.worker {
             Worker::FloorPublish => floor(&["publish", &stage.group, &stage.events, &stage.outcomes]),
-            Worker::FloorHttp => {
-                floor(&["http", &stage.group, &stage.events, &stage.outcomes, &self.stub.to_string(), &self.concurrency.to_string()])
+            Worker::FloorHttp { calls } => {
+                let numbers = [self.concurrency.to_string(), calls.to_string()];
+                floor(&["http", &stage.group, &stage.events, &stage.outcomes, &self.stub.to_string(), &numbers[0], &numbers[1]])
             }
             Worker::Engine { stages, ordering, config } => engine(self, stage, stages, ordering, config),
         })

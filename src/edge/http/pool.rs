@@ -106,21 +106,25 @@ impl<C: Clock> Pool<C> {
         }
     }
 
+    /// The one used last, or, if that is not ready yet, the one that has had most time to become so. Looking at all between them would cost
+    /// each call of a burst as much as the burst is large.
     fn ready(&self) -> Result<Option<Sender>, Busy> {
-        let mut idle = lock(&self.idle);
-        let mut busy = false;
-        for index in (0..idle.connections.len()).rev() {
-            let (sender, _) = &idle.connections[index];
-            if sender.is_ready() {
-                return Ok(idle.connections.remove(index).map(|(sender, _)| sender));
-            }
-            if sender.is_closed() {
-                idle.connections.remove(index);
-            } else {
-                busy = true;
+        let connections = &mut lock(&self.idle).connections;
+        loop {
+            match connections.back() {
+                None => return Ok(None),
+                Some((sender, _)) if sender.is_ready() => return Ok(connections.pop_back().map(|(sender, _)| sender)),
+                Some((sender, _)) if sender.is_closed() => drop(connections.pop_back()),
+                Some(_) => break,
             }
         }
-        if busy { Err(Busy) } else { Ok(None) }
+        loop {
+            match connections.front() {
+                Some((sender, _)) if sender.is_ready() => return Ok(connections.pop_front().map(|(sender, _)| sender)),
+                Some((sender, _)) if sender.is_closed() => drop(connections.pop_front()),
+                Some(_) | None => return Err(Busy),
+            }
+        }
     }
 
     async fn connect(&self) -> Result<Sender, NoReply> {
