@@ -181,7 +181,7 @@ pub async fn run(seed: u64) -> Report {
             unacknowledged: dice.random_range(0.0..0.1),
             full: dice.random_range(0.0..0.3),
             slow: dice.random_range(0.0..0.1),
-            largest: if dice.random_bool(0.7) { usize::MAX } else { dice.random_range(300..2_000) },
+            largest: if dice.random_bool(0.7) { usize::MAX } else { dice.random_range(700..2_000) },
         }
     } else {
         Weather::FAIR
@@ -227,7 +227,8 @@ pub async fn run(seed: u64) -> Report {
             _ => {}
         }
     }
-    kafka.state().weather = Weather::FAIR;
+    // What is too large stays too large: only what is published in its place can bring it to rest.
+    kafka.state().weather = Weather { largest: weather.largest, ..Weather::FAIR };
     while !oracle.at_rest(&plan.partitions_of(EVENTS), &plan.partitions_of(RETRY)) {
         assert!(
             clock.elapsed() < DOOMSDAY,
