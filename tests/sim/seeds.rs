@@ -3,9 +3,10 @@
 //! A world has a thread, a runtime and a clock of its own, so that it is the same beside others as alone. A world that spins without its time
 //! going on would never end by itself: it is given up by the machine's clock, and named as well.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
@@ -17,6 +18,20 @@ use crate::oracle::Report;
 /// How long no world may come to its end. The dearest takes a tenth of a second.
 const SPINNING: Duration = Duration::from_secs(120);
 
+thread_local! {
+    /// What went wrong first in this thread's world. The program catches a panic that an event meets, and a task's is heard late: what the world
+    /// ends with may be no more than what follows.
+    static FIRST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+fn listen() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        FIRST_PANIC.with_borrow_mut(|first| _ = first.get_or_insert_with(|| info.to_string()));
+        before(info);
+    }));
+}
+
 /// What has become of a seed.
 enum Told {
     Begun,
@@ -26,6 +41,7 @@ enum Told {
 
 /// Runs each seed, until one has failed. Gives what happened in all of them.
 pub fn run_all(seeds: Range<u64>, run: fn(u64) -> Report) -> BTreeMap<&'static str, u64> {
+    listen();
     let (next, failing) = (Arc::new(AtomicU64::new(seeds.start)), Arc::new(AtomicBool::new(false)));
     let (tell, told) = mpsc::channel();
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -39,11 +55,12 @@ pub fn run_all(seeds: Range<u64>, run: fn(u64) -> Report) -> BTreeMap<&'static s
                 }
                 let told = |told| drop(tell.send((seed, told)));
                 told(Told::Begun);
-                told(match catch_unwind(AssertUnwindSafe(|| run(seed))) {
-                    Ok(report) => Told::Passed(report.counts),
-                    Err(cause) => {
+                let ran = catch_unwind(AssertUnwindSafe(|| run(seed)));
+                told(match (FIRST_PANIC.take(), ran) {
+                    (None, Ok(report)) => Told::Passed(report.counts),
+                    (first, _) => {
                         failing.store(true, Relaxed);
-                        Told::Failed(said(&*cause))
+                        Told::Failed(first.unwrap_or_else(|| "it panicked without a word".to_owned()))
                     }
                 });
             }
@@ -80,9 +97,4 @@ pub fn run_all(seeds: Range<u64>, run: fn(u64) -> Report) -> BTreeMap<&'static s
 /// The command that runs a seed again.
 pub fn again(seed: u64) -> String {
     format!("SIM_FIRST={seed} SIM_SEEDS=1 cargo test --locked --test sim")
-}
-
-fn said(cause: &(dyn std::any::Any + Send)) -> String {
-    let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
-    text.unwrap_or("it panicked without a word").to_owned()
 }

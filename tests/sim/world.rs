@@ -215,6 +215,7 @@ pub async fn run(seed: u64) -> Report {
                 } else if instance.stop().await {
                     oracle.stopped();
                 } else {
+                    assert!(stormy, "G12: all that is published is taken, and a stop leaves something unfinished");
                     oracle.died(clock.elapsed());
                 }
                 tokio::time::sleep(Duration::from_millis(below(&mut dice, 2_000))).await;
@@ -238,6 +239,7 @@ pub async fn run(seed: u64) -> Report {
         tokio::time::sleep(Duration::from_millis(500)).await;
         instance.look(&oracle).await;
     }
+    instance.let_settle(&oracle).await;
     instance.crash().await;
     assert!(!oracle.has_failed(), "a check has failed at the end");
     oracle.judge(&services.journal(), plan.slow_key.as_ref().map(|slow| slow.key.as_str()))
@@ -323,7 +325,8 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         Arc::new(move |group, point| oracle.committing(clock.elapsed(), group, point, |id| services.delivered(id)))
     };
     let most = (plan.max_in_flight, plan.max_in_flight_bytes);
-    let (budget, holdings) = (Budget::new(most.0, most.1), Holdings::new(most));
+    let budgets = vec![Budget::new(most.0, most.1), Budget::new(most.0, most.1)];
+    let (budget, holdings) = (Arc::clone(&budgets[0]), Holdings::new(most));
     let subscribe = |group, budget: &Arc<Budget>, seed, holdings: &Arc<Holdings>| {
         let (check, holdings, oracle) = (Arc::clone(&check), Arc::clone(holdings), Arc::clone(oracle));
         FakeSubscription::new(Arc::clone(kafka), group, Arc::clone(budget), seed, check, holdings, oracle)
@@ -350,7 +353,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         stop: stop.clone(),
         pulse: Arc::clone(&pulses[0].1),
     };
-    let (budget, holdings) = (Budget::new(most.0, most.1), Holdings::new(most));
+    let (budget, holdings) = (Arc::clone(&budgets[1]), Holdings::new(most));
     let (subscription, drain) = subscribe(DRAIN, &budget, plan.seed ^ life ^ 1, &holdings);
     let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions, holdings, Arc::clone(oracle), clock);
     let drain_parts = drain::Parts {
@@ -383,5 +386,5 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
     };
     let loops = vec![tokio::spawn(process::run(live_parts)), tokio::spawn(drain::run(drain_parts))];
     let others = vec![tokio::spawn(keeper::run_timers(breakers, clock)), tokio::spawn(watch(pulses, clock))];
-    Instance { loops, others, stop, live, drain }
+    Instance { loops, others, stop, budgets, live, drain }
 }
