@@ -193,6 +193,7 @@ pub struct FakeSubscription {
     /// Partitions that the loop holds.
     held: Mutex<BTreeSet<TopicPartition>>,
     stopped: AtomicBool,
+    paused: bool,
     dice: StdRng,
     check: Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync>,
     holdings: Arc<Holdings>,
@@ -220,6 +221,7 @@ impl FakeSubscription {
             handed_over: None,
             held: Mutex::default(),
             stopped: AtomicBool::new(false),
+            paused: false,
             dice: StdRng::seed_from_u64(seed),
             check,
             holdings,
@@ -265,7 +267,12 @@ impl FakeSubscription {
     }
 
     fn poll(&mut self) -> Option<Intake> {
-        if self.stopped.load(Relaxed) || self.budget.is_full() || self.positions.is_empty() {
+        // As the real one: paused at the bound, until half of it is free.
+        if self.budget.is_full() && !std::mem::replace(&mut self.paused, true) {
+            self.oracle.count("pauses");
+        }
+        self.paused &= !self.budget.has_room();
+        if self.stopped.load(Relaxed) || self.paused || self.positions.is_empty() {
             return None;
         }
         let most = self.dice.random_range(1..12);

@@ -44,6 +44,7 @@ fn whatever_happens_nothing_is_lost() {
         "rebalances",
         "lost partitions",
         "holds",
+        "pauses",
         "cut off",
         "failed publishes",
         "dead letters",
