@@ -117,6 +117,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             let Some(Some(ran)) = processor.running.next().now_or_never() else { break };
             processor.ran(ran);
         }
+        debug_assert!(processor.lanes_are_in_use(), "a lane holds memory, and nothing of it runs or waits");
         let now = clock.now();
         pulse.beat(now);
         if stopping.is_none() {
@@ -433,6 +434,10 @@ impl<W: World> Processor<W> {
         for waiting in self.lanes.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
             self.finisher.forget(&waiting.begun);
         }
+    }
+
+    fn lanes_are_in_use(&self) -> bool {
+        self.lanes.lanes() <= self.lanes.len() + self.running.len() + self.held.len()
     }
 
     fn is_idle(&self) -> bool {

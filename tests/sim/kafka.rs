@@ -1,11 +1,11 @@
 //! A Kafka made of vectors: topics, one group's commits, a publisher that fails as the seed says, a consumer that can be rebalanced.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use fusebox::event::headers::name;
-use fusebox::event::{Headers, Incoming, Offset, Partition, Record, Source, Topic, TopicPartition, UnixMillis, envelope};
+use fusebox::event::{Headers, Incoming, Offset, Partition, Record, Source, Topic, TopicPartition, UnixMillis};
 use fusebox::pipeline::acks;
 use fusebox::pipeline::ports::{
     Ack, AckSender, Acks, Assignment, Budget, CommitPoint, Intake, PublishError, Publisher, QueueFull, Subscription, Token,
@@ -15,8 +15,10 @@ use rand::{Rng, RngExt, SeedableRng};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::bounds::Holdings;
+use crate::index::Index;
 use crate::oracle::Oracle;
-use crate::world::{DEAD_LETTERS, OUTCOMES, RETRY, SimClock};
+use crate::world::SimClock;
 
 /// What stands in one partition.
 pub type Log = Vec<(Offset, Record)>;
@@ -30,50 +32,14 @@ pub struct Weather {
     pub unacknowledged: f64,
     /// The share of publishes for which the client's queue is full.
     pub full: f64,
+    /// The share of publishes that are acknowledged after seconds.
+    pub slow: f64,
+    /// The largest record that a topic takes.
+    pub largest: usize,
 }
 
-/// What stands on the topics, read once, for the checks that are made with every commit.
-#[derive(Default)]
-pub struct Index {
-    /// Outcomes, in order, with the event's coordinates.
-    pub outcomes: Vec<(Source, serde_json::Value)>,
-    /// Dead letters of events.
-    pub dead_events: Vec<Source>,
-    /// Events with an outcome or a dead letter.
-    pub ends: BTreeSet<Source>,
-    /// How often each event's call has been parked.
-    pub parks: BTreeMap<String, u32>,
-    /// Events whose call is a dead letter.
-    pub dead_calls: BTreeSet<String>,
-}
-
-impl Index {
-    fn take(&mut self, record: &Record) {
-        let id = record.headers.text(name::EVENT_ID).map(str::to_owned);
-        match (record.topic.as_str(), id) {
-            (OUTCOMES, _) => {
-                let outcome: serde_json::Value =
-                    serde_json::from_slice(record.value.as_ref().expect("a value")).expect("an outcome is JSON");
-                let source: Source = serde_json::from_value(outcome["source"].clone()).expect("an outcome has coordinates");
-                self.ends.insert(source.clone());
-                self.outcomes.push((source, outcome));
-            }
-            (DEAD_LETTERS, Some(id)) => {
-                self.dead_calls.insert(id);
-            }
-            (DEAD_LETTERS, None) => {
-                let origin = envelope::origin(&record.headers).expect("a dead letter has coordinates");
-                self.ends.insert(origin.clone());
-                self.dead_events.push(origin);
-            }
-            (RETRY, Some(id)) => {
-                let parks: u32 = record.headers.number(name::PARKS).expect("a count");
-                let most = self.parks.entry(id).or_default();
-                *most = parks.max(*most);
-            }
-            _ => {}
-        }
-    }
+impl Weather {
+    pub const FAIR: Self = Self { lost: 0.0, unacknowledged: 0.0, full: 0.0, slow: 0.0, largest: usize::MAX };
 }
 
 pub struct Kafka {
@@ -152,44 +118,56 @@ pub struct FakePublisher {
     pub kafka: Arc<Kafka>,
     pub partitions: i32,
     acks: AckSender,
+    holdings: Arc<Holdings>,
     oracle: Arc<Oracle>,
     clock: SimClock,
 }
 
 impl FakePublisher {
-    pub fn new(kafka: Arc<Kafka>, partitions: i32, oracle: Arc<Oracle>, clock: SimClock) -> (Self, Acks) {
+    pub fn new(kafka: Arc<Kafka>, partitions: i32, holdings: Arc<Holdings>, oracle: Arc<Oracle>, clock: SimClock) -> (Self, Acks) {
         let (acks, receiver) = acks::channel();
-        (Self { kafka, partitions, acks, oracle, clock }, receiver)
+        (Self { kafka, partitions, acks, holdings, oracle, clock }, receiver)
     }
 }
 
 impl Publisher for FakePublisher {
     fn publish(&self, record: &Record, token: Token) -> Result<(), QueueFull> {
         assert!(record.timestamp.0 > 0, "a record without a timestamp is deleted by retention at once");
+        let too_large = record.size() > self.kafka.state().weather.largest;
         let (appended, acknowledged, delay) = {
             let mut state = self.kafka.state();
             let weather = state.weather;
             if state.dice.random_bool(weather.full) {
                 return Err(QueueFull);
             }
-            let delay = Duration::from_micros(state.dice.random_range(200..20_000));
+            let slowness = if state.dice.random_bool(weather.slow) { 200 } else { 1 };
+            let delay = Duration::from_micros(slowness * state.dice.random_range(200..20_000));
             let roll: f64 = state.dice.random();
-            let appended = roll >= weather.lost;
-            let acknowledged = roll >= weather.lost + weather.unacknowledged;
-            state.failed_publishes += u64::from(!acknowledged);
+            let appended = roll >= weather.lost && !too_large;
+            let acknowledged = roll >= weather.lost + weather.unacknowledged && !too_large;
+            state.failed_publishes += u64::from(!acknowledged && !too_large);
             (appended, acknowledged, delay)
         };
         let last_words = self.oracle.publishing(record);
         if appended {
             self.kafka.append(record.clone(), self.partitions);
         }
-        let (acks, oracle, clock) = (self.acks.clone(), Arc::clone(&self.oracle), self.clock);
+        if too_large {
+            self.oracle.count("too large");
+        }
+        let size = self.holdings.publishing(record);
+        let (acks, holdings, oracle, clock) = (self.acks.clone(), Arc::clone(&self.holdings), Arc::clone(&self.oracle), self.clock);
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
+            holdings.acknowledged(size);
             if let Some(last_words) = last_words.filter(|_| acknowledged) {
                 oracle.acknowledged(clock.elapsed(), last_words);
             }
-            let result = if acknowledged { Ok(()) } else { Err(PublishError::Failed("the seed says so".to_owned())) };
+            let result = match (acknowledged, too_large) {
+                (true, _) => Ok(()),
+                (false, true) => Err(PublishError::TooLarge),
+                (false, false) => Err(PublishError::Failed("the seed says so".to_owned())),
+            };
             acks.send(Ack { token, result });
         });
         Ok(())
@@ -214,9 +192,11 @@ pub struct FakeSubscription {
     handed_over: Option<(Instant, oneshot::Receiver<Vec<CommitPoint>>)>,
     /// Partitions that the loop holds.
     held: Mutex<BTreeSet<TopicPartition>>,
-    stopped: bool,
+    stopped: AtomicBool,
+    paused: bool,
     dice: StdRng,
     check: Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync>,
+    holdings: Arc<Holdings>,
     oracle: Arc<Oracle>,
 }
 
@@ -227,6 +207,7 @@ impl FakeSubscription {
         budget: Arc<Budget>,
         seed: u64,
         check: Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync>,
+        holdings: Arc<Holdings>,
         oracle: Arc<Oracle>,
     ) -> (Self, mpsc::UnboundedSender<Shove>) {
         let (sender, shoves) = mpsc::unbounded_channel();
@@ -239,9 +220,11 @@ impl FakeSubscription {
             pending: VecDeque::new(),
             handed_over: None,
             held: Mutex::default(),
-            stopped: false,
+            stopped: AtomicBool::new(false),
+            paused: false,
             dice: StdRng::seed_from_u64(seed),
             check,
+            holdings,
             oracle,
         };
         (subscription, sender)
@@ -265,21 +248,31 @@ impl FakeSubscription {
                 Intake::Assigned(partitions.into_iter().map(assignment).collect())
             }
             Shove::Revoke(partitions) => {
-                self.positions.retain(|partition, _| !partitions.contains(partition));
+                self.go(&partitions);
                 let (sender, receiver) = oneshot::channel();
                 let patience = Duration::from_millis(self.dice.random_range(300..3_000));
                 self.handed_over = Some((Instant::now() + patience, receiver));
                 Intake::Revoked(partitions, Box::new(move |points| drop(sender.send(points))))
             }
             Shove::Lose(partitions) => {
-                self.positions.retain(|partition, _| !partitions.contains(partition));
+                self.go(&partitions);
                 Intake::Lost(partitions)
             }
         }
     }
 
+    fn go(&mut self, partitions: &[TopicPartition]) {
+        self.positions.retain(|partition, _| !partitions.contains(partition));
+        self.holdings.let_go(partitions);
+    }
+
     fn poll(&mut self) -> Option<Intake> {
-        if self.stopped || self.budget.is_full() || self.positions.is_empty() {
+        // As the real one: paused at the bound, until half of it is free.
+        if self.budget.is_full() && !std::mem::replace(&mut self.paused, true) {
+            self.oracle.count("pauses");
+        }
+        self.paused &= !self.budget.has_room();
+        if self.stopped.load(Relaxed) || self.paused || self.positions.is_empty() {
             return None;
         }
         let most = self.dice.random_range(1..12);
@@ -310,7 +303,17 @@ impl FakeSubscription {
                 records.push(incoming);
             }
         }
+        drop((state, held));
+        self.oracle.handed(&records);
+        self.holdings.take(&records, |record| self.oracle.has_ended(self.group, &record.source, &record.headers));
         (!records.is_empty()).then_some(Intake::Records(records))
+    }
+
+    /// Whether there is more to take.
+    fn is_behind(&self) -> bool {
+        let state = self.kafka.state();
+        let end = |partition: &TopicPartition| state.logs.get(&(partition.topic.clone(), partition.partition))?.last().map(|(end, _)| *end);
+        self.positions.iter().any(|(partition, position)| end(partition).is_some_and(|end| *position <= end))
     }
 }
 
@@ -336,6 +339,8 @@ impl Subscription for FakeSubscription {
                 return Some(intake);
             }
             let kafka = Arc::clone(&self.kafka);
+            // Room in the budget, or beside a commit, comes without a word. Where nothing is left to take, nobody asks for it.
+            let again = Duration::from_millis(if self.is_behind() { 25 } else { 10_000 });
             tokio::select! {
                 biased;
                 shove = self.shoves.recv() => match shove {
@@ -343,7 +348,7 @@ impl Subscription for FakeSubscription {
                     None => std::future::pending::<()>().await,
                 },
                 () = kafka.changed.notified() => {}
-                () = tokio::time::sleep(Duration::from_millis(25)) => {}
+                () = tokio::time::sleep(again) => {}
             }
         }
     }
@@ -352,15 +357,18 @@ impl Subscription for FakeSubscription {
         self.commit_now(points);
     }
 
-    fn stop_taking(&self) {}
+    fn stop_taking(&self) {
+        self.stopped.store(true, Relaxed);
+    }
 
     fn hold(&self, partition: &TopicPartition) {
         assert!(self.held.lock().expect("unpoisoned").insert(partition.clone()), "{partition} is held twice");
-        self.oracle.count("holds");
+        self.oracle.held(partition, true);
     }
 
     fn let_go(&self, partition: &TopicPartition) {
         assert!(self.held.lock().expect("unpoisoned").remove(partition), "{partition} was not held");
+        self.oracle.held(partition, false);
     }
 
     async fn close(self, points: Vec<CommitPoint>) -> bool {

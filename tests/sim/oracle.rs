@@ -2,19 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fusebox::event::headers::name;
-use fusebox::event::{Offset, Partition, Record, Source, TopicPartition, envelope};
+use fusebox::event::{Headers, Incoming, Offset, Record, Source, TopicPartition, envelope};
 use fusebox::machine::breaker::{Cause, StateName};
 use fusebox::machine::progress::Progress;
 use fusebox::pipeline::facts::Fact;
 use fusebox::pipeline::ports::CommitPoint;
+use fusebox::pipeline::process::Ordering;
 use uuid::Uuid;
 
+use crate::handed::{Handed, Lives};
+use crate::index::{Index, Outcome};
 use crate::kafka::Kafka;
-use crate::services::Entry;
+use crate::lanes::{Produced, judge_haste, judge_order, lane};
+use crate::services::{Entry, Moment};
 use crate::world::{DEAD_LETTERS, DRAIN, LIVE, OUTCOMES, PARKING, RETRY};
 
 /// What a world was like.
@@ -35,7 +39,15 @@ struct State {
     /// Calls in flight of each key, of the services that only live events call, each with its partition's life.
     running: BTreeMap<String, (String, u64)>,
     /// The lives of the partitions that are the program's.
-    lives: BTreeMap<TopicPartition, u64>,
+    lives: Lives,
+    /// The records that were handed over in them.
+    handed: Handed,
+    /// Partitions that are held for want of room beside their commits.
+    held: BTreeSet<TopicPartition>,
+    /// Keys of calls to the service that parks which are in flight, each with the lives that it may be made in.
+    parking: Vec<(String, Vec<u64>)>,
+    /// Events whose parked call was answered well.
+    delivered: BTreeSet<String>,
     /// When lives ended; each number is given once.
     ended: BTreeMap<u64, Duration>,
     next_life: u64,
@@ -47,11 +59,6 @@ struct State {
     half_open: BTreeMap<usize, (Duration, BTreeSet<String>)>,
 }
 
-struct Produced {
-    key: String,
-    id: Option<Uuid>,
-}
-
 /// What an event leaves behind last, in a life of its partition.
 pub struct LastWords {
     source: Source,
@@ -61,29 +68,35 @@ pub struct LastWords {
 pub struct Oracle {
     kafka: Arc<Kafka>,
     permits: u32,
+    ordering: Ordering,
     state: Mutex<State>,
 }
 
 impl Oracle {
-    pub fn new(kafka: Arc<Kafka>, permits: u32) -> Self {
-        Self { kafka, permits, state: Mutex::default() }
+    pub fn new(kafka: Arc<Kafka>, permits: u32, ordering: Ordering) -> Self {
+        Self { kafka, permits, ordering, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no oracle failed")
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a check has failed in a task that nobody waits for.
+    pub fn has_failed(&self) -> bool {
+        self.state.is_poisoned()
     }
 
     pub fn count(&self, what: &'static str) {
         *self.state().counts.entry(what).or_default() += 1;
     }
 
-    pub fn produced(&self, source: Source, key: String, id: Option<Uuid>) {
+    pub fn produced(&self, at: Duration, source: Source, key: String, id: Option<Uuid>) {
         let mut state = self.state();
         *state.counts.entry(if id.is_some() { "events" } else { "unreadable" }).or_default() += 1;
         if let Some(id) = id {
             state.by_id.insert(id, source.clone());
         }
-        state.produced.insert(source, Produced { key, id });
+        state.produced.insert(source, Produced { key, id, at, ended: None });
     }
 
     pub fn produced_all(&self) {
@@ -97,32 +110,68 @@ impl Oracle {
         state.half_open.clear();
     }
 
+    /// Records are handed to the program.
+    pub fn handed(&self, records: &[Incoming]) {
+        let state = &mut *self.state();
+        for record in records {
+            state.handed.take(record, &state.lives);
+        }
+    }
+
+    /// A partition is held, or no longer.
+    pub fn held(&self, partition: &TopicPartition, is_held: bool) {
+        let mut state = self.state();
+        if is_held {
+            *state.counts.entry("holds").or_default() += 1;
+            state.held.insert(partition.clone());
+        } else {
+            state.held.remove(partition);
+        }
+    }
+
+    /// The program has ended as it was asked to: nothing of it is repeated.
+    pub fn stopped(&self) {
+        let mut state = self.state();
+        assert!(state.lives.is_empty() && state.held.is_empty(), "G12: {:?} are left, and {:?} held", state.lives, state.held);
+        state.half_open.clear();
+        *state.counts.entry("clean stops").or_default() += 1;
+    }
+
+    /// Whether a record that was handed over has an end: by now, or told of by a commit.
+    pub fn has_ended(&self, group: &'static str, source: &Source, headers: &Headers) -> bool {
+        let state = self.state();
+        let delivered = |id: &str| state.delivered.contains(id);
+        state.settled.contains(source) || has_end(&self.kafka.state().index, group, source, headers, delivered)
+    }
+
     /// The program has died.
     pub fn died(&self, at: Duration) {
         self.lost();
         let mut state = self.state();
         let all: Vec<TopicPartition> = state.lives.keys().cloned().collect();
         state.end_lives(at, &all);
+        state.held.clear();
     }
 
     /// A record is handed to Kafka's client. Gives what is the last of an event.
     pub fn publishing(&self, record: &Record) -> Option<LastWords> {
+        let state = &mut *self.state();
+        state.handed.publishing(record, &state.lives);
         let source = match record.topic.as_str() {
-            OUTCOMES => {
-                let outcome: serde_json::Value = serde_json::from_slice(record.value.as_ref()?).expect("an outcome is JSON");
-                serde_json::from_value(outcome["source"].clone()).expect("an outcome has coordinates")
-            }
+            OUTCOMES => Outcome::of(record).source,
             DEAD_LETTERS if record.headers.text(name::EVENT_ID).is_none() => envelope::origin(&record.headers)?,
             _ => return None,
         };
-        let life = self.state().lives.get(&source.topic_partition()).copied();
+        let life = state.lives.get(&source.topic_partition()).copied();
         let life = life.unwrap_or_else(|| panic!("G1: the end of {source} is published, though its partition's life is over"));
+        state.handed.speaks_last(&source, &state.lives);
         Some(LastWords { source, life })
     }
 
     /// Kafka has acknowledged an event's last words.
     pub fn acknowledged(&self, at: Duration, LastWords { source, life }: LastWords) {
         let mut state = self.state();
+        state.produced.get_mut(&source).expect("produced").ended.get_or_insert(at);
         if state.lives.get(&source.topic_partition()) == Some(&life) {
             state.finished.insert(source, at);
         }
@@ -134,6 +183,7 @@ impl Oracle {
         match fact {
             Fact::Assigned { partitions } => state.begin_lives(at, partitions),
             Fact::Revoked { partitions, .. } => state.end_lives(at, partitions),
+            Fact::Stuck { source, ran, .. } => panic!("{source} is said to hang at {at:?}: it has run for {ran:?}"),
             _ => {}
         }
         let what = match fact {
@@ -160,9 +210,10 @@ impl Oracle {
     }
 
     /// A call begins or ends at a service.
-    pub fn observed(&self, at: Duration, service: usize, key: &str, begins: bool) {
+    pub fn observed(&self, at: Duration, service: usize, key: &str, moment: Moment) {
         let permits = self.permits as usize;
-        let mut state = self.state();
+        let state = &mut *self.state();
+        let begins = matches!(moment, Moment::Begins);
         if let Some((since, probes)) = state.half_open.get_mut(&service) {
             if begins {
                 probes.insert(key.to_owned());
@@ -175,18 +226,33 @@ impl Oracle {
                 probes.remove(key);
             }
         }
+        let id = key.split('/').next().expect("the key begins with the event's id");
+        let source = state.by_id.get(&id.parse().expect("a UUID")).cloned().expect("produced");
         if service == PARKING {
+            if begins {
+                let lives = state.handed.may_call(&source, id, &state.lives);
+                assert!(!lives.is_empty(), "{key} is called at {at:?}, and nothing of {source} that may is ours");
+                state.parking.push((key.to_owned(), lives));
+                return;
+            }
+            if matches!(moment, Moment::Ends(Some(200))) {
+                state.delivered.insert(id.to_owned());
+            }
+            let of_key = |(other, _): &&(String, Vec<u64>)| other == key;
+            let goes_on = |life: &u64| state.ended.get(life).is_none_or(|ended| at <= *ended);
+            let may = state.parking.iter().filter(of_key).flat_map(|(_, lives)| lives).any(goes_on);
+            assert!(may, "the call of {key} goes on until {at:?}, though the lives that it was made in are over");
+            let first = state.parking.iter().position(|(other, _)| other == key).expect("it has begun");
+            state.parking.remove(first);
             return;
         }
-        let id: Uuid = key.split('/').next().and_then(|id| id.parse().ok()).expect("the key begins with the event's id");
-        let source = state.by_id.get(&id).cloned().expect("produced");
-        let lane = state.produced[&source].key.clone();
+        let lane = lane(self.ordering, &source, &state.produced[&source].key);
         if begins {
             assert!(!state.settled.contains(&source), "G3: {source} runs again at {at:?}, though its finish is committed");
-            let life = state.lives.get(&source.topic_partition()).copied();
-            let life = life.unwrap_or_else(|| panic!("{key} is called at {at:?} for {source}, whose partition is not ours"));
+            let life = state.handed.may_call(&source, "", &state.lives).first().copied();
+            let life = life.unwrap_or_else(|| panic!("{key} is called at {at:?} for {source}, which was not handed over, or has ended"));
             let other = state.running.insert(lane.clone(), (key.to_owned(), life));
-            assert!(other.is_none(), "G2: {key} runs at {at:?} while {other:?} of the same key {lane} does");
+            assert!(other.is_none(), "G2: {key} runs at {at:?} while {other:?} of the same lane {lane} does");
         } else if let Some((_, life)) = state.running.remove(&lane)
             && let Some(ended) = state.ended.get(&life).copied()
         {
@@ -204,31 +270,19 @@ impl Oracle {
         let log = kafka.logs.get(&partition).expect("only what was read is committed");
         for (offset, record) in log.iter().filter(|(offset, _)| *offset >= from && *offset < point.next) {
             let source = Source { topic: partition.0.clone(), partition: partition.1, offset: *offset };
-            let ended = if group == LIVE {
-                kafka.index.ends.contains(&source)
-            } else {
-                // A parked call has ended here if it was delivered, parked again behind this record, or dead-lettered.
-                let id = record.headers.text(name::EVENT_ID).expect("an event id");
-                let parks = record.headers.number(name::PARKS).expect("a count");
-                delivered(id) || kafka.index.parks.get(id).is_some_and(|most| *most > parks) || kafka.index.dead_calls.contains(id)
-            };
+            let ended = has_end(&kafka.index, group, &source, &record.headers, &delivered);
             assert!(ended, "G1: {} is committed to {}, but {source} has no end", point.partition, point.next);
         }
         // The text beside the offset claims no more than is true, and what it claims is not run again.
         let ahead = Progress::decode(point.next, &point.ahead).expect("its own");
-        let above = log.iter().map(|(offset, _)| *offset).filter(|offset| *offset >= point.next && ahead.has_finished(*offset));
-        let above: BTreeSet<Source> = above.map(|offset| Source { topic: partition.0.clone(), partition: partition.1, offset }).collect();
-        drop(kafka);
-        if group == LIVE {
-            let kafka = self.kafka.state();
-            for source in &above {
-                assert!(
-                    kafka.index.ends.contains(source),
-                    "G3: the commit of {} says that {source} has finished, and it has no end",
-                    point.partition
-                );
-            }
+        let mut above = BTreeSet::new();
+        for (offset, record) in log.iter().filter(|(offset, _)| *offset >= point.next && ahead.has_finished(*offset)) {
+            let source = Source { topic: partition.0.clone(), partition: partition.1, offset: *offset };
+            let ended = has_end(&kafka.index, group, &source, &record.headers, &delivered);
+            assert!(ended, "G3: the commit of {} says that {source} has finished, and it has no end", point.partition);
+            above.insert(source);
         }
+        drop(kafka);
         let mut state = self.state();
         // All of what was acknowledged before now is told, and what was told once is told for good.
         let finished = state.finished.iter().filter(|(_, acknowledged)| **acknowledged < at).map(|(source, _)| source);
@@ -269,7 +323,7 @@ impl Oracle {
     }
 
     /// When everything has come to rest.
-    pub fn judge(&self, journal: &[Entry]) -> Report {
+    pub fn judge(&self, journal: &[Entry], slow_key: Option<&str>) -> Report {
         let parked = self.kafka.all(RETRY);
         let kafka = self.kafka.state();
         let (outcomes, dead_events) = (&kafka.index.outcomes, &kafka.index.dead_events);
@@ -278,20 +332,21 @@ impl Oracle {
         let exactly = !state.repeats && !unacknowledged;
 
         for (source, produced) in &state.produced {
-            let ended = outcomes.iter().filter(|(of, _)| of == source).count();
-            let dead = dead_events.iter().filter(|of| *of == source).count();
-            let (ends, others, what) = if produced.id.is_some() { (ended, dead, "event") } else { (dead, ended, "unreadable record") };
+            let ended = outcomes.iter().filter(|outcome| outcome.source == *source).count();
+            let dead = dead_events.iter().filter(|(of, _)| of == source).count();
+            let too_large = dead_events.iter().filter(|(of, too_large)| of == source && *too_large).count();
+            let (ends, others, what) = match produced.id {
+                Some(_) => (ended + too_large, dead - too_large, "event"),
+                None => (dead, ended + too_large, "unreadable record"),
+            };
             assert!(ends >= 1, "G1: the {what} {source} has no end");
             assert_eq!(others, 0, "G1: the {what} {source} has an end of the other kind too");
             assert!(!exactly || ends == 1, "the {what} {source} has {ends} ends, though nothing died and no publish failed");
         }
 
-        for (source, outcome) in outcomes {
-            if outcome["stages"]["notifier"]["parked"] == true {
-                let id = outcome["event_id"].as_str().expect("an id");
-                let there = kafka.index.parks.contains_key(id);
-                assert!(there, "G1: the outcome of {source} says parked, and nothing is on the retry topic");
-            }
+        for outcome in outcomes.iter().filter(|outcome| outcome.says_parked()) {
+            let there = kafka.index.parks.contains_key(&outcome.event_id) || kafka.index.dead_calls.contains(&outcome.event_id);
+            assert!(there, "G1: the outcome of {} says parked, and neither a parked call nor its letter is there", outcome.source);
         }
 
         for (at, record) in &parked {
@@ -307,8 +362,13 @@ impl Oracle {
             assert_eq!(ours, 1, "headers pile up on {at}");
         }
 
+        assert!(state.held.is_empty(), "{:?} are held for ever", state.held);
         if exactly {
-            judge_order(&state, outcomes);
+            judge_order(self.ordering, &state.produced, outcomes);
+        }
+        if let Some(slow_key) = slow_key {
+            judge_haste(self.ordering, &state.produced, slow_key);
+            *state.counts.entry("worlds of lanes").or_default() += 1;
         }
         Report { counts: std::mem::take(&mut state.counts), trace: std::mem::take(&mut state.trace) }
     }
@@ -334,13 +394,12 @@ impl State {
     }
 }
 
-/// Where nothing is repeated, the outcomes of one key stand in the order of its events.
-fn judge_order(state: &State, outcomes: &[(Source, serde_json::Value)]) {
-    let mut last: BTreeMap<(&str, Partition), Offset> = BTreeMap::new();
-    for (source, _) in outcomes {
-        let key = (state.produced[source].key.as_str(), source.partition);
-        if let Some(before) = last.insert(key, source.offset) {
-            assert!(before < source.offset, "G2: the outcome of {source} stands behind that of offset {before}, of the same key");
-        }
+/// Whether a record has an end. A parked call has if it was delivered, parked again behind this record, or dead-lettered.
+fn has_end(index: &Index, group: &'static str, source: &Source, headers: &Headers, delivered: impl Fn(&str) -> bool) -> bool {
+    if group == LIVE {
+        return index.ends.contains(source);
     }
+    let id = headers.text(name::EVENT_ID).expect("an event id");
+    let parks = headers.number(name::PARKS).expect("a count");
+    delivered(id) || index.parks.get(id).is_some_and(|most| *most > parks) || index.dead_calls.contains(id)
 }
