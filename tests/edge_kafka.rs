@@ -87,6 +87,7 @@ fn options(group: &str, topics: &[&Topic], budget: &Arc<Budget>) -> ConsumerOpti
         ahead: Ahead { records: 10_000, bytes: 4 << 20 },
         max_record_bytes: 1 << 20,
         revoke_wait: None,
+        transactional_id: None,
         on_commit: Arc::new(|settled| {
             if settled != Settled::Taken {
                 eprintln!("commit: {settled:?}");

@@ -205,8 +205,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         // A consumer and a budget for each service: the backlog of one that is down must not hold up another's.
         let share = Share::of_drain(&config.processing, role, services);
         let budget = share.budget();
-        let topic = wiring::retry_topic(&config, &route.name);
-        let subscription = wiring::retries(&config, topic, &instance, Arc::clone(&budget), share.ahead(), &metrics, clock)?;
+        let subscription = wiring::retries(&config, &route.name, &instance, Arc::clone(&budget), share.ahead(), &metrics, clock)?;
         let (health, pulse) = (subscription.health(), Pulse::new(clock.now()));
         let (publisher, acks) = producer.handle();
         let parts = drain::Parts {

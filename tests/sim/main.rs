@@ -7,6 +7,7 @@
 mod kafka;
 mod oracle;
 mod services;
+mod transactions;
 mod world;
 
 use std::collections::BTreeMap;
@@ -53,6 +54,10 @@ fn whatever_happens_nothing_is_lost() {
         "cut off",
         "failed publishes",
         "dead letters",
+        "transactions",
+        "transactions aborted",
+        "transactions left open",
+        "transactions not begun",
     ] {
         assert!(seeds < 200 || totals.get(what).is_some_and(|count| *count > 0), "no seed had any {what}");
     }

@@ -13,7 +13,7 @@ use fusebox::machine::time::Tick;
 use fusebox::pipeline::breakers::Breakers;
 use fusebox::pipeline::facts::Fact;
 use fusebox::pipeline::guard::{Guard, Manner};
-use fusebox::pipeline::ports::{Budget, Chance, Clock, CommitPoint, Witness, World};
+use fusebox::pipeline::ports::{Budget, Chance, Clock, Witness, World};
 use fusebox::pipeline::pulse::Pulse;
 use fusebox::pipeline::stages::{Fallback, Stage, Stages};
 use fusebox::pipeline::stop::Stop;
@@ -24,9 +24,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::kafka::{FakePublisher, FakeSubscription, Kafka, Shove, Weather, below, record};
+use crate::kafka::{Check, FakePublisher, FakeSubscription, Kafka, Shove, Weather, below, record};
 use crate::oracle::{Oracle, Report};
 use crate::services::{FakeCaller, Services};
+use crate::transactions::Broker;
 
 pub const EVENTS: &str = "events";
 pub const OUTCOMES: &str = "outcomes";
@@ -119,6 +120,8 @@ struct Plan {
     success_threshold: u32,
     tries: u32,
     adaptive: Option<limit::Settings>,
+    /// What is left behind and the commit are one.
+    exactly_once: bool,
     /// The longest text beside a commit: Kafka's, or so short that partitions must be held.
     max_ahead_bytes: usize,
 }
@@ -127,6 +130,7 @@ impl Plan {
     fn of(seed: u64, dice: &mut StdRng) -> Self {
         Self {
             seed,
+            exactly_once: seed % 2 == 1,
             partitions: dice.random_range(1..4),
             concurrency: dice.random_range(1..20),
             ordering: if dice.random_bool(0.8) { process::Ordering::Key } else { process::Ordering::Partition },
@@ -210,7 +214,7 @@ pub async fn run(seed: u64) -> Report {
     for task in &instance.tasks {
         task.abort();
     }
-    oracle.judge(&services.journal())
+    oracle.judge(&services.journal(), plan.exactly_once)
 }
 
 /// Publishes events, readable and not, over the first twenty seconds.
@@ -289,13 +293,26 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         witness: Arc::clone(&witness),
     });
 
-    let check: Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync> = {
+    let check: Check = {
         let (oracle, services) = (Arc::clone(oracle), Arc::clone(services));
         Arc::new(move |group, point| oracle.committing(clock.elapsed(), group, point, |id| services.delivered(id)))
     };
+    let broker = |group| Broker {
+        kafka: Arc::clone(kafka),
+        group,
+        partitions: plan.partitions,
+        check: Arc::clone(&check),
+        oracle: Arc::clone(oracle),
+        clock,
+    };
+    let broker = |group| plan.exactly_once.then(|| broker(group));
+    let subscribe = |group, budget: &Arc<Budget>, seed| {
+        let (kafka, check, oracle) = (Arc::clone(kafka), Arc::clone(&check), Arc::clone(oracle));
+        FakeSubscription::new(kafka, group, Arc::clone(budget), seed, check, oracle, broker(group))
+    };
+    let together = plan.exactly_once.then_some(Duration::from_millis(100));
     let budget = Budget::new(plan.max_in_flight, 1 << 20);
-    let (subscription, live) =
-        FakeSubscription::new(Arc::clone(kafka), LIVE, Arc::clone(&budget), plan.seed ^ life, Arc::clone(&check), Arc::clone(oracle));
+    let (subscription, live) = subscribe(LIVE, &budget, plan.seed ^ life);
     let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions, Arc::clone(oracle), clock);
     let (timeout, hand_over_timeout) = (Duration::from_secs(10), Duration::from_millis(1_500));
     let live_parts = process::Parts {
@@ -307,6 +324,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             stop_timeout: timeout,
             hand_over_timeout,
             max_ahead_bytes: plan.max_ahead_bytes,
+            together,
         },
         stages,
         subscription,
@@ -317,8 +335,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         pulse: Pulse::new(clock.now()),
     };
     let budget = Budget::new(plan.max_in_flight, 1 << 20);
-    let (subscription, drain) =
-        FakeSubscription::new(Arc::clone(kafka), DRAIN, Arc::clone(&budget), plan.seed ^ life ^ 1, check, Arc::clone(oracle));
+    let (subscription, drain) = subscribe(DRAIN, &budget, plan.seed ^ life ^ 1);
     let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions, Arc::clone(oracle), clock);
     let drain_parts = drain::Parts {
         settings: drain::Settings {
@@ -326,6 +343,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             stop_timeout: timeout,
             hand_over_timeout,
             max_ahead_bytes: plan.max_ahead_bytes,
+            together,
             dead_letters: Topic::from(DEAD_LETTERS),
             deliveries: None,
         },

@@ -14,7 +14,7 @@ mod topics;
 
 use std::time::Duration;
 
-use super::checked::{Config, Shutdown};
+use super::checked::{Config, Guarantee, Shutdown};
 use super::faults::Fault;
 use super::reader::Section;
 use super::shape::Time;
@@ -35,7 +35,7 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
     let topics = root.section("topics", "What is read and written.", |section| topics::read(section, &mut claims));
     let redis = root.section("redis", "Where breakers are shared and survive a restart.", redis::read);
     let http = root.section("http", "The API.", http::read);
-    let processing = root.section("processing", "How much is done at once.", processing::read);
+    let processing = root.section("processing", "How much is done at once.", |section| processing::read(section, warnings));
     let services =
         root.each("services", "name", "A downstream service.", |name, section| services::read(name, section, &mut claims, warnings));
     let pipeline = pipeline::read(root, services.as_deref(), warnings);
@@ -49,6 +49,14 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
     });
     let telemetry = root.section("telemetry", "The log.", telemetry::read);
     claims.check(root);
+    if let (Some(kafka), Some(processing)) = (&kafka, &processing)
+        && processing.guarantee == Guarantee::AtLeastOnce
+        && kafka.properties.contains_key("transaction.timeout.ms")
+    {
+        let key = "kafka.properties.\"transaction.timeout.ms\"".to_owned();
+        let message = "has no effect: `processing.guarantee` is not \"exactly_once\"".to_owned();
+        warnings.push(Fault { place: None, key: Some(key), message });
+    }
     Some(Config {
         kafka: kafka?,
         topics: topics?,

@@ -1,7 +1,7 @@
 use super::*;
 use crate::event::{Headers, Offset, Partition, UnixMillis};
 use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock, Small};
-use crate::pipeline::ports::Intake;
+use crate::pipeline::ports::{Batch, Intake};
 use std::sync::Mutex;
 
 /// What a consumer was told, as text.
@@ -19,6 +19,7 @@ impl Subscription for Told {
         None
     }
     fn commit(&self, _points: Vec<CommitPoint>) {}
+    fn transact(&self, _batch: Batch) {}
     fn stop_taking(&self) {}
     fn hold(&self, partition: &TopicPartition) {
         self.0.lock().expect("unpoisoned").push(format!("hold {}", partition.partition));
