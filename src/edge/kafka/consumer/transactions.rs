@@ -37,8 +37,9 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// How long to wait for room in the client's queue: about as long as it takes to send a batch.
 const QUEUE_FULL: Duration = Duration::from_millis(5);
 
-/// How often sending offsets is tried before the transaction is given up: about as long as a coordinator takes to move.
-const MOST_TRIES: u32 = 10;
+/// How long sending the offsets may take: the client gives the whole transaction up with it. Long enough for a coordinator to move, and half
+/// of what the broker gives the transaction.
+const OFFSETS_WITHIN: Duration = Duration::from_secs(5);
 
 /// See the module's words.
 pub(super) struct Transactions {
@@ -108,7 +109,7 @@ impl Transactions {
     }
 
     fn initialised(&self) -> Result<(), Trouble> {
-        self.until_known(None, || self.producer.init_transactions(SLICE))
+        self.until_known(|| self.producer.init_transactions(SLICE))
     }
 
     fn transact(
@@ -120,7 +121,10 @@ impl Transactions {
     ) -> Result<Result<(), Aborted>, Trouble> {
         // Before the look at the partitions: whatever comes or goes after it has another generation, and this one commits nothing then.
         let generation = consumer.group_metadata();
-        let Some(generation) = generation.filter(|_| shared.ledger.begin(heard, &batch.points)) else {
+        // A consumer that is out of its group has no generation, and Kafka would take offsets from it as from a client that has never heard of
+        // generations.
+        let begins = |_: &_| !consumer.assignment_lost() && shared.ledger.begin(heard, &batch.points);
+        let Some(generation) = generation.filter(begins) else {
             return Ok(Err(Aborted { refused: Vec::new() }));
         };
         let answer = match self.make(batch, &generation) {
@@ -143,17 +147,17 @@ impl Transactions {
 
     fn make(&self, batch: &Batch, generation: &ConsumerGroupMetadata) -> Result<(), Trouble> {
         self.producer.context().refused().clear();
-        self.until_known(Some(MOST_TRIES), || self.producer.begin_transaction())?;
+        self.until_known(|| self.producer.begin_transaction())?;
         for (token, record) in &batch.records {
             self.publish(*token, record)?;
         }
         // What Kafka has refused so far needs no waiting for the rest.
         if self.producer.context().refused().is_empty() {
             let offsets = list_with_points(&batch.points);
-            self.until_known(Some(MOST_TRIES), || self.producer.send_offsets_to_transaction(&offsets, generation, SLICE))?;
+            self.until_known(|| self.producer.send_offsets_to_transaction(&offsets, generation, OFFSETS_WITHIN))?;
         }
         // It waits for the records first. Only its own answer says what became of the transaction, so it is asked for until that comes.
-        self.until_known(None, || self.producer.commit_transaction(SLICE))
+        self.until_known(|| self.producer.commit_transaction(SLICE))
     }
 
     fn publish(&self, token: Token, published: &crate::event::Record) -> Result<(), Trouble> {
@@ -174,7 +178,7 @@ impl Transactions {
 
     /// Takes back what was begun; gives the records that were refused.
     fn abort(&self) -> Result<Vec<(Token, PublishError)>, Trouble> {
-        match self.until_known(None, || self.producer.abort_transaction(SLICE)) {
+        match self.until_known(|| self.producer.abort_transaction(SLICE)) {
             // An error that neither passes nor is fatal leaves the producer in no state that could be gone on from.
             Err(Trouble::Abort(code)) => Err(Trouble::Fatal(code)),
             Err(other) => Err(other),
@@ -182,27 +186,23 @@ impl Transactions {
         }
     }
 
-    /// Calls until there is an answer that stands; at most so often, if a number is given.
-    fn until_known(&self, most: Option<u32>, call: impl Fn() -> KafkaResult<()>) -> Result<(), Trouble> {
-        for tries in 1_u32.. {
-            let error = match call() {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
+    /// Calls until there is an answer that stands.
+    fn until_known(&self, call: impl Fn() -> KafkaResult<()>) -> Result<(), Trouble> {
+        loop {
+            let Err(error) = call() else { return Ok(()) };
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
             match error {
                 KafkaError::Transaction(error) if error.is_fatal() => return Err(Trouble::Fatal(code)),
-                KafkaError::Transaction(error) if error.is_retriable() && most.is_none_or(|most| tries < most) => {
+                KafkaError::Transaction(error) if error.is_retriable() => {
                     tracing::debug!(%error, "a transaction's step is tried again");
                 }
                 _ => return Err(Trouble::Abort(code)),
             }
             if self.state().stopped {
-                break;
+                return Err(Trouble::Stopped);
             }
             thread::sleep(AGAIN);
         }
-        Err(Trouble::Stopped)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
