@@ -32,9 +32,9 @@ fn outcomes(world: &World) -> BTreeMap<String, Vec<Message>> {
     by_event
 }
 
-fn all_have_ended(world: &World) {
-    until("every event has an outcome", || outcomes(world).len() == EVENTS);
-    until("every event is committed", || world.committed().values().filter_map(|of| of.offset).sum::<i64>() == EVENTS as i64);
+fn all_have_ended(world: &World, events: usize) {
+    until("every event has an outcome", || outcomes(world).len() == events);
+    until("every event is committed", || world.committed().values().filter_map(|of| of.offset).sum::<i64>() == events as i64);
 }
 
 /// Each outcome once, each parked call where an outcome says so, each of its hops once.
@@ -80,7 +80,7 @@ fn kills_under_load_repeat_no_outcome() {
     let begun = outcomes(&world).len();
     assert!((1..EVENTS).contains(&begun), "the kills must come in between: {begun} of {EVENTS}");
     let mut last = run_until(&world, Some("a"), world.call_count("rag") + 1);
-    all_have_ended(&world);
+    all_have_ended(&world, EVENTS);
     assert_eq!(last.stop(), 0, "{}", last.log());
     judge(&world);
 }
@@ -94,8 +94,26 @@ fn a_stop_under_load_commits_what_is_finished() {
     assert!((300..EVENTS).contains(&finished), "the stop must come in between: {finished} of {EVENTS}");
     assert_eq!(world.call_count("rag"), finished, "what was begun is finished, and nothing else");
     let mut second = run_until(&world, None, finished + 1);
-    all_have_ended(&world);
+    all_have_ended(&world, EVENTS);
     assert_eq!(second.stop(), 0, "{}", second.log());
     judge(&world);
     assert_eq!(world.call_count("rag"), EVENTS, "no event ran twice");
+}
+
+#[test]
+fn a_frozen_instance_that_wakes_commits_nothing() {
+    let world = world("eos-frozen");
+    let mut frozen = run_until(&world, None, 500);
+    frozen.signal("STOP");
+    // Its partitions are the other's when its session has ended, and what it has left open when its transaction has.
+    let mut other = run_until(&world, None, world.call_count("rag") + 500);
+    frozen.signal("CONT");
+    all_have_ended(&world, EVENTS);
+    // Either it has become a member again, or a broker has ended its transaction for it, and it has ended too.
+    until("it has noticed", || frozen.exited().is_some() || frozen.log().contains("partitions lost"));
+    let more: Vec<Event> = (0..60).map(|number| Event::of(&format!("cam-{number}")).notifying()).collect();
+    world.publish(&more);
+    all_have_ended(&world, EVENTS + more.len());
+    judge(&world);
+    assert_eq!(other.stop(), 0, "{}", other.log());
 }

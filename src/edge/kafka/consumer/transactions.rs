@@ -121,8 +121,8 @@ impl Transactions {
     ) -> Result<Result<(), Aborted>, Trouble> {
         // Before the look at the partitions: whatever comes or goes after it has another generation, and this one commits nothing then.
         let generation = consumer.group_metadata();
-        // A consumer that is out of its group has no generation, and Kafka would take offsets from it as from a client that has never heard of
-        // generations.
+        // A consumer that is out of its group may have no generation left, and Kafka takes offsets without one, as from a client that has never
+        // heard of generations.
         let begins = |_: &_| !consumer.assignment_lost() && shared.ledger.begin(heard, &batch.points);
         let Some(generation) = generation.filter(begins) else {
             return Ok(Err(Aborted { refused: Vec::new() }));
