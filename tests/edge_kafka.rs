@@ -366,6 +366,7 @@ fn member(
                         give_up(partitions.iter().filter_map(|partition| points.remove(partition)).collect());
                     }
                     Intake::Lost(partitions) => panic!("lost {partitions:?}"),
+                    Intake::Transacted(answer) => panic!("no transaction was begun: {answer:?}"),
                 },
                 permit = permits.acquire(), if !waiting.is_empty() => {
                     permit.unwrap().forget();

@@ -349,9 +349,9 @@ impl<W: World, T> Finisher<W, T> {
     fn replace(&mut self, owner: Owner, record: Record) {
         let Owner { number, what } = owner;
         let Some(finishing) = self.finishing.get(&number) else { return };
-        match in_place_of(record, what, &finishing.begun.record, &self.dead_letters, self.clock.wall()) {
-            Ok((record, what)) => self.outbox.send(record, Owner { number, what }, self.clock.now()),
-            Err((record, what)) => self.outbox.send_later(record, Owner { number, what }, self.clock.now()),
+        match in_place_of(&record, &what, &finishing.begun.record, &self.dead_letters, self.clock.wall()) {
+            Some((record, what)) => self.outbox.send(record, Owner { number, what }, self.clock.now()),
+            None => self.outbox.send_later(record, Owner { number, what }, self.clock.now()),
         }
     }
 
@@ -413,26 +413,18 @@ impl<W: World, T> Finisher<W, T> {
     }
 }
 
-/// What is published in place of a piece of what `read` leaves behind, which its topic does not take for its size. `Err`, with the piece
-/// itself: nothing is left to leave out, and only the topic's settings can help, so it is to be tried again, slowly.
-fn in_place_of(
-    record: Record,
-    what: Left,
-    read: &Incoming,
-    dead_letters: &Topic,
-    now: UnixMillis,
-) -> Result<(Record, Left), (Record, Left)> {
+/// What is published in place of a piece of what `read` leaves behind, which its topic does not take for its size. `None`: nothing is left to
+/// leave out, and only the topic's settings can help, so it is to be tried again, slowly.
+fn in_place_of(record: &Record, what: &Left, read: &Incoming, dead_letters: &Topic, now: UnixMillis) -> Option<(Record, Left)> {
     let size = record.value.as_ref().map_or(0, bytes::Bytes::len);
-    let (topic, source) = (record.topic.clone(), &read.source);
+    let (topic, source) = (&record.topic, &read.source);
     let too_large = |what: &str| format!("the {what} has {size} bytes, which is more than `{topic}` takes (max.message.bytes)");
-    Ok(match what {
+    Some(match what {
         Left::DeadLetter { code, error } => {
-            let Some(smaller) = dead_letter::smaller(record.clone()) else {
-                return Err((record, Left::DeadLetter { code, error }));
-            };
+            let smaller = dead_letter::smaller(record.clone())?;
             let said = format!("{error} [its letter was larger than `{topic}` takes, and is not whole]");
-            let letter = DeadLetter { code, error: (&said).into(), origin: source };
-            (letter.of_unsent(smaller, dead_letters, now), Left::DeadLetter { code, error })
+            let letter = DeadLetter { code: *code, error: (&said).into(), origin: source };
+            (letter.of_unsent(smaller, dead_letters, now), what.clone())
         }
         Left::Outcome => {
             let error = too_large("outcome");
@@ -442,7 +434,7 @@ fn in_place_of(
         Left::Parked { .. } | Left::Delivery => {
             let error = too_large("parked call");
             let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
-            (letter.of_unsent(record, dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
+            (letter.of_unsent(record.clone(), dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
         }
     })
 }

@@ -302,10 +302,24 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_has_its_own_timeout_and_is_known_by_its_own_name() {
+        let of = |properties: &[(&str, &str)]| transactions(&settings(properties), "mine");
+        let shipped = of(&[("acks", "0")]);
+        for (name, value) in
+            [("transaction.timeout.ms", "10000"), ("transactional.id", "mine"), ("acks", "all"), ("enable.idempotence", "true")]
+        {
+            assert_eq!(shipped.get(name), Some(value), "{name}");
+        }
+        assert_eq!(of(&[("transaction.timeout.ms", "5000")]).get("transaction.timeout.ms"), Some("5000"));
+        assert_eq!(producer(&settings(&[("transaction.timeout.ms", "5000")])).get("transaction.timeout.ms"), None);
+    }
+
+    #[test]
     fn librdkafka_takes_every_set_for_any_budget() {
         for properties in [
             &[][..],
             &[("message.max.bytes", "50000000")],
+            &[("transaction.timeout.ms", "5000"), ("message.timeout.ms", "90000")],
             &[("group.protocol", "consumer"), ("session.timeout.ms", "9000"), ("group.instance.id", "a")],
         ] {
             let settings = settings(properties);
@@ -316,6 +330,7 @@ mod tests {
             assert!(onlooker(&settings, None).create::<BaseConsumer>().is_ok());
             assert!(onlooker(&settings, Some("g")).create::<BaseConsumer>().is_ok());
             assert!(producer(&settings).create::<BaseProducer>().is_ok());
+            assert!(transactions(&settings, "id").create::<BaseProducer>().is_ok());
             assert!(admin(&settings).create::<BaseProducer>().is_ok());
         }
     }

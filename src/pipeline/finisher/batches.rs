@@ -8,6 +8,9 @@
 //! What Kafka's client does with a batch, and what it does with one from an instance whose partitions have gone meanwhile, is left to
 //! [`Subscription::transact`].
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -179,8 +182,8 @@ impl<W: World, T> Finisher<W, T> {
                 leaving.record.timestamp = now;
                 return true;
             }
-            let replaced = in_place_of(leaving.record.clone(), leaving.what.clone(), &begun.record, &self.dead_letters, now);
-            return replaced.map(|(record, what)| *leaving = Leaving { record, what }).is_ok();
+            let replaced = in_place_of(&leaving.record, &leaving.what, &begun.record, &self.dead_letters, now);
+            return replaced.map(|(record, what)| *leaving = Leaving { record, what }).is_some();
         }
         false
     }

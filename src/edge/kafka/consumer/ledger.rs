@@ -229,6 +229,39 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_begins_for_what_is_ours_once_the_loop_has_heard_of_it() {
+        let ledger = Ledger::default();
+        ledger.assign(&[partition(0), partition(1)]);
+        ledger.tell();
+        assert!(!ledger.begin(0, &[point(0, 5)]), "the loop's batch may be of an earlier assignment");
+        assert!(!ledger.begin(1, &[point(0, 5), point(2, 5)]), "not all of it is ours");
+        assert!(ledger.begin(1, &[point(0, 5), point(1, 5)]));
+        ledger.end();
+        ledger.release(&[partition(1)], Vec::new());
+        assert!(!ledger.begin(1, &[point(0, 5), point(1, 5)]) && ledger.begin(1, &[point(0, 5)]));
+    }
+
+    #[test]
+    fn what_goes_waits_for_the_transaction_under_way_and_no_longer_than_it_may() {
+        const LONG: Duration = Duration::from_secs(600);
+        let ledger = Ledger::default();
+        ledger.wait_for_transaction(LONG);
+        ledger.assign(&[partition(0)]);
+        assert!(ledger.begin(0, &[point(0, 1)]));
+        ledger.wait_for_transaction(Duration::from_millis(1));
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let ledger = &ledger;
+            scope.spawn(move || {
+                let _ = goes_on.recv();
+                ledger.end();
+            });
+            assert!(go_on.send(()).is_ok());
+            ledger.wait_for_transaction(LONG);
+        });
+    }
+
+    #[test]
     fn a_release_waits_for_the_commit_under_way() {
         let ledger = Ledger::default();
         ledger.assign(&[partition(0)]);

@@ -135,6 +135,14 @@ impl KafkaSubscription {
         Ok(Self { intake, shared, heard: 0, ended, thread: Some(thread) })
     }
 
+    /// Whether a consumer that makes transactions can be started with these settings.
+    ///
+    /// # Errors
+    /// A property that librdkafka does not take.
+    pub fn check_transactions(settings: &config::Kafka) -> Result<(), KafkaEdgeError> {
+        Transactions::check(settings)
+    }
+
     /// The state of its threads, also after it has ended.
     pub fn health(&self) -> Arc<ConsumerHealth> {
         Arc::clone(&self.shared.health)

@@ -34,6 +34,9 @@ const SLICE: Duration = Duration::from_secs(1);
 /// How long to wait before what may be tried again is.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// After how many tries it is said that there is no answer.
+const SPEAK_AT: u32 = 10;
+
 /// How long to wait for room in the client's queue: about as long as it takes to send a batch.
 const QUEUE_FULL: Duration = Duration::from_millis(5);
 
@@ -72,6 +75,11 @@ impl Transactions {
         Ok(Self { producer, state: Mutex::default(), changed: Condvar::new() })
     }
 
+    /// Whether the properties are such as librdkafka takes. Nothing is connected to for long.
+    pub fn check(settings: &config::Kafka) -> Result<(), KafkaEdgeError> {
+        Self::new(settings, "check").map(drop)
+    }
+
     /// Hands a batch over; `heard`: how much of what came and went its loop has heard of.
     pub fn hand(&self, batch: Batch, heard: u64) {
         self.state().handed = Some((batch, heard));
@@ -96,7 +104,10 @@ impl Transactions {
             }
         }
         match trouble {
-            Some(Trouble::Fatal(code)) => shared.health.fail(format!("Kafka takes no transactions of this instance any more: {code}")),
+            Some(Trouble::Fatal(code)) => shared.health.fail(format!(
+                "Kafka takes no transactions of this process any more ({code}): one was open for longer than `transaction.timeout.ms`, or another \
+                 instance runs under the same `transactional_id`"
+            )),
             Some(Trouble::Abort(code)) => shared.health.fail(format!("Kafka takes no transactions of this instance: {code}")),
             Some(Trouble::Stopped) | None => {}
         }
@@ -188,13 +199,16 @@ impl Transactions {
 
     /// Calls until there is an answer that stands.
     fn until_known(&self, call: impl Fn() -> KafkaResult<()>) -> Result<(), Trouble> {
-        loop {
+        for tries in 1_u32.. {
             let Err(error) = call() else { return Ok(()) };
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
             match error {
                 KafkaError::Transaction(error) if error.is_fatal() => return Err(Trouble::Fatal(code)),
                 KafkaError::Transaction(error) if error.is_retriable() => {
                     tracing::debug!(%error, "a transaction's step is tried again");
+                    if tries == SPEAK_AT {
+                        tracing::warn!(error = %code, "Kafka does not end a transaction; it is asked to for as long as it takes");
+                    }
                 }
                 _ => return Err(Trouble::Abort(code)),
             }
@@ -203,6 +217,7 @@ impl Transactions {
             }
             thread::sleep(AGAIN);
         }
+        Err(Trouble::Stopped)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
