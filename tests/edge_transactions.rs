@@ -157,8 +157,17 @@ async fn committed(settings: &config::Kafka, group: &str, topic: &Topic) -> Opti
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_of_a_batch_is_there_or_nothing() {
+    all_or_nothing("classic").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_a_batch_is_there_or_nothing_with_the_consumer_protocol() {
+    all_or_nothing("consumer").await;
+}
+
+async fn all_or_nothing(protocol: &str) {
     let (from, to, group) = (create("from", None).await, create("to", Some(200_000)).await, fresh("g"));
-    let settings = settings(&[("compression.type", "none")]);
+    let settings = settings(&[("compression.type", "none"), ("group.protocol", protocol)]);
     fill(&settings, &from, 10).await;
     let mut subscription = KafkaSubscription::start(&settings, options(&group, &from, &fresh("id")), Held::new()).unwrap();
     let records = next_records(&mut subscription, 10).await;
@@ -187,8 +196,17 @@ async fn all_of_a_batch_is_there_or_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_out_of_its_group_commits_nothing() {
+    out_of_its_group(&[("session.timeout.ms", "6000"), ("max.poll.interval.ms", "6000")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_out_of_its_group_commits_nothing_with_the_consumer_protocol() {
+    out_of_its_group(&[("group.protocol", "consumer"), ("max.poll.interval.ms", "6000")]).await;
+}
+
+async fn out_of_its_group(properties: &[(&str, &str)]) {
     let (from, to, group) = (create("from", None).await, create("to", None).await, fresh("g"));
-    let settings = settings(&[("session.timeout.ms", "6000"), ("max.poll.interval.ms", "6000")]);
+    let settings = settings(properties);
     fill(&settings, &from, 20).await;
     let clock = Held::new();
     let mut first = KafkaSubscription::start(&settings, options(&group, &from, &fresh("id")), clock.clone()).unwrap();

@@ -118,6 +118,12 @@ const WRONG: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[processing]\nguarantee = 'exactly_once'\n[kafka.properties]\nisolation.level = 'read_uncommitted'",
+        &[
+            "a.toml:4: kafka.properties.\"isolation.level\": must be \"read_committed\" where `processing.guarantee` is \"exactly_once\": what is committed would be taken for settled while a transaction could still change it",
+        ],
+    ),
+    (
         "[processing]\nguarantee = 'exactly-once'",
         &[
             "a.toml:2: processing.guarantee: there is no \"exactly-once\"; did you mean \"exactly_once\"? Known: at_least_once, exactly_once",
@@ -391,7 +397,7 @@ fn what_deserves_a_look_is_a_warning() {
         World::file(transactions).warnings(),
         [
             "a.toml:2: processing.transactional_id: has no effect: `guarantee` is not \"exactly_once\"",
-            "kafka.properties.\"transaction.timeout.ms\": has no effect: `processing.guarantee` is not \"exactly_once\"",
+            "a.toml:4: kafka.properties.\"transaction.timeout.ms\": has no effect: `processing.guarantee` is not \"exactly_once\"",
         ]
     );
     let exactly_once = World::file(&transactions.replacen("[processing]", "[processing]\nguarantee = 'exactly_once'", 1)).loaded();

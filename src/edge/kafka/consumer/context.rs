@@ -203,7 +203,8 @@ impl Shared {
         } else {
             let points = self.ask(partitions);
             let last = self.ledger.release(partitions, points);
-            self.ledger.wait_for_transaction(self.revoke_wait);
+            // The loop has waited for the transactions of what goes; this one is of something else, or did not end in time.
+            self.ledger.wait_for_transaction(self.revoke_wait / 2);
             if !self.commit(consumer, &last) && self.is_closing() {
                 self.last_commit_failed.store(true, Relaxed);
             }

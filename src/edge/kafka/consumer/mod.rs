@@ -102,7 +102,11 @@ impl KafkaSubscription {
     pub fn start<C: Clock>(settings: &config::Kafka, options: ConsumerOptions, clock: C) -> Result<Self, KafkaEdgeError> {
         let ConsumerOptions { group, topics, client_id, budget, ahead, max_record_bytes, revoke_wait, on_commit, transactional_id } =
             options;
-        let properties = properties::member(settings, &group, &client_id, ahead, max_record_bytes);
+        let mut properties = properties::member(settings, &group, &client_id, ahead, max_record_bytes);
+        if transactional_id.is_some() {
+            // Else what is committed would be told while an open transaction could still change it.
+            properties.set("isolation.level", "read_committed");
+        }
         let session_ms = properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(properties::SESSION_TIMEOUT_MS);
         let revoke_wait = revoke_wait.unwrap_or(Duration::from_millis(session_ms) / 2);
         let (sender, intake) = mpsc::unbounded_channel();
