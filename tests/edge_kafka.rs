@@ -90,6 +90,7 @@ fn options(group: &str, topics: &[&Topic], budget: &Arc<Budget>) -> ConsumerOpti
         ahead: Ahead { records: 10_000, bytes: 4 << 20 },
         max_record_bytes: 1 << 20,
         revoke_wait: None,
+        transactional_id: None,
         on_commit: Arc::new(|settled| {
             if settled != Settled::Taken {
                 eprintln!("commit: {settled:?}");
@@ -368,6 +369,7 @@ fn member(
                         give_up(partitions.iter().filter_map(|partition| points.remove(partition)).collect());
                     }
                     Intake::Lost(partitions) => panic!("lost {partitions:?}"),
+                    Intake::Transacted(answer) => panic!("no transaction was begun: {answer:?}"),
                 },
                 permit = permits.acquire(), if !waiting.is_empty() => {
                     permit.unwrap().forget();

@@ -24,7 +24,7 @@ use crate::edge::api::{self, Access, Api, Credential, Permission};
 use crate::edge::chance::ThreadChance;
 use crate::edge::clock::SystemClock;
 use crate::edge::http::HttpCaller;
-use crate::edge::kafka::{ConsumerHealth, KafkaPublisher, Producer};
+use crate::edge::kafka::{ConsumerHealth, KafkaPublisher, KafkaSubscription, Producer};
 use crate::edge::redis::RedisStore;
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::keeper::{Keeper, StoreHealth, run_timers};
@@ -122,6 +122,10 @@ pub fn instance_name() -> String {
 pub fn unusable(config: &Config) -> Vec<String> {
     let mut faults = Vec::new();
     if let Err(error) = Producer::connect(&config.kafka) {
+        faults.push(error.to_string());
+    } else if config.processing.guarantee != config::Guarantee::AtLeastOnce
+        && let Err(error) = KafkaSubscription::check_transactions(&config.kafka)
+    {
         faults.push(error.to_string());
     }
     if let Some(Err(error)) = config.redis.as_ref().map(crate::edge::redis::check) {

@@ -65,7 +65,7 @@ mod tests {
     use std::num::NonZeroUsize;
     use std::time::Duration;
 
-    use crate::config::Ordering;
+    use crate::config::{Guarantee, Ordering};
     use proptest::prelude::*;
 
     fn processing(records: usize, bytes: usize) -> Processing {
@@ -77,6 +77,7 @@ mod tests {
             max_in_flight_bytes: NonZeroUsize::new(bytes).unwrap_or(one),
             max_event_bytes: one,
             commit_interval: Duration::from_secs(1),
+            guarantee: Guarantee::AtLeastOnce,
         }
     }
 

@@ -170,6 +170,7 @@ mod tests {
         // Nobody listens there: whether Kafka can be reached does not matter to whether the process lives.
         let settings = config::Kafka { brokers: "127.0.0.1:1".into(), group: "g".into(), properties: Default::default() };
         let options = ConsumerOptions {
+            transactional_id: None,
             group: "g".into(),
             seat: None,
             topics: vec![Topic::from("t")],

@@ -149,6 +149,7 @@ pub(super) fn process_settings(config: &Config) -> process::Settings {
         stop_timeout: config.shutdown.timeout,
         hand_over_timeout: hand_over_timeout(config),
         max_ahead_bytes: MAX_BYTES,
+        together: together(config),
     }
 }
 
@@ -158,8 +159,28 @@ pub(super) fn drain_settings(config: &Config) -> drain::Settings {
         stop_timeout: config.shutdown.timeout,
         hand_over_timeout: hand_over_timeout(config),
         max_ahead_bytes: MAX_BYTES,
+        together: together(config),
         dead_letters: config.topics.dead_letters.clone(),
         deliveries: config.topics.deliveries.clone(),
+    }
+}
+
+/// The least time between two transactions of a loop. Each costs some round trips and a mark in every partition that it writes to: this is
+/// what Kafka Streams commits by where it processes exactly once (`commit.interval.ms`, 100 ms there).
+const TRANSACTION_INTERVAL: Duration = Duration::from_millis(100);
+
+fn together(config: &Config) -> Option<Duration> {
+    match config.processing.guarantee {
+        config::Guarantee::AtLeastOnce => None,
+        config::Guarantee::ExactlyOnce { .. } => Some(config.processing.commit_interval.min(TRANSACTION_INTERVAL)),
+    }
+}
+
+/// What a loop's transactions are known by, if it makes any.
+fn transactional_id(config: &Config, instance: &str, name: &str) -> Option<String> {
+    match &config.processing.guarantee {
+        config::Guarantee::AtLeastOnce => None,
+        config::Guarantee::ExactlyOnce { transactional_id } => Some(format!("{}.{name}", transactional_id.as_deref().unwrap_or(instance))),
     }
 }
 
@@ -185,7 +206,8 @@ pub(super) fn events(
     clock: SystemClock,
 ) -> anyhow::Result<KafkaSubscription> {
     let topics = vec![config.topics.events.clone()];
-    let options = options(config, config.kafka.group.clone(), topics, instance, budget, ahead, metrics);
+    let mut options = options(config, config.kafka.group.clone(), topics, instance, budget, ahead, metrics);
+    options.transactional_id = transactional_id(config, instance, "events");
     KafkaSubscription::start(&config.kafka, options, clock).context("kafka")
 }
 
@@ -199,8 +221,9 @@ pub(super) fn retries(
     clock: SystemClock,
 ) -> anyhow::Result<KafkaSubscription> {
     let topic = retry_topic(config, service);
-    let options = options(config, retry_group(config), vec![topic], instance, budget, ahead, metrics);
-    let options = ConsumerOptions { seat: Some(service.to_owned()), ..options };
+    let mut options = options(config, retry_group(config), vec![topic], instance, budget, ahead, metrics);
+    options.seat = Some(service.to_owned());
+    options.transactional_id = transactional_id(config, instance, &format!("retry.{service}"));
     KafkaSubscription::start(&config.kafka, options, clock).context("kafka")
 }
 
@@ -239,6 +262,7 @@ fn options(
         ahead,
         max_record_bytes: config.processing.max_event_bytes.get(),
         revoke_wait: Some(revoke_wait(config)),
+        transactional_id: None,
         on_commit: Arc::new(move |settled| match settled {
             Settled::Taken => metrics.count_commit(true),
             Settled::Nothing => {}

@@ -14,9 +14,9 @@ use anyhow::Context as _;
 
 use super::run::listen_for_signals;
 use super::token::generate;
-use super::{Common, Done, Failure};
+use super::{Common, Done, Failure, say};
 use crate::app::{self, Role, Setting, Signals};
-use crate::config::{Config, Loaded, Override};
+use crate::config::{Config, Guarantee, Loaded, Override};
 use crate::edge::api;
 use crate::edge::embedded::stub::{Behaviour, Options, Stubs, USUAL};
 use crate::edge::embedded::{EmbeddedKafka, control};
@@ -64,6 +64,9 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
 async fn start(common: &Common, args: Args) -> Result<Ended, Failure> {
     // The topics' names are the user's; what is served here overrides where things are, and nothing else.
     let topics = common.load()?.config;
+    if topics.processing.guarantee != Guarantee::AtLeastOnce {
+        say("warning: processing.guarantee: `fusebox dev` runs with \"at_least_once\": its embedded Kafka does not isolate transactions");
+    }
     let kafka = EmbeddedKafka::start(args.kafka_port, &names(&topics)).await.context("the embedded Kafka")?;
     let any_port = |service: &'static str| (service, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let stubs = match Stubs::usual().await {
@@ -142,6 +145,8 @@ fn overrides(world: &World, args: &Args) -> Vec<Override> {
         flag("services.notifier.retry.initial", "500ms".into()),
         flag("services.notifier.retry.max", "5s".into()),
         flag("shutdown.timeout", "5s".into()),
+        // The embedded Kafka does not isolate transactions.
+        flag("processing.guarantee", "at_least_once".into()),
     ];
     overrides.extend(world.stubs.iter().map(|stub| flag(&format!("services.{}.url", stub.service()), stub.url().into())));
     overrides

@@ -159,6 +159,20 @@ pub struct Processing {
     pub max_event_bytes: NonZeroUsize,
     /// The longest time between two commits while records finish.
     pub commit_interval: Duration,
+    /// How often what an event leaves behind is there.
+    pub guarantee: Guarantee,
+}
+
+/// How often what an event leaves behind is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guarantee {
+    /// Once, and again if an instance dies before its commit.
+    AtLeastOnce,
+    /// Once: it is committed together with the offsets.
+    ExactlyOnce {
+        /// What an instance's transactions are known by, over its restarts; `None`: its own name, which no other life has.
+        transactional_id: Option<String>,
+    },
 }
 
 /// What is kept in order.

@@ -20,7 +20,7 @@ use super::facts::Fact;
 use super::finisher::{Begun, Finish, Finisher, Stub};
 use super::guard::{Guard, Guarded, Request};
 use super::hand_over::HandOvers;
-use super::ports::{Ack, Acks, Budget, Chance, Clock, Intake, Subscription, Witness, World};
+use super::ports::{Aborted, Ack, Acks, Budget, Chance, Clock, Intake, Subscription, Witness, World};
 use super::process::{SHARE, cut_calls_later, leave};
 use super::pulse::{Pulse, ROUND};
 use super::running::{About, Running, Stuck, at_stage};
@@ -56,6 +56,8 @@ pub struct Settings {
     pub hand_over_timeout: Duration,
     /// The longest text beside a commit.
     pub max_ahead_bytes: usize,
+    /// Records finish together, in transactions that begin at least so far apart; `None`: each by itself.
+    pub together: Option<Duration>,
     /// Dead letters.
     pub dead_letters: Topic,
     /// Where it is said how each parked call ended.
@@ -161,7 +163,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             clock.clone(),
             chance.clone(),
             Arc::clone(&witness),
-        ),
+        )
+        .together(settings.together),
         settings,
         queues: queues.collect(),
         breakers,
@@ -196,10 +199,12 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         drain.hand_overs.advance(&mut drain.finisher, now);
         drain.cut_off_ended();
         drain.finisher.tell_holds(&subscription);
+        drain.finisher.transact(&subscription);
         if stopping.is_some() && drain.is_idle() {
             break;
         }
         wake.extend(stopping.into_iter().chain(drain.finisher.next_retry()).chain(drain.hand_overs.next_deadline()));
+        wake.extend(drain.finisher.next_transaction());
         let wake = wake.into_iter().min().unwrap_or(Tick::NEVER);
         alarm.set(wake, &clock);
         tokio::select! {
@@ -231,6 +236,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                     drain.let_waiting_go(|partition| partitions.contains(partition));
                     drain.finisher.lose(&partitions);
                 }
+                Some(Intake::Transacted(answer)) => drain.transacted(answer),
             },
             Some(ack) = acks.recv() => drain.acked(ack),
             Some(ran) = drain.running.next(), if !drain.running.is_empty() => drain.ran(ran, stopping.is_some()),
@@ -491,6 +497,12 @@ impl<W: World> Drain<W> {
     fn acked(&mut self, ack: Ack) {
         let done = self.finisher.acked(ack);
         self.tell(done.flatten());
+    }
+
+    fn transacted(&mut self, answer: Result<(), Aborted>) {
+        for done in self.finisher.transacted(answer) {
+            self.tell(done);
+        }
     }
 
     fn tell(&mut self, done: Option<Done>) {

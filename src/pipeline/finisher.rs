@@ -9,14 +9,17 @@
 //! A record begins only if what finishes of its partition can still all be said beside the commit; until then it waits, and its partition
 //! is held. When a partition's life ends, what of it has not reached Kafka's client is dropped: its next owner runs it.
 
+mod batches;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+use self::batches::{Batches, Item};
 use super::facts::Fact;
 use super::holds::Holds;
 use super::ledger::{Ledger, Life};
@@ -24,7 +27,7 @@ use super::outbox::{Acked, Moment, Outbox};
 use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Subscription, Witness, World};
 use super::stages::{Leaving, Left};
 use crate::event::dead_letter::{self, Code, DeadLetter};
-use crate::event::{Incoming, Record, Source, Topic, TopicPartition};
+use crate::event::{Incoming, Record, Source, Topic, TopicPartition, UnixMillis};
 use crate::machine::time::Tick;
 
 /// A record that was begun: what must come back to finish it or let it go.
@@ -61,6 +64,8 @@ pub struct Finisher<W: World, T> {
     finishing: HashMap<u64, Finishing<T>, RandomState>,
     next_number: u64,
     left: Vec<u64>,
+    /// Where records are finished together; `None`: each by itself.
+    batches: Option<Batches<T>>,
     budget: Arc<Budget>,
     dead_letters: Topic,
     clock: W::Clock,
@@ -109,12 +114,18 @@ impl<W: World, T> Finisher<W, T> {
             finishing: HashMap::default(),
             next_number: 0,
             left: Vec::new(),
+            batches: None,
             budget,
             dead_letters,
             clock,
             chance,
             witness,
         }
+    }
+
+    /// Finishes records together, in transactions that begin at least `interval` apart, and not each by itself; with `None` it stays as it is.
+    pub fn together(self, interval: Option<Duration>) -> Self {
+        Self { batches: interval.map(Batches::new), ..self }
     }
 
     /// Partitions came.
@@ -231,6 +242,7 @@ impl<W: World, T> Finisher<W, T> {
                 self.left.push(number);
             }
         }
+        self.drop_gathered();
     }
 
     /// A piece of what a record leaves behind will not be published; without any, the record is let go.
@@ -259,7 +271,7 @@ impl<W: World, T> Finisher<W, T> {
             self.forget(&begun);
             return Finish::Left(None);
         }
-        if leaves.is_empty() {
+        if leaves.is_empty() && self.batches.is_none() {
             return Finish::Left(self.finished(&begun, done));
         }
         let number = self.next_number;
@@ -270,6 +282,11 @@ impl<W: World, T> Finisher<W, T> {
         let bytes = 2 * leaves.iter().map(|leaving| leaving.record.size()).sum::<usize>();
         self.budget.grow(bytes);
         let begun = Begun { size: begun.size + bytes, ..begun };
+        if let Some(batches) = &mut self.batches {
+            // All of it is taken as one, so nothing waits for the rest.
+            batches.gather(Item::new(begun, leaves, done));
+            return Finish::Left(None);
+        }
         let (mut awaited, mut outcome) = (0, None);
         for Leaving { record, what } in leaves {
             if what == Left::Outcome && !alone {
@@ -331,38 +348,12 @@ impl<W: World, T> Finisher<W, T> {
 
     /// Publishes a smaller record in place of one that its topic does not take.
     fn replace(&mut self, owner: Owner, record: Record) {
-        let Some(finishing) = self.finishing.get(&owner.number) else { return };
-        let now = self.clock.wall();
-        let size = record.value.as_ref().map_or(0, bytes::Bytes::len);
-        let (topic, source) = (record.topic.clone(), &finishing.begun.record.source);
-        let too_large = |what: &str| format!("the {what} has {size} bytes, which is more than `{topic}` takes (max.message.bytes)");
-        let (record, what) = match owner.what {
-            Left::DeadLetter { code, error } => {
-                let Some(smaller) = dead_letter::smaller(record.clone()) else {
-                    // Nothing is left to leave out: only the topic's settings can help, so it is tried again, slowly.
-                    self.outbox.send_later(
-                        record,
-                        Owner { number: owner.number, what: Left::DeadLetter { code, error } },
-                        self.clock.now(),
-                    );
-                    return;
-                };
-                let said = format!("{error} [its letter was larger than `{topic}` takes, and is not whole]");
-                let letter = DeadLetter { code, error: (&said).into(), origin: source };
-                (letter.of_unsent(smaller, &self.dead_letters, now), Left::DeadLetter { code, error })
-            }
-            Left::Outcome => {
-                let error = too_large("outcome");
-                let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
-                (letter.of(&finishing.begun.record, &self.dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
-            }
-            Left::Parked { .. } | Left::Delivery => {
-                let error = too_large("parked call");
-                let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
-                (letter.of_unsent(record, &self.dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
-            }
-        };
-        self.outbox.send(record, Owner { number: owner.number, what }, || self.clock.now());
+        let Owner { number, what } = owner;
+        let Some(finishing) = self.finishing.get(&number) else { return };
+        match in_place_of(&record, &what, &finishing.begun.record, &self.dead_letters, self.clock.wall()) {
+            Some((record, what)) => self.outbox.send(record, Owner { number, what }, || self.clock.now()),
+            None => self.outbox.send_later(record, Owner { number, what }, self.clock.now()),
+        }
     }
 
     /// Publishes what is due again.
@@ -385,13 +376,14 @@ impl<W: World, T> Finisher<W, T> {
         self.ledger.unfinished(lives)
     }
 
-    /// Ends lives, and says how far each partition is to be committed. A partition that has another life by now is left alone.
+    /// Ends lives, and says how far each partition is to be committed: nothing is, by itself, where records are finished together. A partition
+    /// that has another life by now is left alone.
     pub fn release(&mut self, lives: &[(TopicPartition, Life)]) -> Vec<CommitPoint> {
         let partitions: Vec<TopicPartition> = lives.iter().map(|(partition, _)| partition.clone()).collect();
         self.witness.tell(Fact::Revoked { partitions: &partitions, lost: false });
         let points = self.ledger.release(lives);
         self.end_lives();
-        points
+        if self.batches.is_some() { Vec::new() } else { points }
     }
 
     /// Partitions are another's already: nothing of them is committed.
@@ -401,9 +393,9 @@ impl<W: World, T> Finisher<W, T> {
         self.end_lives();
     }
 
-    /// The commit points that have moved since they were last asked for.
+    /// The commit points that have moved since they were last asked for; none, where records are finished together: then they go with them.
     pub fn moved(&mut self) -> Vec<CommitPoint> {
-        self.ledger.moved()
+        if self.batches.is_some() { Vec::new() } else { self.ledger.moved() }
     }
 
     /// The partitions that are held, with their lives.
@@ -413,13 +405,39 @@ impl<W: World, T> Finisher<W, T> {
 
     /// Records whose leavings are on their way.
     pub fn len(&self) -> usize {
-        self.finishing.len()
+        self.finishing.len() + self.batches.as_ref().map_or(0, Batches::len)
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.finishing.is_empty()
+        self.len() == 0
     }
+}
+
+/// What is published in place of a piece of what `read` leaves behind, which its topic does not take for its size. `None`: nothing is left to
+/// leave out, and only the topic's settings can help, so it is to be tried again, slowly.
+fn in_place_of(record: &Record, what: &Left, read: &Incoming, dead_letters: &Topic, now: UnixMillis) -> Option<(Record, Left)> {
+    let size = record.value.as_ref().map_or(0, bytes::Bytes::len);
+    let (topic, source) = (&record.topic, &read.source);
+    let too_large = |what: &str| format!("the {what} has {size} bytes, which is more than `{topic}` takes (max.message.bytes)");
+    Some(match what {
+        Left::DeadLetter { code, error } => {
+            let smaller = dead_letter::smaller(record.clone())?;
+            let said = format!("{error} [its letter was larger than `{topic}` takes, and is not whole]");
+            let letter = DeadLetter { code: *code, error: (&said).into(), origin: source };
+            (letter.of_unsent(smaller, dead_letters, now), what.clone())
+        }
+        Left::Outcome => {
+            let error = too_large("outcome");
+            let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
+            (letter.of(read, dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
+        }
+        Left::Parked { .. } | Left::Delivery => {
+            let error = too_large("parked call");
+            let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
+            (letter.of_unsent(record.clone(), dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
+        }
+    })
 }
 
 fn tell(witness: &impl Witness, what: &Left, source: &Source) {

@@ -96,6 +96,21 @@ impl Ledger {
         true
     }
 
+    /// A record is finished by the commit that comes next, and is said to be by its points; it counts as unfinished until that is made.
+    pub fn mark(&mut self, source: &Source, life: Life) {
+        if let Some(held) = self.held.get_mut(&source.topic_partition()).filter(|held| held.life == life) {
+            held.watermark.finish(source.offset);
+            held.moved = true;
+        }
+    }
+
+    /// A marked record is committed. False if its partition's life is over: then nothing may follow from it.
+    pub fn settle(&mut self, source: &Source, life: Life) -> bool {
+        let Some(held) = self.held.get_mut(&source.topic_partition()).filter(|held| held.life == life) else { return false };
+        held.unfinished -= 1;
+        true
+    }
+
     /// A record that was read but never begun is let go: it will be read again by whoever has the partition next.
     pub fn forget(&mut self, source: &Source, life: Life) {
         if let Some(held) = self.held.get_mut(&source.topic_partition()).filter(|held| held.life == life) {
@@ -146,6 +161,20 @@ impl Ledger {
                 point(partition, &held.watermark, self.max_ahead_bytes)
             })
             .collect()
+    }
+
+    /// Whether a commit point has moved since they were last asked for.
+    pub fn has_moved(&self) -> bool {
+        self.held.values().any(|held| held.moved)
+    }
+
+    /// Commit points that were handed out were not committed: they have moved still.
+    pub fn move_again(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            if let Some(held) = self.held.get_mut(partition) {
+                held.moved = true;
+            }
+        }
     }
 
     /// The partitions that are ours, sorted.

@@ -183,6 +183,24 @@ pub enum Intake {
     Revoked(Vec<TopicPartition>, GiveUp),
     /// Partitions that are another's already: nothing of them may be committed.
     Lost(Vec<TopicPartition>),
+    /// What became of the batch that is out ([`Subscription::transact`]).
+    Transacted(Result<(), Aborted>),
+}
+
+/// What Kafka is to take as one: all of it, or nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// What to publish, in order.
+    pub records: Vec<(Token, Record)>,
+    /// How far to commit with it.
+    pub points: Vec<CommitPoint>,
+}
+
+/// Nothing of a batch was taken, and nothing of it will be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aborted {
+    /// The records for whose sake, if it was for theirs: too large, or of a time that is not taken.
+    pub refused: Vec<(Token, PublishError)>,
 }
 
 /// How a loop answers [`Intake::Revoked`].
@@ -195,6 +213,7 @@ impl fmt::Debug for Intake {
             Self::Assigned(partitions) => f.debug_tuple("Assigned").field(partitions).finish(),
             Self::Revoked(partitions, _) => f.debug_tuple("Revoked").field(partitions).finish(),
             Self::Lost(partitions) => f.debug_tuple("Lost").field(partitions).finish(),
+            Self::Transacted(answer) => f.debug_tuple("Transacted").field(answer).finish(),
         }
     }
 }
@@ -232,6 +251,9 @@ pub trait Subscription: Send + 'static {
     fn next(&mut self) -> impl Future<Output = Option<Intake>> + Send;
     /// Commits, without waiting for the broker's answer.
     fn commit(&self, points: Vec<CommitPoint>);
+    /// Hands over a batch that Kafka takes as one, without waiting. At most one is out: until its answer, [`Intake::Transacted`], no other may
+    /// be handed over. One for partitions of which the loop has not heard yet that they have gone is not taken.
+    fn transact(&self, batch: Batch);
     /// Takes no further records: everything assigned is paused. Polling goes on.
     fn stop_taking(&self);
     /// Takes no further records of a partition, which is paused, until it is let go. What was on its way may still come.

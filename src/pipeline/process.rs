@@ -19,7 +19,7 @@ use futures_util::future::FutureExt;
 use super::facts::Fact;
 use super::finisher::{Begun, Finish, Finisher, Stub};
 use super::hand_over::HandOvers;
-use super::ports::{Ack, Acks, Budget, Clock, Intake, Subscription, Witness, World};
+use super::ports::{Aborted, Ack, Acks, Budget, Clock, Intake, Subscription, Witness, World};
 use super::pulse::{Pulse, ROUND};
 use super::running::{About, Running, Stuck};
 use super::stages::{EventEnd, Leaving, Stages, unreadable};
@@ -59,6 +59,8 @@ pub struct Settings {
     pub hand_over_timeout: Duration,
     /// The longest text beside a commit.
     pub max_ahead_bytes: usize,
+    /// Records finish together, in transactions that begin at least so far apart; `None`: each by itself.
+    pub together: Option<Duration>,
 }
 
 /// What a processor is made of.
@@ -87,7 +89,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     let (clock, chance, witness) = (stages.clock.clone(), stages.chance.clone(), Arc::clone(&stages.witness));
     let mut processor = Processor {
         settings,
-        finisher: Finisher::new(publisher, settings.max_ahead_bytes, budget, stages.dead_letters.clone(), clock.clone(), chance, witness),
+        finisher: Finisher::new(publisher, settings.max_ahead_bytes, budget, stages.dead_letters.clone(), clock.clone(), chance, witness)
+            .together(settings.together),
         longest: stages.longest(),
         stages,
         clock: clock.clone(),
@@ -128,11 +131,12 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         processor.hand_overs.advance(&mut processor.finisher, now);
         processor.cut_off_ended();
         processor.finisher.tell_holds(&subscription);
+        processor.finisher.transact(&subscription);
         if stopping.is_some() && processor.is_idle() {
             break;
         }
         let wake = [Some(next_commit), Some(next_look), stopping, processor.finisher.next_retry(), processor.hand_overs.next_deadline()];
-        let wake = wake.into_iter().flatten().min().unwrap_or(Tick::NEVER);
+        let wake = wake.into_iter().chain([processor.finisher.next_transaction()]).flatten().min().unwrap_or(Tick::NEVER);
         alarm.set(wake, &clock);
         tokio::select! {
             biased;
@@ -162,6 +166,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                     processor.let_waiting_go(|partition| partitions.contains(partition));
                     processor.finisher.lose(&partitions);
                 }
+                Some(Intake::Transacted(answer)) => processor.transacted(answer),
             },
             Some(ack) = acks.recv() => {
                 processor.now = clock.micros();
@@ -385,6 +390,13 @@ impl<W: World> Processor<W> {
         let done = self.finisher.acked(ack);
         self.tell(done);
         self.free_left();
+    }
+
+    fn transacted(&mut self, answer: Result<(), Aborted>) {
+        self.now = self.clock.micros();
+        for done in self.finisher.transacted(answer) {
+            self.tell(Some(done));
+        }
     }
 
     fn tell(&self, done: Option<Done>) {

@@ -1,4 +1,5 @@
-//! A Kafka made of vectors: topics, one group's commits, a publisher that fails as the seed says, a consumer that can be rebalanced.
+//! A Kafka made of vectors: topics, one group's commits, a publisher that fails as the seed says, a consumer that can be rebalanced and has
+//! its records and commits taken as one ([`transactions`](crate::transactions)).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use fusebox::event::{Headers, Incoming, Offset, Partition, Record, Source, Topic, TopicPartition, UnixMillis};
 use fusebox::pipeline::acks;
 use fusebox::pipeline::ports::{
-    Ack, AckSender, Acks, Assignment, Budget, CommitPoint, Intake, PublishError, Publisher, QueueFull, Subscription, Token,
+    Ack, AckSender, Acks, Assignment, Batch, Budget, CommitPoint, Intake, PublishError, Publisher, QueueFull, Subscription, Token,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use crate::bounds::Holdings;
 use crate::index::Index;
 use crate::oracle::Oracle;
+use crate::transactions::{Broker, Open};
 use crate::world::SimClock;
 
 /// What stands in one partition.
@@ -53,8 +55,10 @@ pub struct State {
     pub weather: Weather,
     pub failed_publishes: u64,
     pub index: Index,
+    /// The transaction of each group that is under way.
+    pub open: BTreeMap<&'static str, Open>,
     next_offset_gap: StdRng,
-    dice: StdRng,
+    pub dice: StdRng,
 }
 
 impl Kafka {
@@ -66,6 +70,7 @@ impl Kafka {
                 weather,
                 failed_publishes: 0,
                 index: Index::default(),
+                open: BTreeMap::new(),
                 next_offset_gap: StdRng::seed_from_u64(seed ^ 0x0ff5e7),
                 dice: StdRng::seed_from_u64(seed ^ 0xd1ce),
             }),
@@ -195,10 +200,16 @@ pub struct FakeSubscription {
     stopped: AtomicBool,
     paused: bool,
     dice: StdRng,
-    check: Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync>,
+    check: Check,
     holdings: Arc<Holdings>,
     oracle: Arc<Oracle>,
+    /// Where its batches go; `None`: records finish each by itself.
+    broker: Option<Broker>,
+    answers: (mpsc::UnboundedSender<Intake>, mpsc::UnboundedReceiver<Intake>),
 }
+
+/// Looks at a commit that is about to be made.
+pub type Check = Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync>;
 
 impl FakeSubscription {
     pub fn new(
@@ -206,7 +217,7 @@ impl FakeSubscription {
         group: &'static str,
         budget: Arc<Budget>,
         seed: u64,
-        check: Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync>,
+        check: Check,
         holdings: Arc<Holdings>,
         oracle: Arc<Oracle>,
     ) -> (Self, mpsc::UnboundedSender<Shove>) {
@@ -226,11 +237,19 @@ impl FakeSubscription {
             check,
             holdings,
             oracle,
+            broker: None,
+            answers: mpsc::unbounded_channel(),
         };
         (subscription, sender)
     }
 
+    /// What this broker takes, it takes together.
+    pub fn through(self, broker: Option<Broker>) -> Self {
+        Self { broker, ..self }
+    }
+
     fn commit_now(&self, points: Vec<CommitPoint>) {
+        assert!(points.is_empty() || self.broker.is_none(), "what is committed by itself is not one with its records: {points:?}");
         for point in points {
             (self.check)(self.group, &point);
             self.kafka.state().commits.insert((self.group, point.partition.clone()), point);
@@ -240,6 +259,10 @@ impl FakeSubscription {
     fn shoved(&mut self, shove: Shove) -> Intake {
         match shove {
             Shove::Assign(partitions) => {
+                // Whoever asks what is committed is answered when it is known.
+                if let Some(broker) = &self.broker {
+                    broker.end_before(&partitions);
+                }
                 for partition in &partitions {
                     self.positions.insert(partition.clone(), self.kafka.committed(self.group, partition));
                 }
@@ -255,6 +278,9 @@ impl FakeSubscription {
                 Intake::Revoked(partitions, Box::new(move |points| drop(sender.send(points))))
             }
             Shove::Lose(partitions) => {
+                if let Some(broker) = &self.broker {
+                    broker.fence(&partitions);
+                }
                 self.go(&partitions);
                 Intake::Lost(partitions)
             }
@@ -335,6 +361,9 @@ impl Subscription for FakeSubscription {
             if let Ok(shove) = self.shoves.try_recv() {
                 return Some(self.shoved(shove));
             }
+            if let Ok(answer) = self.answers.1.try_recv() {
+                return Some(answer);
+            }
             if let Some(intake) = self.poll() {
                 return Some(intake);
             }
@@ -347,6 +376,7 @@ impl Subscription for FakeSubscription {
                     Some(shove) => return Some(self.shoved(shove)),
                     None => std::future::pending::<()>().await,
                 },
+                answer = self.answers.1.recv() => return answer,
                 () = kafka.changed.notified() => {}
                 () = tokio::time::sleep(again) => {}
             }
@@ -355,6 +385,14 @@ impl Subscription for FakeSubscription {
 
     fn commit(&self, points: Vec<CommitPoint>) {
         self.commit_now(points);
+    }
+
+    fn transact(&self, batch: Batch) {
+        let broker = self.broker.as_ref().expect("records finish each by itself");
+        // Of a shove that was not handed on, the loop has not heard.
+        let is_ours = |point: &CommitPoint| self.positions.contains_key(&point.partition);
+        let taken = self.shoves.is_empty() && batch.points.iter().all(is_ours);
+        broker.take(batch, taken, self.answers.0.clone());
     }
 
     fn stop_taking(&self) {

@@ -13,6 +13,7 @@ mod lanes;
 mod oracle;
 mod seeds;
 mod services;
+mod transactions;
 mod watch;
 mod world;
 
@@ -51,6 +52,10 @@ fn whatever_happens_nothing_is_lost() {
         "too large",
         "clean stops",
         "worlds of lanes",
+        "transactions",
+        "transactions aborted",
+        "transactions left open",
+        "transactions not begun",
     ] {
         assert!(seeds < 200 || totals.get(what).is_some_and(|count| *count > 0), "no seed had any {what}");
     }

@@ -323,13 +323,13 @@ impl Oracle {
     }
 
     /// When everything has come to rest.
-    pub fn judge(&self, journal: &[Entry], slow_key: Option<&str>) -> Report {
+    pub fn judge(&self, journal: &[Entry], slow_key: Option<&str>, exactly_once: bool) -> Report {
         let parked = self.kafka.all(RETRY);
         let kafka = self.kafka.state();
         let (outcomes, dead_events) = (&kafka.index.outcomes, &kafka.index.dead_events);
         let unacknowledged = kafka.failed_publishes > 0;
         let mut state = self.state();
-        let exactly = !state.repeats && !unacknowledged;
+        let exactly = exactly_once || (!state.repeats && !unacknowledged);
 
         for (source, produced) in &state.produced {
             let ended = outcomes.iter().filter(|outcome| outcome.source == *source).count();
@@ -341,7 +341,7 @@ impl Oracle {
             };
             assert!(ends >= 1, "G1: the {what} {source} has no end");
             assert_eq!(others, 0, "G1: the {what} {source} has an end of the other kind too");
-            assert!(!exactly || ends == 1, "the {what} {source} has {ends} ends, though nothing died and no publish failed");
+            assert!(!exactly || ends == 1, "the {what} {source} has {ends} ends, though nothing may be there twice");
         }
 
         for outcome in outcomes.iter().filter(|outcome| outcome.says_parked()) {
@@ -363,6 +363,9 @@ impl Oracle {
         }
 
         assert!(state.held.is_empty(), "{:?} are held for ever", state.held);
+        if exactly_once {
+            judge_parked(&parked);
+        }
         if exactly {
             judge_order(self.ordering, &state.produced, outcomes);
         }
@@ -391,6 +394,15 @@ impl State {
         }
         // What is not committed when its partition goes may run again.
         self.finished.retain(|source, _| !partitions.contains(&source.topic_partition()));
+    }
+}
+
+/// Where all is there once, so is each hop of a parked call.
+fn judge_parked(parked: &[(Source, Record)]) {
+    let mut hops = BTreeSet::new();
+    for (at, record) in parked {
+        let (id, parks) = (record.headers.text(name::EVENT_ID), record.headers.number::<u32>(name::PARKS));
+        assert!(hops.insert((id, parks)), "the call parked at {at} is there twice");
     }
 }
 

@@ -13,7 +13,7 @@ use fusebox::machine::time::Tick;
 use fusebox::pipeline::breakers::Breakers;
 use fusebox::pipeline::facts::Fact;
 use fusebox::pipeline::guard::{Guard, Manner};
-use fusebox::pipeline::ports::{Budget, Chance, Clock, CommitPoint, Witness, World};
+use fusebox::pipeline::ports::{Budget, Chance, Clock, Witness, World};
 use fusebox::pipeline::pulse::Pulse;
 use fusebox::pipeline::stages::{Fallback, Stage, Stages};
 use fusebox::pipeline::stop::Stop;
@@ -24,9 +24,10 @@ use tokio::time::Instant;
 
 use crate::bounds::Holdings;
 use crate::instance::Instance;
-use crate::kafka::{FakePublisher, FakeSubscription, Kafka, Weather, below, record};
+use crate::kafka::{Check, FakePublisher, FakeSubscription, Kafka, Weather, below, record};
 use crate::oracle::{Oracle, Report};
 use crate::services::{FakeCaller, Moment, Services, SlowKey};
+use crate::transactions::Broker;
 use crate::watch::watch;
 
 pub const EVENTS: &str = "events";
@@ -114,6 +115,8 @@ pub struct Plan {
     success_threshold: u32,
     tries: u32,
     adaptive: Option<limit::Settings>,
+    /// What is left behind and the commit are one.
+    exactly_once: bool,
     /// The longest text beside a commit: Kafka's, or so short that partitions must be held.
     max_ahead_bytes: usize,
     /// Nothing goes wrong but this, and nothing is scarce: what it holds up can be seen.
@@ -124,6 +127,7 @@ impl Plan {
     fn of(seed: u64, dice: &mut StdRng) -> Self {
         let plan = Self {
             seed,
+            exactly_once: seed % 2 == 1,
             partitions: dice.random_range(1..4),
             concurrency: dice.random_range(1..20),
             ordering: match dice.random_range(0..10) {
@@ -239,7 +243,7 @@ pub async fn run(seed: u64) -> Report {
     instance.let_settle(&oracle).await;
     instance.crash().await;
     assert!(!oracle.has_failed(), "a check has failed at the end");
-    oracle.judge(&services.journal(), plan.slow_key.as_ref().map(|slow| slow.key.as_str()))
+    oracle.judge(&services.journal(), plan.slow_key.as_ref().map(|slow| slow.key.as_str()), plan.exactly_once)
 }
 
 /// Publishes events, readable and not, over the first twenty seconds.
@@ -317,16 +321,27 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         witness: Arc::clone(&witness),
     });
 
-    let check: Arc<dyn Fn(&'static str, &CommitPoint) + Send + Sync> = {
+    let check: Check = {
         let (oracle, services) = (Arc::clone(oracle), Arc::clone(services));
         Arc::new(move |group, point| oracle.committing(clock.elapsed(), group, point, |id| services.delivered(id)))
     };
+    let broker = |group| Broker {
+        kafka: Arc::clone(kafka),
+        group,
+        partitions: plan.partitions,
+        check: Arc::clone(&check),
+        oracle: Arc::clone(oracle),
+        clock,
+    };
+    let broker = |group| plan.exactly_once.then(|| broker(group));
+    let together = plan.exactly_once.then_some(Duration::from_millis(100));
     let most = (plan.max_in_flight, plan.max_in_flight_bytes);
     let budgets = vec![Budget::new(most.0, most.1), Budget::new(most.0, most.1)];
     let (budget, holdings) = (Arc::clone(&budgets[0]), Holdings::new(most));
     let subscribe = |group, budget: &Arc<Budget>, seed, holdings: &Arc<Holdings>| {
-        let (check, holdings, oracle) = (Arc::clone(&check), Arc::clone(holdings), Arc::clone(oracle));
-        FakeSubscription::new(Arc::clone(kafka), group, Arc::clone(budget), seed, check, holdings, oracle)
+        let (kafka, check, holdings, oracle) = (Arc::clone(kafka), Arc::clone(&check), Arc::clone(holdings), Arc::clone(oracle));
+        let (subscription, shoves) = FakeSubscription::new(kafka, group, Arc::clone(budget), seed, check, holdings, oracle);
+        (subscription.through(broker(group)), shoves)
     };
     let (subscription, live) = subscribe(LIVE, &budget, plan.seed ^ life, &holdings);
     let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions, holdings, Arc::clone(oracle), clock);
@@ -341,6 +356,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             stop_timeout: STOP_TIMEOUT,
             hand_over_timeout,
             max_ahead_bytes: plan.max_ahead_bytes,
+            together,
         },
         stages,
         subscription,
@@ -359,6 +375,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             stop_timeout: STOP_TIMEOUT,
             hand_over_timeout,
             max_ahead_bytes: plan.max_ahead_bytes,
+            together,
             dead_letters: Topic::from(DEAD_LETTERS),
             deliveries: None,
         },

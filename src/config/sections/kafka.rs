@@ -58,7 +58,7 @@ fn refused_by_librdkafka(section: &Section<'_>, properties: &BTreeMap<String, Se
 }
 
 /// Properties that a guarantee rests on, each with the reason and what to do instead.
-const OWNED: [(&str, &str); 21] = [
+const OWNED: [(&str, &str); 20] = [
     ("bootstrap.servers", "set `kafka.brokers` instead"),
     ("metadata.broker.list", "set `kafka.brokers` instead"),
     ("group.id", "set `kafka.group` instead"),
@@ -73,8 +73,10 @@ const OWNED: [(&str, &str); 21] = [
     ("enable.idempotence", NO_DOUBLE),
     ("acks", ALL_REPLICAS),
     ("request.required.acks", ALL_REPLICAS),
-    ("transactional.id", "cannot be set: the producer begins no transactions, and with this it could publish nothing"),
-    ("transaction.timeout.ms", "cannot be set: the producer begins no transactions"),
+    (
+        "transactional.id",
+        "cannot be set: each loop's producer has one of its own; set `processing.transactional_id` instead, with `guarantee = \"exactly_once\"`",
+    ),
     ("delivery.report.only.error", "cannot be set: an event finishes when its records are acknowledged, and this hides acknowledgements"),
     ("enable.partition.eof", "cannot be set: a partition's end is nothing that happened to a record"),
     (

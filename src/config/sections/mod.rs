@@ -14,7 +14,7 @@ mod topics;
 
 use std::time::Duration;
 
-use super::checked::{Config, Shutdown};
+use super::checked::{Config, Guarantee, Kafka, Processing, Shutdown};
 use super::faults::Fault;
 use super::reader::Section;
 use super::shape::Time;
@@ -35,7 +35,7 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
     let topics = root.section("topics", "What is read and written.", |section| topics::read(section, &mut claims));
     let redis = root.section("redis", "Where breakers are shared and survive a restart.", redis::read);
     let http = root.section("http", "The API.", http::read);
-    let processing = root.section("processing", "How much is done at once.", processing::read);
+    let processing = root.section("processing", "How much is done at once.", |section| processing::read(section, warnings));
     let services =
         root.each("services", "name", "A downstream service.", |name, section| services::read(name, section, &mut claims, warnings));
     let pipeline = pipeline::read(root, services.as_deref(), warnings);
@@ -49,6 +49,9 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
     });
     let telemetry = root.section("telemetry", "The log.", telemetry::read);
     claims.check(root);
+    if let (Some(kafka), Some(processing)) = (&kafka, &processing) {
+        root.within("kafka", |section| section.within("properties", |section| transactions(section, kafka, processing, warnings)));
+    }
     Some(Config {
         kafka: kafka?,
         topics: topics?,
@@ -60,4 +63,18 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
         shutdown: shutdown?,
         telemetry: telemetry?,
     })
+}
+
+/// What properties of librdkafka mean for transactions, or would if there were any.
+fn transactions(section: &Section<'_>, kafka: &Kafka, processing: &Processing, warnings: &mut Vec<Fault>) {
+    use secrecy::ExposeSecret;
+    let exactly_once = processing.guarantee != Guarantee::AtLeastOnce;
+    if !exactly_once && kafka.properties.contains_key("transaction.timeout.ms") {
+        warnings.push(section.remark("transaction.timeout.ms", "has no effect: `processing.guarantee` is not \"exactly_once\""));
+    }
+    if exactly_once && kafka.properties.get("isolation.level").is_some_and(|level| level.expose_secret() != "read_committed") {
+        let message = "must be \"read_committed\" where `processing.guarantee` is \"exactly_once\": what is committed would be taken for \
+                       settled while a transaction could still change it";
+        section.fault("isolation.level", message);
+    }
 }

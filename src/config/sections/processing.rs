@@ -5,15 +5,16 @@ use std::num::NonZeroUsize;
 use bytesize::ByteSize;
 
 use super::{HOUR, MILLISECOND};
-use crate::config::checked::{Ordering, Processing};
+use crate::config::checked::{Guarantee, Ordering, Processing};
+use crate::config::faults::Fault;
 use crate::config::reader::Section;
-use crate::config::shape::{Size, Time, Whole, Word};
+use crate::config::shape::{Size, Text, Time, Whole, Word};
 
 /// The largest record that Kafka's own limits (a signed 32-bit size) could let through.
 const LARGEST_RECORD: u64 = i32::MAX as u64;
 
 /// What `[processing]` holds.
-pub(super) fn read(section: &Section<'_>) -> Option<Processing> {
+pub(super) fn read(section: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Processing> {
     let ordering = section.required(
         "ordering",
         Word(&[("key", Ordering::Key), ("partition", Ordering::Partition), ("unordered", Ordering::Unordered)]),
@@ -36,6 +37,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Processing> {
         Time::between(10 * MILLISECOND, HOUR),
         "The longest time between two commits while records finish.",
     );
+    let guarantee = guarantee(section, warnings);
     if let (Some(concurrency), Some(bound)) = (concurrency, max_in_flight)
         && concurrency > bound
     {
@@ -60,5 +62,27 @@ pub(super) fn read(section: &Section<'_>) -> Option<Processing> {
         max_in_flight_bytes: NonZeroUsize::new(max_in_flight_bytes?)?,
         max_event_bytes: NonZeroUsize::new(max_event_bytes?)?,
         commit_interval: commit_interval?,
+        guarantee: guarantee?,
     })
+}
+
+fn guarantee(section: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Guarantee> {
+    let exactly_once = section.required(
+        "guarantee",
+        Word(&[("at_least_once", false), ("exactly_once", true)]),
+        "How often an outcome is there after a crash; `exactly_once` puts it into one Kafka transaction with the commit.",
+    );
+    let transactional_id = section.optional(
+        "transactional_id",
+        Text,
+        "What this instance's transactions are known by: unique to it while it runs, and the same after its restart.",
+    );
+    let (exactly_once, transactional_id) = (exactly_once?, transactional_id?);
+    if exactly_once {
+        return Some(Guarantee::ExactlyOnce { transactional_id });
+    }
+    if transactional_id.is_some() {
+        warnings.push(section.remark("transactional_id", "has no effect: `guarantee` is not \"exactly_once\""));
+    }
+    Some(Guarantee::AtLeastOnce)
 }

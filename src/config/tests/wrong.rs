@@ -1,6 +1,7 @@
 //! What is wrong, and how it is said.
 
 use super::World;
+use crate::config::Guarantee;
 
 /// A file, and every line that is said of it.
 const WRONG: &[(&str, &[&str])] = &[
@@ -108,6 +109,24 @@ const WRONG: &[(&str, &[&str])] = &[
         "[kafka.properties]\ngroup.protocol = 'consumer'\nsession.timeout.ms = 6000",
         &[
             "a.toml:3: kafka.properties.\"session.timeout.ms\": the broker decides this when `group.protocol` is \"consumer\"; remove one of the two",
+        ],
+    ),
+    (
+        "[kafka.properties]\ntransactional.id = 'mine'",
+        &[
+            "a.toml:2: kafka.properties.\"transactional.id\": cannot be set: each loop's producer has one of its own; set `processing.transactional_id` instead, with `guarantee = \"exactly_once\"`",
+        ],
+    ),
+    (
+        "[processing]\nguarantee = 'exactly_once'\n[kafka.properties]\nisolation.level = 'read_uncommitted'",
+        &[
+            "a.toml:4: kafka.properties.\"isolation.level\": must be \"read_committed\" where `processing.guarantee` is \"exactly_once\": what is committed would be taken for settled while a transaction could still change it",
+        ],
+    ),
+    (
+        "[processing]\nguarantee = 'exactly-once'",
+        &[
+            "a.toml:2: processing.guarantee: there is no \"exactly-once\"; did you mean \"exactly_once\"? Known: at_least_once, exactly_once",
         ],
     ),
     (
@@ -373,6 +392,18 @@ fn what_deserves_a_look_is_a_warning() {
             "a.toml:1: services.extra: no stage of the pipeline calls this service",
         ]
     );
+    let transactions = "[processing]\ntransactional_id = 'pod-0'\n[kafka.properties]\ntransaction.timeout.ms = 5000";
+    assert_eq!(
+        World::file(transactions).warnings(),
+        [
+            "a.toml:2: processing.transactional_id: has no effect: `guarantee` is not \"exactly_once\"",
+            "a.toml:4: kafka.properties.\"transaction.timeout.ms\": has no effect: `processing.guarantee` is not \"exactly_once\"",
+        ]
+    );
+    let exactly_once = World::file(&transactions.replacen("[processing]", "[processing]\nguarantee = 'exactly_once'", 1)).loaded();
+    assert!(exactly_once.warnings.is_empty());
+    let transactional_id = Some("pod-0".to_owned());
+    assert_eq!(exactly_once.config.processing.guarantee, Guarantee::ExactlyOnce { transactional_id });
     assert_eq!(World::file("[[pipeline]]\nservice = 'rag'").warnings(), [""; 0], "shipped services need not be used");
 }
 

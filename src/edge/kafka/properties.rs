@@ -24,6 +24,10 @@ const STATISTICS_MS: &str = "2000";
 /// What librdkafka's session timeout is unless the user says otherwise; a broker's default for `group.protocol=consumer` as well.
 pub(super) const SESSION_TIMEOUT_MS: u64 = 45_000;
 
+/// How long a broker waits for the end of a transaction before it aborts it. What a killed instance leaves open holds up readers that long;
+/// a transaction that ends in order takes some hundredths of a second, and must outlast a coordinator's move.
+const TRANSACTION_TIMEOUT_MS: &str = "10000";
+
 /// The smallest fetch that librdkafka can be asked for: its least `message.max.bytes`.
 const LEAST_FETCH: usize = 1_000;
 
@@ -115,6 +119,27 @@ pub(super) fn onlooker(settings: &config::Kafka, group: Option<&str>) -> ClientC
 
 /// Properties of the one producer.
 pub(super) fn producer(settings: &config::Kafka) -> ClientConfig {
+    let mut properties = writer(settings, &[("enable.idempotence", "true".to_owned()), ("acks", "all".into())]);
+    // It begins no transactions; librdkafka would only hold it against `message.timeout.ms`.
+    properties.remove("transaction.timeout.ms");
+    properties
+}
+
+/// Properties of a producer of transactions.
+pub(super) fn transactions(settings: &config::Kafka, transactional_id: &str) -> ClientConfig {
+    let owned = [("enable.idempotence", "true".to_owned()), ("acks", "all".into()), ("transactional.id", transactional_id.to_owned())];
+    let mut properties = writer(settings, &owned);
+    if properties.get("transaction.timeout.ms").is_none() {
+        properties.set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+    }
+    // librdkafka takes no record that could outlive its transaction, and sets this to the longest there may be.
+    for name in ["message.timeout.ms", "delivery.timeout.ms"] {
+        properties.remove(name);
+    }
+    properties
+}
+
+fn writer(settings: &config::Kafka, owned: &[(&str, String)]) -> ClientConfig {
     let ours = [
         ("compression.type", "lz4".to_owned()),
         // Long enough to fill a batch under load, short beside the calls an event makes.
@@ -134,8 +159,7 @@ pub(super) fn producer(settings: &config::Kafka) -> ClientConfig {
         // As Java's clients, so that a key is in the same partition whoever wrote it.
         ("partitioner", "murmur2_random".into()),
     ];
-    let owned = [("enable.idempotence", "true".to_owned()), ("acks", "all".into())];
-    let mut properties = layered(settings, &ours, &owned);
+    let mut properties = layered(settings, &ours, owned);
     // Its meaning is the consumer's; librdkafka would only warn of it.
     properties.remove("group.instance.id");
     properties
@@ -278,10 +302,24 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_has_its_own_timeout_and_is_known_by_its_own_name() {
+        let of = |properties: &[(&str, &str)]| transactions(&settings(properties), "mine");
+        let shipped = of(&[("acks", "0")]);
+        for (name, value) in
+            [("transaction.timeout.ms", "10000"), ("transactional.id", "mine"), ("acks", "all"), ("enable.idempotence", "true")]
+        {
+            assert_eq!(shipped.get(name), Some(value), "{name}");
+        }
+        assert_eq!(of(&[("transaction.timeout.ms", "5000")]).get("transaction.timeout.ms"), Some("5000"));
+        assert_eq!(producer(&settings(&[("transaction.timeout.ms", "5000")])).get("transaction.timeout.ms"), None);
+    }
+
+    #[test]
     fn librdkafka_takes_every_set_for_any_budget() {
         for properties in [
             &[][..],
             &[("message.max.bytes", "50000000")],
+            &[("transaction.timeout.ms", "5000"), ("message.timeout.ms", "90000")],
             &[("group.protocol", "consumer"), ("session.timeout.ms", "9000"), ("group.instance.id", "a")],
         ] {
             let settings = settings(properties);
@@ -292,6 +330,7 @@ mod tests {
             assert!(onlooker(&settings, None).create::<BaseConsumer>().is_ok());
             assert!(onlooker(&settings, Some("g")).create::<BaseConsumer>().is_ok());
             assert!(producer(&settings).create::<BaseProducer>().is_ok());
+            assert!(transactions(&settings, "id").create::<BaseProducer>().is_ok());
             assert!(admin(&settings).create::<BaseProducer>().is_ok());
         }
     }

@@ -143,7 +143,8 @@ impl Delivery {
     }
 }
 
-fn reason(error: &KafkaError) -> PublishError {
+/// What became of a record that was not acknowledged.
+pub(super) fn reason(error: &KafkaError) -> PublishError {
     match error.rdkafka_error_code() {
         // The second: larger than the topic's segments, which no later try changes either.
         Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge) => PublishError::TooLarge,

@@ -1,12 +1,12 @@
 use super::*;
 use crate::event::{Headers, Offset, Partition, UnixMillis};
 use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock, Small};
-use crate::pipeline::ports::Intake;
+use crate::pipeline::ports::{Batch, Intake};
 use std::sync::Mutex;
 
-/// What a consumer was told, as text.
+/// What a consumer was told, as text, and the batches that it was handed.
 #[derive(Default)]
-struct Told(Mutex<Vec<String>>);
+pub(super) struct Told(Mutex<Vec<String>>, pub(super) Mutex<Vec<Batch>>);
 
 impl Told {
     fn all(&self) -> Vec<String> {
@@ -19,6 +19,9 @@ impl Subscription for Told {
         None
     }
     fn commit(&self, _points: Vec<CommitPoint>) {}
+    fn transact(&self, batch: Batch) {
+        self.1.lock().expect("unpoisoned").push(batch);
+    }
     fn stop_taking(&self) {}
     fn hold(&self, partition: &TopicPartition) {
         self.0.lock().expect("unpoisoned").push(format!("hold {}", partition.partition));
@@ -31,10 +34,11 @@ impl Subscription for Told {
     }
 }
 
-struct Rig {
-    finisher: Finisher<Small, ()>,
-    budget: Arc<Budget>,
-    told: Told,
+pub(super) struct Rig {
+    pub(super) finisher: Finisher<Small, ()>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) told: Told,
+    pub(super) witness: Arc<Notes>,
 }
 
 impl Rig {
@@ -49,21 +53,21 @@ impl Rig {
 }
 
 /// With room for nine bytes, and two partitions.
-fn rig() -> Rig {
+pub(super) fn rig() -> Rig {
     let budget = Budget::new(1_000, 1 << 20);
     let witness = Arc::new(Notes::default());
     let clock = PausedClock::new();
-    let mut finisher = Finisher::new(Nowhere, 22, Arc::clone(&budget), Topic::from("dead"), clock, Always(0.5), witness);
+    let mut finisher = Finisher::new(Nowhere, 22, Arc::clone(&budget), Topic::from("dead"), clock, Always(0.5), Arc::clone(&witness));
     finisher.assign(vec![Assignment::fresh(partition(0)), Assignment::fresh(partition(1))]);
-    Rig { finisher, budget, told: Told::default() }
+    Rig { finisher, budget, told: Told::default(), witness }
 }
 
-fn partition(number: i32) -> TopicPartition {
+pub(super) fn partition(number: i32) -> TopicPartition {
     TopicPartition { topic: Topic::from("t"), partition: Partition(number) }
 }
 
 /// Records so far apart that a bit for each offset between them would be more than a byte for each of them.
-fn records(budget: &Budget, partition: i32, numbers: std::ops::Range<i64>) -> Vec<Incoming> {
+pub(super) fn records(budget: &Budget, partition: i32, numbers: std::ops::Range<i64>) -> Vec<Incoming> {
     let source = |number: i64| Source { topic: Topic::from("t"), partition: Partition(partition), offset: Offset(number * 10) };
     let record = |number| Incoming { source: source(number), key: None, value: None, headers: Headers::new(), timestamp: None };
     let records: Vec<_> = numbers.map(record).collect();

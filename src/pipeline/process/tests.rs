@@ -8,7 +8,7 @@ use crate::machine::breaker::{self, PolicySettings};
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock};
 use crate::pipeline::guard::{Guard, Manner};
-use crate::pipeline::ports::{Assignment, Call, CallError, Caller, CommitPoint, Reply};
+use crate::pipeline::ports::{Assignment, Batch, Call, CallError, Caller, CommitPoint, Reply};
 use crate::pipeline::stages::{Fallback, Stage};
 
 /// A world in which timers have a defect: what is farther away than two seconds never comes. Services never answer.
@@ -54,6 +54,7 @@ impl Subscription for Given {
         self.0.recv().await
     }
     fn commit(&self, _points: Vec<CommitPoint>) {}
+    fn transact(&self, _batch: Batch) {}
     fn stop_taking(&self) {}
     fn hold(&self, _partition: &TopicPartition) {}
     fn let_go(&self, _partition: &TopicPartition) {}
@@ -114,6 +115,7 @@ async fn it_comes_round_whatever_happens_and_names_what_hangs() {
             concurrency: 4,
             max_event_bytes: 1 << 20,
             max_ahead_bytes: crate::machine::progress::MAX_BYTES,
+            together: None,
             commit_interval: Duration::from_secs(3_600),
             stop_timeout: Duration::from_secs(60),
             hand_over_timeout: TIMEOUT,

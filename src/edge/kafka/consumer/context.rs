@@ -21,6 +21,7 @@ use super::gate::Gate;
 use super::health::{ConsumerHealth, Reading};
 use super::ledger::Ledger;
 use super::statistics::{Statistics, offset};
+use super::transactions::Transactions;
 use super::{OnCommit, Settled};
 use crate::edge::kafka::error::is_unknown_topic;
 use crate::edge::kafka::properties::log_line;
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     pub closing: Mutex<Option<Vec<CommitPoint>>>,
     /// Whether Kafka has refused, or not answered, a commit that was made while closing.
     pub last_commit_failed: AtomicBool,
+    /// Where records and commits are one; `None`: they are not.
+    pub transactions: Option<Transactions>,
     pub outbox: Mutex<Outbox>,
     pub gate: Mutex<Gate>,
 }
@@ -91,14 +94,7 @@ impl Shared {
         if points.is_empty() {
             return true;
         }
-        let mut list = TopicPartitionList::with_capacity(points.len());
-        for CommitPoint { partition, next, ahead } in points {
-            let mut element = list.add_partition(partition.topic.as_str(), partition.partition.0);
-            element.set_metadata(ahead);
-            // Refused for offsets below zero, which no record has; an element without an offset is left out of the commit.
-            let _ = element.set_offset(Offset::Offset(next.0));
-        }
-        let (settled, taken) = match consumer.commit(&list, CommitMode::Sync) {
+        let (settled, taken) = match consumer.commit(&list_with_points(points), CommitMode::Sync) {
             Ok(()) => (Settled::Taken, true),
             Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => (Settled::Nothing, true),
             // A broker that keeps less beside an offset than Kafka does by default: the offset itself is what must not be lost.
@@ -170,7 +166,15 @@ impl Shared {
         self.health.set_readings(self.ledger.partitions().into_iter().map(reading).collect());
     }
 
+    /// What became of a batch.
+    pub fn answer(&self, intake: Intake) {
+        // Without a loop nobody needs it.
+        let _ = lock(&self.outbox).sender.as_ref().map(|sender| sender.send(intake));
+    }
+
+    /// Partitions come or go.
     fn send(&self, intake: Intake) -> bool {
+        self.ledger.tell();
         lock(&self.outbox).sender.as_ref().is_some_and(|sender| sender.send(intake).is_ok())
     }
 
@@ -217,6 +221,8 @@ impl Shared {
         } else {
             let points = self.ask(partitions);
             let last = self.ledger.release(partitions, points);
+            // The loop has waited for the transactions of what goes; this one is of something else, or did not end in time.
+            self.ledger.wait_for_transaction(self.revoke_wait / 2);
             self.commit_last(consumer, &last);
         }
         let mut gate = lock(&self.gate);
@@ -246,9 +252,19 @@ const BETWEEN_LAST_TRIES: Duration = Duration::from_millis(200);
 /// How long Kafka may take to say what was committed. The group waits meanwhile, so it is well below a session's timeout.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
 
-/// What was last committed of partitions that have come.
-fn committed(consumer: &BaseConsumer<Context>, list: &TopicPartitionList, partitions: &[TopicPartition]) -> Vec<Assignment> {
-    let known = if partitions.is_empty() { None } else { consumer.committed_offsets(list.clone(), COMMITTED_WITHIN).ok() };
+/// What was last committed of partitions that have come. `for_certain`: asked for until it is known, or nobody wants it any more; it is
+/// known late where another's transaction is still open.
+fn committed(
+    consumer: &BaseConsumer<Context>,
+    list: &TopicPartitionList,
+    partitions: &[TopicPartition],
+    for_certain: impl Fn() -> bool,
+) -> Vec<Assignment> {
+    let ask = || consumer.committed_offsets(list.clone(), COMMITTED_WITHIN).ok().filter(is_whole);
+    let mut known = if partitions.is_empty() { None } else { ask() };
+    while known.is_none() && !partitions.is_empty() && for_certain() {
+        known = ask();
+    }
     if known.is_none() && !partitions.is_empty() {
         tracing::warn!(
             partitions = partitions.len(),
@@ -263,6 +279,11 @@ fn committed(consumer: &BaseConsumer<Context>, list: &TopicPartitionList, partit
         Some(CommitPoint { partition: partition.clone(), next: crate::event::Offset(next), ahead })
     };
     partitions.iter().map(|partition| Assignment { partition: partition.clone(), committed: of(partition) }).collect()
+}
+
+/// Whether Kafka has answered for every partition.
+fn is_whole(committed: &TopicPartitionList) -> bool {
+    committed.elements().iter().all(|element| element.error().is_ok())
 }
 
 /// librdkafka's view of [`Shared`].
@@ -300,7 +321,9 @@ impl ConsumerContext for Context {
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             // Asked before reading begins: what has finished above a commit must be known when its record comes.
-            let assignments = committed(consumer, list, &partitions);
+            // Where events leave things once, one that has finished above a commit must not run again for want of an answer.
+            let for_certain = || shared.transactions.is_some() && !shared.is_closing() && !shared.health.has_failed();
+            let assignments = committed(consumer, list, &partitions, for_certain);
             shared.note(if cooperative { consumer.incremental_assign(list) } else { consumer.assign(list) });
             if shared.is_closing() {
                 return;
@@ -326,6 +349,18 @@ fn partitions_of(list: &TopicPartitionList, topics: &[Topic]) -> Vec<TopicPartit
         .iter()
         .map(|element| TopicPartition { topic: shared(element.topic()), partition: Partition(element.partition()) })
         .collect()
+}
+
+/// Commit points as librdkafka takes them.
+pub(super) fn list_with_points(points: &[CommitPoint]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(points.len());
+    for CommitPoint { partition, next, ahead } in points {
+        let mut element = list.add_partition(partition.topic.as_str(), partition.partition.0);
+        element.set_metadata(ahead);
+        // Refused for offsets below zero, which no record has; an element without an offset is left out of the commit.
+        let _ = element.set_offset(Offset::Offset(next.0));
+    }
+    list
 }
 
 fn list_of(partitions: &[TopicPartition]) -> TopicPartitionList {
@@ -362,6 +397,7 @@ mod tests {
             on_commit: Arc::new(|_| {}),
             closing: Mutex::new(None),
             last_commit_failed: AtomicBool::new(false),
+            transactions: None,
             outbox: Mutex::new(Outbox { batch: vec![record], sender: Some(sender) }),
             gate: Mutex::default(),
         });

@@ -27,6 +27,10 @@ pub(super) struct Ledger {
 struct State {
     assigned: BTreeSet<TopicPartition>,
     wanted: BTreeMap<TopicPartition, CommitPoint>,
+    /// How often the loop was told that partitions came or go.
+    told: u64,
+    /// A transaction is under way.
+    transacting: bool,
     stopped: bool,
 }
 
@@ -81,6 +85,32 @@ impl Ledger {
         }
         drop(self.committing.lock().unwrap_or_else(PoisonError::into_inner));
         last.into_values().collect()
+    }
+
+    /// The loop is about to be told that partitions came or go.
+    pub fn tell(&self) {
+        self.state().told += 1;
+    }
+
+    /// A transaction begins, which commits these points. Not if one of their partitions is not ours, or if the loop that wants it has not
+    /// heard of all that came and went: what it has done may belong to an assignment that is over.
+    pub fn begin(&self, heard: u64, points: &[CommitPoint]) -> bool {
+        let mut state = self.state();
+        let begins = state.told == heard && points.iter().all(|point| state.assigned.contains(&point.partition));
+        state.transacting = begins;
+        begins
+    }
+
+    /// The transaction under way has ended.
+    pub fn end(&self) {
+        self.state().transacting = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the transaction under way, so long at most. One that is still not over then commits nothing of a partition that has gone:
+    /// the group's next generation fences it.
+    pub fn wait_for_transaction(&self, within: Duration) {
+        let _ = self.changed.wait_timeout_while(self.state(), within, |state| state.transacting);
     }
 
     /// Commits what is wanted, whenever something is, until [`Ledger::stop`]. `commit` blocks until Kafka has answered; true: taken.
@@ -195,6 +225,39 @@ mod tests {
             assert_eq!(told.recv(), Ok((1, vec![point(0, 1)])));
             assert_eq!(told.recv(), Ok((2, vec![point(0, 2)])));
             ledger.stop();
+        });
+    }
+
+    #[test]
+    fn a_transaction_begins_for_what_is_ours_once_the_loop_has_heard_of_it() {
+        let ledger = Ledger::default();
+        ledger.assign(&[partition(0), partition(1)]);
+        ledger.tell();
+        assert!(!ledger.begin(0, &[point(0, 5)]), "the loop's batch may be of an earlier assignment");
+        assert!(!ledger.begin(1, &[point(0, 5), point(2, 5)]), "not all of it is ours");
+        assert!(ledger.begin(1, &[point(0, 5), point(1, 5)]));
+        ledger.end();
+        ledger.release(&[partition(1)], Vec::new());
+        assert!(!ledger.begin(1, &[point(0, 5), point(1, 5)]) && ledger.begin(1, &[point(0, 5)]));
+    }
+
+    #[test]
+    fn what_goes_waits_for_the_transaction_under_way_and_no_longer_than_it_may() {
+        const LONG: Duration = Duration::from_secs(600);
+        let ledger = Ledger::default();
+        ledger.wait_for_transaction(LONG);
+        ledger.assign(&[partition(0)]);
+        assert!(ledger.begin(0, &[point(0, 1)]));
+        ledger.wait_for_transaction(Duration::from_millis(1));
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let ledger = &ledger;
+            scope.spawn(move || {
+                let _ = goes_on.recv();
+                ledger.end();
+            });
+            assert!(go_on.send(()).is_ok());
+            ledger.wait_for_transaction(LONG);
         });
     }
 

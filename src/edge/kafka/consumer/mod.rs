@@ -6,6 +6,7 @@
 //!   is paused, polling goes on, and nothing is skipped or repeated when it goes on.
 //! - A partition that the loop holds is paused by itself, soon; it reads on when the loop has let it go and there is room.
 //! - A revoked partition's last commit is made before it is another's; a lost one's is not made.
+//! - Where it makes transactions, records and commits are taken as one, and nothing is committed but by them.
 //! - It ends only when it is closed or dropped, or with [`ConsumerHealth::fatal`] set and `next()` answering `None`.
 //!
 //! Which records are finished, and so what may be committed, is the loop's affair.
@@ -16,6 +17,7 @@ mod health;
 mod ledger;
 mod poll;
 mod statistics;
+mod transactions;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -29,7 +31,9 @@ use self::context::{Context, Outbox, Shared, lock};
 use super::{KafkaEdgeError, properties};
 use crate::config;
 use crate::event::{Topic, TopicPartition};
-use crate::pipeline::ports::{Budget, Clock, CommitPoint, Intake, Subscription};
+use crate::pipeline::ports::{Aborted, Batch, Budget, Clock, CommitPoint, Intake, Subscription};
+
+use self::transactions::Transactions;
 
 pub use self::health::{ConsumerHealth, Reading, Readings};
 
@@ -79,12 +83,16 @@ pub struct ConsumerOptions {
     pub revoke_wait: Option<Duration>,
     /// Hears of commits.
     pub on_commit: OnCommit,
+    /// What its transactions are known by ([`Subscription::transact`]); `None`: it makes none.
+    pub transactional_id: Option<String>,
 }
 
 /// A running consumer. Dropping it leaves the group in the background, without a last commit beyond what was asked for.
 pub struct KafkaSubscription {
     intake: mpsc::UnboundedReceiver<Intake>,
     shared: Arc<Shared>,
+    /// How often the loop has heard that partitions came or go.
+    heard: u64,
     ended: oneshot::Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
@@ -95,8 +103,13 @@ impl KafkaSubscription {
     /// # Errors
     /// A property that librdkafka does not take, or no thread to be had.
     pub fn start<C: Clock>(settings: &config::Kafka, options: ConsumerOptions, clock: C) -> Result<Self, KafkaEdgeError> {
-        let ConsumerOptions { group, seat, topics, client_id, budget, ahead, max_record_bytes, revoke_wait, on_commit } = options;
+        let ConsumerOptions { group, seat, topics, client_id, budget, ahead, max_record_bytes, revoke_wait, on_commit, transactional_id } =
+            options;
         let mut properties = properties::member(settings, &group, &client_id, ahead, max_record_bytes);
+        if transactional_id.is_some() {
+            // Else what is committed would be told while an open transaction could still change it.
+            properties.set("isolation.level", "read_committed");
+        }
         let session_ms = properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(properties::SESSION_TIMEOUT_MS);
         let static_id = properties.get("group.instance.id").filter(|id| !id.is_empty()).map(str::to_owned);
         if let (Some(id), Some(seat)) = (&static_id, &seat) {
@@ -115,6 +128,7 @@ impl KafkaSubscription {
             on_commit,
             closing: Mutex::new(None),
             last_commit_failed: AtomicBool::new(false),
+            transactions: transactional_id.map(|id| Transactions::new(settings, &id)).transpose()?,
             outbox: Mutex::new(Outbox { batch: Vec::new(), sender: Some(sender) }),
             gate: Mutex::default(),
         });
@@ -130,7 +144,15 @@ impl KafkaSubscription {
             })
         };
         let thread = thread.map_err(|error| KafkaEdgeError::Client(format!("no thread for it: {error}")))?;
-        Ok(Self { intake, shared, ended, thread: Some(thread) })
+        Ok(Self { intake, shared, heard: 0, ended, thread: Some(thread) })
+    }
+
+    /// Whether a consumer that makes transactions can be started with these settings.
+    ///
+    /// # Errors
+    /// A property that librdkafka does not take.
+    pub fn check_transactions(settings: &config::Kafka) -> Result<(), KafkaEdgeError> {
+        Transactions::check(settings)
     }
 
     /// The state of its threads, also after it has ended.
@@ -150,11 +172,23 @@ impl KafkaSubscription {
 
 impl Subscription for KafkaSubscription {
     async fn next(&mut self) -> Option<Intake> {
-        self.intake.recv().await
+        let intake = self.intake.recv().await;
+        if matches!(intake, Some(Intake::Assigned(_) | Intake::Revoked(..) | Intake::Lost(_))) {
+            self.heard += 1;
+        }
+        intake
     }
 
     fn commit(&self, points: Vec<CommitPoint>) {
         self.shared.ledger.want(points);
+    }
+
+    fn transact(&self, batch: Batch) {
+        match &self.shared.transactions {
+            Some(transactions) => transactions.hand(batch, self.heard),
+            // Without a producer for it nothing is taken, and nobody waits for ever.
+            None => self.shared.answer(Intake::Transacted(Err(Aborted { refused: Vec::new() }))),
+        }
     }
 
     fn stop_taking(&self) {

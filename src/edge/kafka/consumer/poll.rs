@@ -1,7 +1,7 @@
 //! The poll thread: owns the consumer, comes round at least every 100 ms, and never dies silently.
 //!
 //! A second thread commits: rust-rdkafka's asynchronous commit gives no result, and a blocking one on the poll thread would hold up
-//! records and rebalances for as long as a coordinator is away.
+//! records and rebalances for as long as a coordinator is away. Where records and commits are one, it makes transactions instead.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,7 +34,10 @@ pub(super) fn run<C: Clock>(consumer: BaseConsumer<Context>, shared: &Arc<Shared
     let committer = {
         let (consumer, shared) = (Arc::clone(&consumer), Arc::clone(shared));
         thread::Builder::new().name("kafka-commit".into()).spawn(move || {
-            guarded(&shared, "the commit thread", || shared.ledger.serve(|points| shared.commit(&consumer, points)));
+            guarded(&shared, "the commit thread", || match &shared.transactions {
+                Some(transactions) => transactions.serve(&consumer, &shared),
+                None => shared.ledger.serve(|points| shared.commit(&consumer, points)),
+            });
         })
     };
     match &committer {
@@ -50,6 +53,9 @@ pub(super) fn run<C: Clock>(consumer: BaseConsumer<Context>, shared: &Arc<Shared
         shared.commit_last(&consumer, &last);
     });
     shared.ledger.stop();
+    if let Some(transactions) = &shared.transactions {
+        transactions.stop();
+    }
     if let Ok(committer) = committer {
         // It is guarded: its panic is in the health already.
         let _ = committer.join();

@@ -1,0 +1,201 @@
+//! Finished together: what records leave behind is gathered, and goes to Kafka with their partitions' commit points as one transaction after
+//! another. Either all of it is there, or nothing: an event's outcome is read once, whatever dies in between.
+//!
+//! A record of a batch is marked as finished, so that the batch's commit points say so, but counts as unfinished until the batch is committed:
+//! a partition's hand-over and a stop wait for that. While a batch is out, what finishes is gathered for the next one. A batch that was not
+//! committed goes again, first and in its order, with what was gathered since; but for the records whose partitions have gone.
+//!
+//! What Kafka's client does with a batch, and what it does with one from an instance whose partitions have gone meanwhile, is left to
+//! [`Subscription::transact`].
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{Begun, Finisher, in_place_of, tell};
+use crate::event::TopicPartition;
+use crate::machine::schedule::Schedule;
+use crate::machine::time::Tick;
+use crate::pipeline::ledger::Ledger;
+use crate::pipeline::ports::{Aborted, Batch, Chance, Clock, PublishError, Subscription, Token, World};
+use crate::pipeline::stages::Leaving;
+
+/// How long to wait before what was not committed goes again.
+const AGAIN: Schedule = Schedule { initial: Duration::from_millis(200), max: Duration::from_secs(10) };
+
+/// Records published in one transaction at most, but for those of its last event: a second's worth of a fast instance, so that a
+/// transaction stays short beside the time after which a broker gives it up.
+const MOST: usize = 10_000;
+
+/// What is gathered and what is out.
+#[derive(Debug)]
+pub(super) struct Batches<T> {
+    interval: Duration,
+    gathered: VecDeque<Item<T>>,
+    out: Option<Out<T>>,
+    /// When the next may begin.
+    begin_at: Tick,
+    /// Batches since the last that was committed.
+    failures: u32,
+}
+
+/// A batch on its way.
+#[derive(Debug)]
+struct Out<T> {
+    items: Vec<Item<T>>,
+    partitions: Vec<TopicPartition>,
+}
+
+/// A record that has run, with what it leaves behind.
+#[derive(Debug)]
+pub(super) struct Item<T> {
+    begun: Begun,
+    leaves: Vec<Leaving>,
+    done: T,
+    marked: bool,
+}
+
+impl<T> Item<T> {
+    pub(super) fn new(begun: Begun, leaves: Vec<Leaving>, done: T) -> Self {
+        Self { begun, leaves, done, marked: false }
+    }
+}
+
+impl<T> Batches<T> {
+    /// Nothing gathered. Two batches begin at least `interval` apart.
+    pub(super) fn new(interval: Duration) -> Self {
+        Self { interval, gathered: VecDeque::new(), out: None, begin_at: Tick(0), failures: 0 }
+    }
+
+    pub(super) fn gather(&mut self, item: Item<T>) {
+        self.gathered.push_back(item);
+    }
+
+    /// Records that are gathered or out.
+    pub(super) fn len(&self) -> usize {
+        self.gathered.len() + self.out.as_ref().map_or(0, |out| out.items.len())
+    }
+
+    /// When the next batch is to begin; `None` while one is out, or there is nothing for it.
+    fn next(&self, ledger: &Ledger) -> Option<Tick> {
+        (self.out.is_none() && (!self.gathered.is_empty() || ledger.has_moved())).then_some(self.begin_at)
+    }
+
+    fn form(&mut self, ledger: &mut Ledger, now: Tick) -> Option<Batch> {
+        self.next(ledger).filter(|at| *at <= now)?;
+        let (mut items, mut records) = (Vec::new(), Vec::new());
+        // What was marked for an earlier batch is in front, and fits as it did then: no point may tell of a record that is not with it.
+        while records.len() < MOST
+            && let Some(mut item) = self.gathered.pop_front()
+        {
+            if !std::mem::replace(&mut item.marked, true) {
+                ledger.mark(&item.begun.record.source, item.begun.life);
+            }
+            for leaving in &item.leaves {
+                records.push((Token(records.len() as u64), leaving.record.clone()));
+            }
+            items.push(item);
+        }
+        let points = ledger.moved();
+        self.out = Some(Out { items, partitions: points.iter().map(|point| point.partition.clone()).collect() });
+        self.begin_at = now.plus(self.interval);
+        Some(Batch { records, points })
+    }
+}
+
+impl<W: World, T> Finisher<W, T> {
+    /// Hands a batch over, if there is something for it and its time has come.
+    pub fn transact(&mut self, subscription: &impl Subscription) {
+        let Some(batches) = &mut self.batches else { return };
+        if let Some(batch) = batches.form(&mut self.ledger, self.clock.now()) {
+            subscription.transact(batch);
+        }
+    }
+
+    /// When [`Finisher::transact`] will have something to do.
+    pub fn next_transaction(&self) -> Option<Tick> {
+        self.batches.as_ref()?.next(&self.ledger)
+    }
+
+    /// Takes in what became of the batch that is out; gives what the loop wanted to know of the records that are finished by it.
+    pub fn transacted(&mut self, answer: Result<(), Aborted>) -> Vec<T> {
+        let Some(out) = self.batches.as_mut().and_then(|batches| batches.out.take()) else { return Vec::new() };
+        match answer {
+            Ok(()) => self.committed(out),
+            Err(aborted) => {
+                self.aborted(out, aborted);
+                Vec::new()
+            }
+        }
+    }
+
+    fn committed(&mut self, out: Out<T>) -> Vec<T> {
+        if let Some(batches) = &mut self.batches {
+            batches.failures = 0;
+        }
+        let mut finished = Vec::with_capacity(out.items.len());
+        for Item { begun, leaves, done, .. } in out.items {
+            for Leaving { what, .. } in &leaves {
+                tell(&*self.witness, what, &begun.record.source);
+            }
+            self.budget.give(begun.size);
+            if self.ledger.settle(&begun.record.source, begun.life) {
+                finished.push(done);
+            }
+        }
+        finished
+    }
+
+    fn aborted(&mut self, mut out: Out<T>, Aborted { refused }: Aborted) {
+        let mut mended = false;
+        for (token, error) in refused {
+            mended |= self.mend(&mut out.items, token, &error);
+        }
+        self.ledger.move_again(&out.partitions);
+        let (now, roll) = (self.clock.now(), self.chance.roll());
+        if let Some(batches) = &mut self.batches {
+            for item in out.items.into_iter().rev() {
+                batches.gathered.push_front(item);
+            }
+            if !mended {
+                batches.failures = batches.failures.saturating_add(1);
+                // Half of the delay is fixed: full jitter could come back at once to a broker that has just said no.
+                let delay = AGAIN.delay(batches.failures, None, 0.5 + roll / 2.0);
+                batches.begin_at = batches.begin_at.max(now.plus(delay));
+            }
+        }
+        self.drop_gathered();
+    }
+
+    /// Changes a refused piece so that it may be taken. False if nothing was changed.
+    fn mend(&self, items: &mut [Item<T>], token: Token, error: &PublishError) -> bool {
+        // Tokens count the pieces of all items, in order.
+        let mut before = 0;
+        for Item { begun, leaves, .. } in items {
+            let index = usize::try_from(token.0).unwrap_or(usize::MAX) - before;
+            before += leaves.len();
+            let Some(leaving) = leaves.get_mut(index) else { continue };
+            let now = self.clock.wall();
+            if *error == PublishError::BadTime {
+                leaving.record.timestamp = now;
+                return true;
+            }
+            let replaced = in_place_of(&leaving.record, &leaving.what, &begun.record, &self.dead_letters, now);
+            return replaced.map(|(record, what)| *leaving = Leaving { record, what }).is_some();
+        }
+        false
+    }
+
+    /// Drops what is gathered of ended lives: their next owners run it.
+    pub(super) fn drop_gathered(&mut self) {
+        let Some(batches) = &mut self.batches else { return };
+        let is_current = |item: &Item<T>| self.ledger.is_current(&item.begun.record.source, item.begun.life);
+        let (stay, go): (Vec<_>, Vec<_>) = std::mem::take(&mut batches.gathered).into_iter().partition(is_current);
+        batches.gathered = stay.into();
+        for Item { begun, .. } in go {
+            self.forget(&begun);
+        }
+    }
+}

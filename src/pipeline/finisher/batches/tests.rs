@@ -1,0 +1,155 @@
+use super::super::tests::{Rig, partition, records, rig};
+use super::*;
+use crate::event::dead_letter::Code;
+use crate::event::headers::name;
+use crate::event::{Headers, Offset, Record, Topic, UnixMillis};
+use crate::pipeline::ports::Assignment;
+use crate::pipeline::stages::Left;
+
+const INTERVAL: Duration = Duration::from_millis(100);
+
+fn together() -> Rig {
+    let rig = rig();
+    Rig { finisher: rig.finisher.together(Some(INTERVAL)), ..rig }
+}
+
+fn leaving(what: Left, value: &'static [u8]) -> Leaving {
+    let record =
+        Record { topic: Topic::from("o"), key: None, value: Some(value.into()), headers: Headers::new(), timestamp: UnixMillis(1) };
+    Leaving { record, what }
+}
+
+impl Rig {
+    /// The batch that is handed over, if one is: its values, and how far it commits each partition.
+    fn batch(&mut self) -> Option<(Vec<String>, Vec<(i32, i64)>)> {
+        self.finisher.transact(&self.told);
+        let Batch { records, points } = self.told.1.lock().expect("unpoisoned").pop()?;
+        let value = |record: &Record| String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned();
+        let mut points: Vec<_> = points.iter().map(|point| (point.partition.partition.0, point.next.0)).collect();
+        points.sort_unstable();
+        Some((records.iter().map(|(_, record)| value(record)).collect(), points))
+    }
+
+    fn unfinished(&self) -> usize {
+        self.finisher.unfinished(&self.finisher.lives(&[partition(0), partition(1)]))
+    }
+}
+
+fn texts<const N: usize>(values: [&str; N]) -> Vec<String> {
+    values.map(str::to_owned).to_vec()
+}
+
+fn failed() -> Result<(), Aborted> {
+    Err(Aborted { refused: Vec::new() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_finishes_goes_together_and_counts_until_it_is_committed() {
+    let mut rig = together();
+    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..3));
+    let both = vec![leaving(Left::Delivery, b"a"), leaving(Left::Outcome, b"b")];
+    for leaves in [both, Vec::new(), vec![leaving(Left::Outcome, b"c")]] {
+        assert_eq!(rig.batch(), None, "one is out, or there is nothing");
+        rig.finisher.finish(begun.remove(0), leaves, ());
+        assert!(rig.finisher.moved().is_empty(), "nothing is committed by itself");
+        if begun.len() == 2 {
+            assert_eq!(rig.batch(), Some((texts(["a", "b"]), vec![(0, 1)])));
+            assert_eq!((rig.unfinished(), rig.finisher.next_transaction()), (3, None), "it is not committed yet");
+        }
+    }
+    assert_eq!((rig.finisher.len(), rig.finisher.transacted(Ok(())).len(), rig.unfinished()), (3, 1, 2));
+    assert_eq!(rig.batch(), None, "too early");
+    tokio::time::sleep(INTERVAL).await;
+    assert_eq!(rig.batch(), Some((texts(["c"]), vec![(0, 21)])), "what leaves nothing is committed with the others");
+    assert_eq!((rig.finisher.transacted(Ok(())).len(), rig.unfinished(), rig.finisher.len()), (2, 0, 0));
+    assert_eq!((rig.budget.held(), rig.finisher.next_transaction()), ((0, 0), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_committed_goes_again_in_its_order_after_a_while() {
+    let mut rig = together();
+    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..2));
+    rig.finisher.finish(begun.remove(0), vec![leaving(Left::Outcome, b"a")], ());
+    assert!(rig.batch().is_some());
+    rig.finisher.finish(begun.remove(0), vec![leaving(Left::Outcome, b"b")], ());
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        assert!(rig.finisher.transacted(failed()).is_empty());
+        let now = rig.finisher.clock.now();
+        let at = rig.finisher.next_transaction().expect("it goes again");
+        waits.push(at.since(now).as_millis());
+        rig.finisher.clock.sleep_until(at).await;
+        assert_eq!(rig.batch(), Some((texts(["a", "b"]), vec![(0, 11)])));
+    }
+    assert_eq!(waits, [150, 300, 600, 1_200, 2_400, 4_800, 7_500, 7_500]);
+    assert_eq!((rig.finisher.transacted(Ok(())).len(), rig.budget.held()), (2, (0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_with_its_life_is_not_sent_again() {
+    let mut rig = together();
+    let of = |rig: &mut Rig, number| rig.finisher.take(records(&rig.budget, number, 0..1)).remove(0);
+    let (gone, stays) = (of(&mut rig, 0), of(&mut rig, 1));
+    rig.finisher.finish(gone, vec![leaving(Left::Outcome, b"gone")], ());
+    rig.finisher.finish(stays, vec![leaving(Left::Outcome, b"stays")], ());
+    assert_eq!(rig.batch(), Some((texts(["gone", "stays"]), vec![(0, 1), (1, 1)])));
+    rig.finisher.lose(&[partition(0)]);
+    assert_eq!(rig.finisher.len(), 2, "what is out may still be committed");
+    rig.finisher.transacted(failed());
+    rig.finisher.assign(vec![Assignment::fresh(partition(0))]);
+    let waits = of(&mut rig, 0);
+    rig.finisher.finish(waits, vec![leaving(Left::Outcome, b"waits")], ());
+    tokio::time::sleep(INTERVAL * 2).await;
+    assert_eq!(rig.batch(), Some((texts(["stays", "waits"]), vec![(0, 1), (1, 1)])));
+    // A partition that goes with what is out: what was committed of it is told as such, and finishes nothing of the next life.
+    let lives = rig.finisher.lives(&[partition(0)]);
+    assert!(rig.finisher.release(&lives).is_empty(), "no commit by itself");
+    assert_eq!((rig.finisher.transacted(Ok(())).len(), rig.budget.held()), (1, (0, 0)));
+    // What is gathered when its life ends goes at once.
+    let last = rig.finisher.take(records(&rig.budget, 1, 1..2)).remove(0);
+    rig.finisher.finish(last, vec![leaving(Left::Outcome, b"last")], ());
+    rig.finisher.lose(&[partition(1)]);
+    assert_eq!((rig.finisher.len(), rig.budget.held(), rig.batch()), (0, (0, 0), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_mended_and_goes_again_soon() {
+    let mut rig = together();
+    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..2));
+    rig.finisher.finish(begun.remove(0), vec![leaving(Left::Delivery, b"a"), leaving(Left::Outcome, b"much too large")], ());
+    rig.finisher.finish(begun.remove(0), vec![leaving(Left::Outcome, b"late")], ());
+    assert!(rig.batch().is_some());
+    let refused = vec![(Token(1), PublishError::TooLarge), (Token(2), PublishError::BadTime)];
+    rig.finisher.transacted(Err(Aborted { refused }));
+    let mended = rig.finisher.clock.wall();
+    tokio::time::sleep(INTERVAL).await;
+    rig.finisher.transact(&rig.told);
+    let batch = rig.told.1.lock().expect("unpoisoned").pop().expect("a batch");
+    let [(_, delivery), (Token(1), letter), (Token(2), late)] = batch.records.as_slice() else { panic!("{batch:?}") };
+    assert_eq!((delivery.topic.as_str(), letter.topic.as_str()), ("o", "dead"));
+    assert_eq!(letter.headers.text(name::ERROR_CODE), Some(Code::TooLarge.as_str()));
+    assert_eq!(late.timestamp, mended);
+    assert_eq!(rig.finisher.transacted(Ok(())).len(), 2);
+    let told = rig.witness.0.lock().expect("unpoisoned").join("\n");
+    assert_eq!(told.matches("DeadLettered").count(), 1, "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_moved_without_a_record_goes_too() {
+    let mut rig = together();
+    let before = crate::pipeline::ports::CommitPoint { partition: partition(0), next: Offset(0), ahead: String::new() };
+    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..2));
+    rig.finisher.finish(begun.remove(1), Vec::new(), ());
+    rig.finisher.transact(&rig.told);
+    let ahead = rig.told.1.lock().expect("unpoisoned").pop().expect("a batch").points.remove(0).ahead;
+    rig.finisher.lose(&[partition(0)]);
+    rig.finisher.transacted(Ok(()));
+    let committed = Some(crate::pipeline::ports::CommitPoint { ahead, ..before });
+    rig.finisher.assign(vec![Assignment { partition: partition(0), committed }]);
+    let mut again = rig.finisher.take(records(&rig.budget, 0, 0..2));
+    assert_eq!(again.len(), 1, "the other has finished before");
+    tokio::time::sleep(INTERVAL).await;
+    rig.finisher.finish(again.remove(0), Vec::new(), ());
+    assert_eq!(rig.batch(), Some((Vec::new(), vec![(0, 11)])));
+    assert_eq!(rig.finisher.transacted(Ok(())).len(), 1);
+}

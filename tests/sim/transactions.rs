@@ -1,0 +1,132 @@
+//! Kafka's transactions: a batch's records and commits are there at once after a while, or not at all, as the seed says. One that its process
+//! did not live to see the end of ends all the same, one way or the other, before anybody else is told what is committed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fusebox::event::TopicPartition;
+use fusebox::pipeline::ports::{Aborted, Batch, Intake, PublishError, Token};
+use rand::RngExt;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::kafka::{Check, Kafka};
+use crate::oracle::{LastWords, Oracle};
+use crate::world::SimClock;
+
+/// One group's way to Kafka's transactions.
+#[derive(Clone)]
+pub struct Broker {
+    pub kafka: Arc<Kafka>,
+    pub group: &'static str,
+    pub partitions: i32,
+    pub check: Check,
+    pub oracle: Arc<Oracle>,
+    pub clock: SimClock,
+}
+
+/// A transaction under way.
+pub struct Open {
+    number: u64,
+    batch: Batch,
+    last_words: Vec<LastWords>,
+    /// What will become of it.
+    fate: Fate,
+    answer: UnboundedSender<Intake>,
+}
+
+#[derive(Clone, Copy)]
+enum Fate {
+    Commits,
+    Fails,
+    /// For the sake of this record.
+    Refused(Token),
+}
+
+impl Broker {
+    /// Begins a transaction, if its partitions are the program's.
+    pub fn take(&self, batch: Batch, taken: bool, answer: UnboundedSender<Intake>) {
+        if !taken {
+            self.oracle.count("transactions not begun");
+            drop(answer.send(Intake::Transacted(Err(Aborted { refused: Vec::new() }))));
+            return;
+        }
+        for (_, record) in &batch.records {
+            assert!(record.timestamp.0 > 0, "a record without a timestamp is deleted by retention at once");
+        }
+        let last_words = batch.records.iter().filter_map(|(_, record)| self.oracle.publishing(record)).collect();
+        let mut state = self.kafka.state();
+        let weather = state.weather;
+        let roll: f64 = state.dice.random();
+        let fate = match batch.records.len() {
+            0 => Fate::Commits,
+            _ if roll < weather.lost => Fate::Fails,
+            records if roll < weather.lost + weather.unacknowledged => Fate::Refused(Token(state.dice.random_range(0..records as u64))),
+            _ => Fate::Commits,
+        };
+        let delay = Duration::from_micros(state.dice.random_range(1_000..400_000));
+        let number = state.dice.random();
+        let before = state.open.insert(self.group, Open { number, batch, last_words, fate, answer });
+        drop(state);
+        assert!(before.is_none_or(|before| before.answer.is_closed()), "two transactions of one loop are under way");
+        let broker = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            broker.end(|open| open.number == number);
+        });
+    }
+
+    /// What is committed of these partitions is asked for: a transaction that could still change it ends first.
+    pub fn end_before(&self, partitions: &[TopicPartition]) {
+        self.end(|open| open.batch.points.iter().any(|point| partitions.contains(&point.partition)));
+    }
+
+    /// Partitions are another's: a transaction whose offsets have not reached Kafka yet can no longer be committed.
+    pub fn fence(&self, partitions: &[TopicPartition]) {
+        let mut state = self.kafka.state();
+        let late = state.dice.random_bool(0.5);
+        if let Some(open) = state.open.get_mut(self.group)
+            && late
+            && open.batch.points.iter().any(|point| partitions.contains(&point.partition))
+        {
+            open.fate = Fate::Fails;
+        }
+    }
+
+    fn end(&self, which: impl Fn(&Open) -> bool) {
+        let mut state = self.kafka.state();
+        if !state.open.get(self.group).is_some_and(which) {
+            return;
+        }
+        let Some(Open { batch, last_words, fate, answer, .. }) = state.open.remove(self.group) else { return };
+        if answer.is_closed() {
+            self.oracle.count("transactions left open");
+        }
+        let refused = match fate {
+            Fate::Commits => {
+                drop(state);
+                self.commit(batch, last_words);
+                drop(answer.send(Intake::Transacted(Ok(()))));
+                return;
+            }
+            Fate::Fails => Vec::new(),
+            Fate::Refused(token) => vec![(token, PublishError::BadTime)],
+        };
+        drop(state);
+        self.oracle.count("transactions aborted");
+        drop(answer.send(Intake::Transacted(Err(Aborted { refused }))));
+    }
+
+    fn commit(&self, batch: Batch, last_words: Vec<LastWords>) {
+        self.oracle.count("transactions");
+        for (_, record) in batch.records {
+            self.kafka.append(record, self.partitions);
+        }
+        for point in batch.points {
+            (self.check)(self.group, &point);
+            self.kafka.state().commits.insert((self.group, point.partition.clone()), point);
+        }
+        for words in last_words {
+            self.oracle.acknowledged(self.clock.elapsed(), words);
+        }
+    }
+}
