@@ -86,6 +86,19 @@ fn kills_under_load_repeat_no_outcome() {
 }
 
 #[test]
+fn instances_that_come_and_go_repeat_no_outcome() {
+    let world = world("eos-move");
+    let mut first = run_until(&world, None, 300);
+    let mut second = run_until(&world, None, world.call_count("rag") + 300);
+    assert_eq!(first.stop(), 0, "{}", first.log());
+    let mut third = run_until(&world, None, world.call_count("rag") + 300);
+    second.kill();
+    all_have_ended(&world, EVENTS);
+    assert_eq!(third.stop(), 0, "{}", third.log());
+    judge(&world);
+}
+
+#[test]
 fn a_stop_under_load_commits_what_is_finished() {
     let world = world("eos-stop");
     let mut first = run_until(&world, None, 500);
