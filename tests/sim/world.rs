@@ -164,6 +164,8 @@ impl Plan {
             adaptive: None,
             max_ahead_bytes: MAX_BYTES,
             slow_key: Some(SlowKey { key: "camera-0".to_owned(), takes }),
+            // What waits for its transaction is not held up by its lane.
+            exactly_once: false,
             ..plan
         }
     }
