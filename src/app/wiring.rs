@@ -12,7 +12,7 @@ use crate::config::{self, Config};
 use crate::edge::chance::ThreadChance;
 use crate::edge::clock::SystemClock;
 use crate::edge::http::HttpCaller;
-use crate::edge::kafka::{Ahead, ConsumerOptions, KafkaSubscription, Settled};
+use crate::edge::kafka::{Ahead, ConsumerOptions, KafkaSubscription, Settled, session_timeout};
 use crate::event::Topic;
 use crate::machine::disposition::Bounds;
 use crate::machine::fallback::Cache;
@@ -28,9 +28,6 @@ use crate::telemetry::facts::Teller;
 use crate::telemetry::metrics::Metrics;
 
 type Guards = Vec<Arc<Guard<Real>>>;
-
-/// librdkafka's default `session.timeout.ms`.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 
 pub(super) fn breakers(
     config: &Config,
@@ -187,9 +184,7 @@ fn transactional_id(config: &Config, instance: &str, name: &str) -> Option<Strin
 /// How long a revocation may wait for its commit: half of the session's timeout, so that as much is left to commit before the
 /// broker could take the member for dead.
 fn revoke_wait(config: &Config) -> Duration {
-    use secrecy::ExposeSecret as _;
-    let configured = config.kafka.properties.get("session.timeout.ms").and_then(|ms| ms.expose_secret().parse().ok());
-    configured.map_or(SESSION_TIMEOUT, Duration::from_millis) / 2
+    session_timeout(&config.kafka) / 2
 }
 
 /// How long records of a revoked partition may take to finish: the consumer waits for this, and a little longer.

@@ -20,6 +20,7 @@ mod topics;
 pub use consumer::{Ahead, ConsumerHealth, ConsumerOptions, KafkaSubscription, OnCommit, Reading, Readings, Settled};
 pub use error::KafkaEdgeError;
 pub use lag::{LagSampler, PartitionLag};
+pub use properties::session_timeout;
 pub use publisher::{KafkaPublisher, Producer};
 pub use tail::{Start, Tail, read};
 pub use topics::{Created, Inspection, Needed, NewTopic, Retention, TopicAdmin, TopicDescription};

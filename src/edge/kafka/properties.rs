@@ -21,8 +21,23 @@ const RECONNECT_MAX_MS: &str = "1000";
 const METADATA_REFRESH_MS: &str = "5000";
 /// How often the consumer's broker connections are looked at: a broker that is back shows in readiness within this time.
 const STATISTICS_MS: &str = "2000";
-/// What librdkafka's session timeout is unless the user says otherwise; a broker's default for `group.protocol=consumer` as well.
-pub(super) const SESSION_TIMEOUT_MS: u64 = 45_000;
+/// The session's timeout unless the user says otherwise. Below `shutdown.timeout`'s default, 25 s: with the classic protocols the commits of all
+/// wait behind a rebalance that waits for a dead member's session to end, and with librdkafka's own default, 45 s, a stop in that time could
+/// not make its last one.
+const SESSION_TIMEOUT_MS: u64 = 20_000;
+/// A broker's default for `group.protocol=consumer`, where it is the broker's affair (`group.consumer.session.timeout.ms`).
+const BROKERS_SESSION_TIMEOUT_MS: u64 = 45_000;
+
+/// How long a member of the group may be silent before it counts as dead.
+pub fn session_timeout(settings: &config::Kafka) -> Duration {
+    let of = |key: &str| settings.properties.get(key).map(|value| value.expose_secret().to_owned());
+    let is_brokers_affair = of("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"));
+    Duration::from_millis(if is_brokers_affair {
+        BROKERS_SESSION_TIMEOUT_MS
+    } else {
+        of("session.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(SESSION_TIMEOUT_MS)
+    })
+}
 
 /// How long a broker waits for the end of a transaction before it aborts it. What a killed instance leaves open holds up readers that long;
 /// a transaction that ends in order takes some hundredths of a second, and must outlast a coordinator's move.
@@ -80,6 +95,7 @@ pub(super) fn member(settings: &config::Kafka, group: &str, client_id: &str, ahe
         ("partition.assignment.strategy", "cooperative-sticky".into()),
         // A member hears of a rebalance with its heartbeat: three of the default 3 s make a handover of up to ten seconds.
         ("heartbeat.interval.ms", "1000".into()),
+        ("session.timeout.ms", SESSION_TIMEOUT_MS.to_string()),
         ("statistics.interval.ms", STATISTICS_MS.into()),
     ];
     let owned = [
@@ -312,6 +328,18 @@ mod tests {
         }
         assert_eq!(of(&[("transaction.timeout.ms", "5000")]).get("transaction.timeout.ms"), Some("5000"));
         assert_eq!(producer(&settings(&[("transaction.timeout.ms", "5000")])).get("transaction.timeout.ms"), None);
+    }
+
+    #[test]
+    fn whose_affair_the_session_is() {
+        for (properties, seconds) in [
+            (&[][..], 20),
+            (&[("session.timeout.ms", "9000")], 9),
+            (&[("group.protocol", "classic")], 20),
+            (&[("group.protocol", "consumer"), ("session.timeout.ms", "9000")], 45),
+        ] {
+            assert_eq!(session_timeout(&settings(properties)), Duration::from_secs(seconds), "{properties:?}");
+        }
     }
 
     #[test]

@@ -78,8 +78,7 @@ pub struct ConsumerOptions {
     pub ahead: Ahead,
     /// The largest record that should come in one fetch, bytes. Larger ones come too, with more round trips.
     pub max_record_bytes: usize,
-    /// How long a revocation waits for the loop's commit points. `None`: half of `session.timeout.ms` (of librdkafka's default,
-    /// 45 s, where the user sets none), so that as much again is left to commit before the broker could take the member for dead.
+    /// How long a revocation waits for the loop's commit points. `None`: half of the session's timeout, so that as much again is left to commit before the broker could take the member for dead.
     pub revoke_wait: Option<Duration>,
     /// Hears of commits.
     pub on_commit: OnCommit,
@@ -110,12 +109,11 @@ impl KafkaSubscription {
             // Else what is committed would be told while an open transaction could still change it.
             properties.set("isolation.level", "read_committed");
         }
-        let session_ms = properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(properties::SESSION_TIMEOUT_MS);
         let static_id = properties.get("group.instance.id").filter(|id| !id.is_empty()).map(str::to_owned);
         if let (Some(id), Some(seat)) = (&static_id, &seat) {
             properties.set("group.instance.id", format!("{id}.{seat}"));
         }
-        let revoke_wait = revoke_wait.unwrap_or(Duration::from_millis(session_ms) / 2);
+        let revoke_wait = revoke_wait.unwrap_or(properties::session_timeout(settings) / 2);
         let (sender, intake) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             topics,
