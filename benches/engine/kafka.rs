@@ -68,10 +68,12 @@ pub struct Load {
     pub keys: u64,
     /// Events a second; `None`: as fast as Kafka takes them.
     pub rate: Option<u64>,
+    /// Bytes of free text in each; the rest is about 600.
+    pub text: usize,
 }
 
-/// One event of about a kilobyte, as a camera writes it.
-fn event(number: u64, camera: u64) -> String {
+/// One event, as a camera writes it.
+fn event(number: u64, camera: u64, text: usize) -> String {
     format!(
         concat!(
             r#"{{"id":"{:08x}-0000-4000-8000-{:012x}","timestamp":"2026-11-03T16:24:05.678Z","camera_id":"cam-{}","event_type":"detection","#,
@@ -82,13 +84,13 @@ fn event(number: u64, camera: u64) -> String {
         number >> 32,
         number & 0xffff_ffff_ffff,
         camera,
-        note(number),
+        note(number, text),
         micros_now(),
     )
 }
 
 /// Text that compresses about as little as what cameras write does.
-fn note(number: u64) -> String {
+fn note(number: u64, length: usize) -> String {
     let mut dice = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let letter = |_| {
         dice ^= dice << 13;
@@ -96,7 +98,7 @@ fn note(number: u64) -> String {
         dice ^= dice << 17;
         char::from(b"abcdefghijklmnopqrstuvwxyz     ABCD0123456789"[usize::try_from(dice % 45).expect("small")])
     };
-    (0..420).map(letter).collect()
+    (0..length).map(letter).collect()
 }
 
 /// Publishes events, keyed by their cameras, at their rate.
@@ -113,7 +115,7 @@ pub fn publish(topic: &str, partitions: i32, load: Load) {
             }
         }
         let camera = number % load.keys;
-        let (key, value) = (format!("cam-{camera}"), event(number, camera));
+        let (key, value) = (format!("cam-{camera}"), event(number, camera, load.text));
         // Spread by number: with few keys their hashes would load the partitions unevenly, and the curves would show that.
         let partition = i32::try_from(camera % u64::try_from(partitions).expect("positive")).expect("small");
         let mut record = BaseRecord::to(topic).key(&key).payload(&value).partition(partition);

@@ -5,7 +5,7 @@
 //! between the outcome of the first tenth and that of the last event; it is no time on a clock.
 //!
 //! ```sh
-//! scripts/services exec -- cargo bench --bench engine                # floors, engine, ratios, latency, memory
+//! scripts/services exec -- cargo bench --bench engine                       # all of them, about five minutes
 //! scripts/services exec -- cargo bench --bench engine -- ratios calls
 //! scripts/services exec -- cargo bench --bench engine -- curves      # cost by keys, partitions and events in flight
 //! scripts/services exec -- cargo bench --bench engine -- table       # 10,000 events of 0 to 5 ms in three orders
@@ -29,18 +29,18 @@ fn main() -> ExitCode {
         Some((&"table", _)) => report::table(),
         Some((&"ratios", rest)) => report::ratios(rest.first().copied()),
         Some((&"latencies", _)) => report::latencies(),
+        Some((&"memory", _)) => report::memory(),
         None => {
             report::ratios(None);
             report::latencies();
-        }
-        Some((&"all", _)) => {
-            report::ratios(None);
-            report::latencies();
+            report::memory();
             report::table();
             report::curves();
         }
         Some((word, _)) => {
-            eprintln!("no such figure: {word}; there are ratios (plain, calls), latencies, curves, table, all");
+            eprintln!(
+                "no such figure: {word}; there are ratios (plain, calls), latencies, memory, curves, table; all of them without a word"
+            );
             return ExitCode::from(2);
         }
     }

@@ -13,8 +13,8 @@ fn engine(stages: &'static [&'static str]) -> Worker {
 }
 
 fn scene(worker: Worker, events: u64) -> Scene {
-    let load = Load { events, keys: 1_000, rate: None };
-    Scene { worker, load, partitions: 6, concurrency: 256, stub: stub::serve(Duration::ZERO) }
+    let load = Load { events, keys: 1_000, rate: None, text: 420 };
+    Scene { worker, load, partitions: 6, concurrency: 256, service_concurrency: 256, stub: stub::serve(Duration::ZERO) }
 }
 
 fn tell(name: &str, figures: Figures) {
@@ -61,7 +61,7 @@ pub fn ratios(only: Option<&str>) {
 /// How long an event takes, at a rate that leaves the machine time to breathe.
 pub fn latencies() {
     for (name, worker) in [("floor", Worker::FloorHttp { calls: 3 }), ("engine", engine(THREE))] {
-        let load = Load { events: 20_000, keys: 1_000, rate: Some(2_000) };
+        let load = Load { events: 20_000, keys: 1_000, rate: Some(2_000), text: 420 };
         let all = Scene { load, ..scene(worker, 0) }.latencies();
         let at = |share: f64| all[((all.len() - 1) as f64 * share) as usize] as f64 / 1_000.0;
         println!(
@@ -70,6 +70,15 @@ pub fn latencies() {
             at(0.99),
             at(1.0)
         );
+    }
+}
+
+/// What is resident at most with the shipped settings, a backlog that never ends, and events of two sizes.
+pub fn memory() {
+    for (name, events, text) in [("1 KiB", 60_000, 420), ("32 KiB", 8_000, 32_000)] {
+        let load = Load { events, keys: 1_000, rate: None, text };
+        let shipped = Scene { load, service_concurrency: 64, ..scene(engine(THREE), events) };
+        tell(&format!("as shipped (bound 64 MiB), events of {name}"), shipped.throughput());
     }
 }
 
@@ -89,8 +98,8 @@ pub fn curves() {
     // may usually open.
     for concurrency in [100, 1_000, 10_000] {
         for (name, worker) in [("floor", Worker::FloorHttp { calls: 1 }), ("engine", engine(&["rag"]))] {
-            let load = Load { events, keys: 100_000, rate: None };
-            let figures = Scene { concurrency, load, ..scene(worker, events) }.throughput();
+            let load = Load { events, keys: 100_000, rate: None, text: 420 };
+            let figures = Scene { concurrency, service_concurrency: concurrency, load, ..scene(worker, events) }.throughput();
             tell(&format!("{concurrency} calls in flight, {name}, one call"), figures);
         }
     }
@@ -104,8 +113,8 @@ pub fn table() {
         let keys_of: &[u64] = if ordering == "key" { &[1, 10, 100, 1_000, 10_000] } else { &[1_000] };
         for keys in keys_of {
             let worker = Worker::Engine { stages: &["rag"], ordering, config: String::new() };
-            let load = Load { events: 10_000, keys: *keys, rate: None };
-            let figures = Scene { worker, load, partitions: 1, concurrency: 100, stub }.throughput();
+            let load = Load { events: 10_000, keys: *keys, rate: None, text: 420 };
+            let figures = Scene { worker, load, partitions: 1, concurrency: 100, service_concurrency: 100, stub }.throughput();
             let scaled = figures.wall.as_secs_f64() * 10.0 / 9.0;
             println!("{ordering:<10} {keys:>6} keys {scaled:>7.2} s {:>9.0} events/s", figures.events_per_second);
         }

@@ -35,6 +35,7 @@ pub struct Scene {
     pub load: Load,
     pub partitions: i32,
     pub concurrency: usize,
+    pub service_concurrency: usize,
     pub stub: SocketAddr,
 }
 
@@ -92,7 +93,12 @@ impl Scene {
         outcomes.until(500 + self.load.events, |value| arrived.push((number(value), kafka::micros_now())));
         let began = published_at.join().expect("published");
         let rate = self.load.rate.expect("a rate");
-        let mut all: Vec<u64> = arrived.iter().map(|(number, at)| at.saturating_sub(began + number * 1_000_000 / rate)).collect();
+        // Not those of the first second, in which the publishing client gets to know the brokers.
+        let mut all: Vec<u64> = arrived
+            .iter()
+            .filter(|(number, _)| *number >= rate)
+            .map(|(number, at)| at.saturating_sub(began + number * 1_000_000 / rate))
+            .collect();
         all.sort_unstable();
         drop(process);
         stage.strike();
@@ -137,7 +143,7 @@ fn engine(scene: &Scene, stage: &Stage, stages: &[&str], ordering: &str, config:
         scene.concurrency,
     );
     for service in ["rag", "rulegen", "notifier", "vms"] {
-        toml += &format!("[services.{service}]\nurl = \"{url}\"\nconcurrency = {}\n", scene.concurrency);
+        toml += &format!("[services.{service}]\nurl = \"{url}\"\nconcurrency = {}\n", scene.service_concurrency);
     }
     toml += &format!("[services.notifier.retry]\ntopic = \"{}.retry\"\n", stage.events);
     if let Ok(redis) = std::env::var("REDIS_URL") {
