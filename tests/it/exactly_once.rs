@@ -130,3 +130,23 @@ fn a_frozen_instance_that_wakes_commits_nothing() {
     judge(&world);
     assert_eq!(other.stop(), 0, "{}", other.log());
 }
+
+#[test]
+fn an_outcome_that_its_topic_does_not_take_is_a_dead_letter_and_holds_up_no_other() {
+    let config = "[processing]\nguarantee = \"exactly_once\"\n[kafka.properties]\n\"compression.type\" = \"none\"";
+    let world = World::new("eos-large").config(config).start();
+    // The topics were made for smaller replies.
+    let mut instance = world.spawn(&["--set", "services.rag.max_reply_bytes=16MiB"]);
+    world.stub("rag").set(Act::TooLarge { bytes: 12_000_000 });
+    let large = Event::of("cam-1");
+    world.publish(std::slice::from_ref(&large));
+    let letters = world.wait_for(&world.dead_letters, 1);
+    assert_eq!((letters.len(), letters[0].header("fusebox-error-code")), (1, "too_large"));
+    world.stub("rag").set(Act::Ok);
+    let others: Vec<Event> = (0..20).map(|number| Event::of(&format!("cam-{}", number % 3))).collect();
+    world.publish(&others);
+    until("the others have outcomes", || outcomes(&world).len() == others.len());
+    assert!(!outcomes(&world).contains_key(&large.id), "it ends once, as a dead letter");
+    until("all is committed", || world.committed().values().filter_map(|of| of.offset).sum::<i64>() == 21);
+    assert_eq!(instance.stop(), 0, "{}", instance.log());
+}
