@@ -408,9 +408,9 @@ impl<W: World, T> Finisher<W, T> {
         self.finishing.len() + self.batches.as_ref().map_or(0, Batches::len)
     }
 
-    /// Whether there are none.
+    /// Whether there are none, and no commit point without a record is on its way either.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.finishing.is_empty() && self.batches.as_ref().is_none_or(Batches::is_empty)
     }
 }
 

@@ -78,6 +78,11 @@ impl<T> Batches<T> {
         self.gathered.len() + self.out.as_ref().map_or(0, |out| out.items.len())
     }
 
+    /// Whether nothing is gathered and nothing is out.
+    pub(super) fn is_empty(&self) -> bool {
+        self.gathered.is_empty() && self.out.is_none()
+    }
+
     /// When the next batch is to begin; `None` while one is out, or there is nothing for it.
     fn next(&self, ledger: &Ledger) -> Option<Tick> {
         (self.out.is_none() && (!self.gathered.is_empty() || ledger.has_moved())).then_some(self.begin_at)

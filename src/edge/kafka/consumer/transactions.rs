@@ -104,11 +104,7 @@ impl Transactions {
             }
         }
         match trouble {
-            Some(Trouble::Fatal(code)) => shared.health.fail(format!(
-                "Kafka takes no transactions of this process any more ({code}): one was open for longer than `transaction.timeout.ms`, or another \
-                 instance runs under the same `transactional_id`"
-            )),
-            Some(Trouble::Abort(code)) => shared.health.fail(format!("Kafka takes no transactions of this instance: {code}")),
+            Some(Trouble::Fatal(code) | Trouble::Abort(code)) => shared.health.fail(lasting(code)),
             Some(Trouble::Stopped) | None => {}
         }
     }
@@ -222,6 +218,20 @@ impl Transactions {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why there are no transactions any more.
+fn lasting(code: RDKafkaErrorCode) -> String {
+    match code {
+        RDKafkaErrorCode::OffsetMetadataTooLarge => {
+            "Kafka keeps less beside an offset than exactly once needs: raise the brokers' `offset.metadata.max.bytes` to 4096".to_owned()
+        }
+        RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch => format!(
+            "Kafka takes no transactions of this process any more ({code}): one was open for longer than `transaction.timeout.ms`, or another \
+             instance runs under the same `transactional_id`"
+        ),
+        _ => format!("Kafka takes no transactions of this process any more ({code})"),
     }
 }
 
