@@ -134,13 +134,15 @@ fn engine(scene: &Scene, stage: &Stage, stages: &[&str], ordering: &str, config:
     let url = format!("http://{}", scene.stub);
     let mut toml = format!(
         "[kafka]\nbrokers = \"{}\"\ngroup = \"{}\"\n[topics]\nevents = \"{}\"\noutcomes = \"{}\"\ndead_letters = \"{}.dead\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
-         [telemetry]\nlog = \"warn\"\n[processing]\nordering = \"{ordering}\"\nconcurrency = {}\n",
+         [telemetry]\nlog = \"warn\"\n[processing]\nordering = \"{ordering}\"\nconcurrency = {}\nmax_in_flight = {}\n",
         kafka::brokers(),
         stage.group,
         stage.events,
         stage.outcomes,
         stage.events,
         scene.concurrency,
+        // Or the bound, not the calls, is what is measured.
+        (4 * scene.concurrency).max(10_000),
     );
     for service in ["rag", "rulegen", "notifier", "vms"] {
         toml += &format!("[services.{service}]\nurl = \"{url}\"\nconcurrency = {}\n", scene.service_concurrency);

@@ -35,6 +35,9 @@ pub(super) struct Watch {
     pub(super) clock: SystemClock,
 }
 
+/// So many commits in a row that were not taken are more than a coordinator that moves.
+const MANY_REFUSED: u32 = 10;
+
 pub(super) struct Watched {
     name: &'static str,
     health: Arc<ConsumerHealth>,
@@ -54,9 +57,13 @@ impl Watched {
         }
     }
 
-    fn alive(&self, now: Tick) -> Result<(), String> {
+    /// One loop may end before another when the process was told to stop.
+    fn alive(&self, now: Tick, stopping: bool) -> Result<(), String> {
         let Self { name, health, pulse, task, .. } = self;
         if task.is_finished() {
+            if stopping {
+                return Ok(());
+            }
             return Err(format!("the loop of {name} has ended"));
         }
         if let Some(error) = health.fatal() {
@@ -77,7 +84,7 @@ impl Watch {
     /// Whether every loop and its consumer still work; if not, why.
     pub(super) fn alive(&self) -> Result<(), String> {
         let now = self.clock.now();
-        self.loops.iter().try_for_each(|watched| watched.alive(now))?;
+        self.loops.iter().try_for_each(|watched| watched.alive(now, self.stop.is_requested()))?;
         if let Some(error) = self.producer.fatal() {
             return Err(format!("the producer cannot publish any more: {error}"));
         }
@@ -107,6 +114,11 @@ impl Watch {
         if !health.is_connected() {
             let why = health.last_error().unwrap_or_else(|| "not connected yet".to_owned());
             return part(PartState::Down, Some(format!("Kafka cannot be reached: {why}; it is tried again for as long as it takes")));
+        }
+        let refused = health.refused_commits();
+        if refused >= MANY_REFUSED {
+            let why = format!("Kafka has not taken the last {refused} commits; events go on, and what is not committed would run again");
+            return part(PartState::Degraded, Some(why));
         }
         part(PartState::Ok, None)
     }
@@ -187,13 +199,14 @@ mod tests {
         let health = subscription.health();
         let watched = Watched { name: "events", health, budget, pulse: Arc::clone(&pulse), task: task.abort_handle() };
         let now = clock.now();
-        assert_eq!(watched.alive(now), Ok(()));
+        assert_eq!(watched.alive(now, false), Ok(()));
         let late = now.plus(LONGEST_SILENCE + Duration::from_secs(5));
-        assert_eq!(watched.alive(late), Err("the loop of events has not come round for 35 s".to_owned()));
+        assert_eq!(watched.alive(late, false), Err("the loop of events has not come round for 35 s".to_owned()));
         pulse.beat(late);
-        assert_eq!(watched.alive(late), Ok(()));
+        assert_eq!(watched.alive(late, false), Ok(()));
         task.abort();
         assert!(task.await.is_err());
-        assert_eq!(watched.alive(late), Err("the loop of events has ended".to_owned()));
+        assert_eq!(watched.alive(late, false), Err("the loop of events has ended".to_owned()));
+        assert_eq!(watched.alive(late, true), Ok(()), "told to stop, one loop ends before another");
     }
 }

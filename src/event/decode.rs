@@ -249,7 +249,6 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    /// The object with the fields that have defaults filled in. Where nothing is to be filled in, no byte is copied.
     /// The members whose null counts as an absence.
     fn named(&self) -> [(&'static str, Member<'a>); 10] {
         [
@@ -266,6 +265,7 @@ impl<'a> Fields<'a> {
         ]
     }
 
+    /// The object with the fields that have defaults filled in. Where nothing is to be filled in, no byte is copied.
     fn filled_in(&self, data: &Bytes, text: &'a str, id: Uuid, timestamp: Option<UnixMillis>, event_type: Option<&str>) -> Bytes {
         let timestamp = timestamp.map(UnixMillis::to_rfc3339);
         let mut defaults: Vec<(&str, Member<'_>, String)> = Vec::new();

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use super::time::Tick;
 
-/// How often at least it must have been looked at: a gap between two looks, as after a pause of the whole machine, is no standstill.
+/// How often at least it must have been looked at.
 const LOOKS: u32 = 4;
+
+/// The longest gap between two looks, as a share of the bound: after a longer one, as after a pause of the whole machine, it begins anew.
+const GAP: u32 = 2;
 
 /// What is watched, by where it stands.
 #[derive(Debug)]
@@ -17,6 +20,7 @@ pub struct Standstill<T> {
 struct Seen<T> {
     at: T,
     since: Tick,
+    last_look: Tick,
     looks: u32,
 }
 
@@ -35,13 +39,14 @@ impl<T: PartialEq> Standstill<T> {
             return None;
         };
         match &mut self.seen {
-            Some(seen) if seen.at == at => {
+            Some(seen) if seen.at == at && now.since(seen.last_look) <= bound / GAP => {
+                seen.last_look = now;
                 seen.looks = seen.looks.saturating_add(1);
                 let stood = now.since(seen.since);
                 (stood >= bound && seen.looks >= LOOKS).then_some(stood)
             }
             _ => {
-                self.seen = Some(Seen { at, since: now, looks: 1 });
+                self.seen = Some(Seen { at, since: now, last_look: now, looks: 1 });
                 None
             }
         }
@@ -63,10 +68,12 @@ mod tests {
         };
         let stands = [(0, Some(7)), (20, Some(7)), (40, Some(7)), (59, Some(7)), (60, Some(7)), (80, Some(7))];
         assert_eq!(look(&stands), [None, None, None, None, Some(60), Some(80)]);
-        let moves = [(0, Some(7)), (40, Some(7)), (50, Some(8)), (90, Some(8)), (100, Some(8)), (110, Some(8)), (120, Some(8))];
+        let moves = [(0, Some(7)), (25, Some(7)), (50, Some(8)), (75, Some(8)), (100, Some(8)), (110, Some(8)), (120, Some(8))];
         assert_eq!(look(&moves), [None, None, None, None, None, Some(60), Some(70)]);
-        let pauses = [(0, Some(7)), (40, Some(7)), (50, None), (60, Some(7)), (90, Some(7)), (100, Some(7))];
+        let pauses = [(0, Some(7)), (30, Some(7)), (50, None), (60, Some(7)), (90, Some(7)), (100, Some(7))];
         assert_eq!(look(&pauses), [None; 6]);
         assert_eq!(look(&[(0, Some(7)), (500, Some(7)), (501, Some(7))]), [None; 3], "a gap is no standstill");
+        let late_gap = [(0, Some(7)), (1, Some(7)), (2, Some(7)), (3, Some(7)), (4, Some(7)), (500, Some(7)), (501, Some(7))];
+        assert_eq!(look(&late_gap), [None; 7], "nor is one after many looks");
     }
 }

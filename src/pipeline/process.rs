@@ -124,8 +124,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         let now = clock.now();
         pulse.beat(now);
         if stopping.is_none() {
-            processor.let_in();
             processor.take();
+            processor.let_in();
             processor.start_ready(now);
         }
         processor.hand_overs.advance(&mut processor.finisher, now);
@@ -154,6 +154,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 None => return Ended::ConsumerGone,
                 Some(Intake::Records(records)) => processor.arrived(records, stopping.is_some()),
                 Some(Intake::Assigned(assignments)) => {
+                    // What still waits of a life whose end was not told belongs to nobody: begun in the new one, it would hide what comes before it.
+                    processor.let_waiting_go(|partition| assignments.iter().any(|came| came.partition == *partition));
                     processor.hand_overs.came(&assignments);
                     processor.finisher.assign(assignments);
                 }

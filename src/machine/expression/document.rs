@@ -9,11 +9,15 @@ use serde_json::value::RawValue;
 
 use crate::event::json::Text;
 
+/// Members that are remembered at most: 32 bytes each, for as long as the event runs, which no bound of what is in flight knows of.
+const MOST_MEMBERS: usize = 1_024;
+
 /// JSON text, and where its members lie.
 #[derive(Debug)]
 pub struct Document<'a> {
     text: Option<&'a str>,
-    /// By name, as they come; `None` where the text is no object, or a name is written with escapes: then each expression reads it itself.
+    /// By name, as they come; `None` where the text is no object, has more than [`MOST_MEMBERS`], or a name is written with escapes: then each
+    /// expression reads it itself.
     members: Option<Vec<(&'a str, &'a str)>>,
 }
 
@@ -52,6 +56,9 @@ impl<'de> Deserialize<'de> for Members<'de> {
                 let mut members = Vec::with_capacity(16);
                 while let Some((name, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
                     let Cow::Borrowed(name) = name.0 else { return Err(A::Error::custom("an escaped name")) };
+                    if members.len() == MOST_MEMBERS {
+                        return Err(A::Error::custom("more members than are worth remembering"));
+                    }
                     members.push((name, value.get()));
                 }
                 Ok(Members(members))
@@ -71,6 +78,14 @@ mod tests {
         let document = Document::of(&bytes);
         assert_eq!(document.members(), Some(&[("a", "[1, 2]"), ("b", "\"x\""), ("a", "3")][..]));
         assert_eq!(document.text().map(str::len), Some(bytes.len() - 2));
+    }
+
+    #[test]
+    fn a_thousand_members_are_remembered_and_no_more() {
+        let object = |members: usize| Bytes::from(format!("{{{}}}", vec!["\"a\":1"; members].join(",")));
+        let (most, more) = (object(MOST_MEMBERS), object(MOST_MEMBERS + 1));
+        assert_eq!(Document::of(&most).members().map(<[_]>::len), Some(MOST_MEMBERS));
+        assert_eq!((Document::of(&more).members(), Document::of(&more).text().map(str::len)), (None, Some(more.len())));
     }
 
     #[test]

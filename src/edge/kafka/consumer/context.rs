@@ -250,7 +250,7 @@ const LAST_TRIES: usize = 16;
 const BETWEEN_LAST_TRIES: Duration = Duration::from_millis(200);
 
 /// How long Kafka may take to say what was committed. The group waits meanwhile, so it is well below a session's timeout.
-const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What was last committed of partitions that have come. `for_certain`: asked for until it is known, or nobody wants it any more; it is
 /// known late where another's transaction is still open.

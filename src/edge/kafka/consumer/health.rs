@@ -1,12 +1,14 @@
 //! What a consumer's poll thread says of itself: for readiness, for the metrics, and for a watchdog that notices when it says nothing.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 
+use super::Settled;
+use super::context::COMMITTED_WITHIN;
 use crate::edge::kafka::error::{is_unknown_topic, is_unreachable};
 use crate::event::{Offset, Topic, TopicPartition};
 use crate::machine::time::Tick;
@@ -20,6 +22,7 @@ pub struct ConsumerHealth {
     connected: AtomicBool,
     assigned: AtomicUsize,
     paused: AtomicUsize,
+    refused_commits: AtomicU32,
     readings: Mutex<Readings>,
     trouble: Mutex<Trouble>,
 }
@@ -64,6 +67,7 @@ impl ConsumerHealth {
             connected: AtomicBool::new(false),
             assigned: AtomicUsize::new(0),
             paused: AtomicUsize::new(0),
+            refused_commits: AtomicU32::new(0),
             readings: Mutex::default(),
             trouble: Mutex::default(),
         }
@@ -75,10 +79,26 @@ impl ConsumerHealth {
         Tick(self.polled.load(Relaxed))
     }
 
-    /// The longest a healthy thread may not come round: the wait for a revocation's commit points and the commit itself. A watchdog that
-    /// barks earlier barks at rebalances.
+    /// The longest a healthy thread may not come round. In one poll there may be a revocation, which waits for the loop's commit points, for a
+    /// transaction (half as long), and for the last commit, which the client puts off for a session (twice as long) while the group has no
+    /// coordinator; and an assignment, which asks what is committed. A watchdog that barks earlier barks at rebalances.
     pub fn longest_silence(&self) -> Duration {
-        self.revoke_wait * 2
+        self.revoke_wait * 7 / 2 + COMMITTED_WITHIN
+    }
+
+    /// A commit was answered, or was not. Failures in a row are counted.
+    pub(super) fn settled(&self, settled: &Settled) {
+        match settled {
+            Settled::Taken | Settled::Nothing => self.refused_commits.store(0, Relaxed),
+            Settled::Failed(_) => {
+                self.refused_commits.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Commits in a row that Kafka has not taken, up to now. They are made again.
+    pub fn refused_commits(&self) -> u32 {
+        self.refused_commits.load(Relaxed)
     }
 
     /// Whether the thread waits for the loop to say how far revoked partitions may be committed.
@@ -222,6 +242,21 @@ mod tests {
         assert!(health.last_error().is_some(), "a connection does not bring a topic");
         health.came(&[TopicPartition { topic: gone, partition: Partition(3) }]);
         assert_eq!((health.missing_topics(), health.last_error()), (vec![], None));
+    }
+
+    #[test]
+    fn refused_commits_count_until_one_is_taken() {
+        let health = ConsumerHealth::new(Tick(0), Duration::from_secs(1));
+        for (settled, refused) in [
+            (Settled::Failed("no".into()), 1),
+            (Settled::Failed("no".into()), 2),
+            (Settled::Taken, 0),
+            (Settled::Failed("no".into()), 1),
+            (Settled::Nothing, 0),
+        ] {
+            health.settled(&settled);
+            assert_eq!(health.refused_commits(), refused, "{settled:?}");
+        }
     }
 
     #[test]

@@ -115,9 +115,17 @@ impl KafkaSubscription {
         }
         let revoke_wait = revoke_wait.unwrap_or(properties::session_timeout(settings) / 2);
         let (sender, intake) = mpsc::unbounded_channel();
+        let health = Arc::new(ConsumerHealth::new(clock.now(), revoke_wait));
+        let on_commit: OnCommit = {
+            let health = Arc::clone(&health);
+            Arc::new(move |settled| {
+                health.settled(&settled);
+                on_commit(settled);
+            })
+        };
         let shared = Arc::new(Shared {
             topics,
-            health: Arc::new(ConsumerHealth::new(clock.now(), revoke_wait)),
+            health,
             ledger: ledger::Ledger::default(),
             budget,
             revoke_wait,
@@ -209,7 +217,13 @@ impl Subscription for KafkaSubscription {
             // It has nothing left to do, and its panics are in the health.
             let _ = thread.join();
         }
-        !self.shared.last_commit_failed.load(Relaxed)
+        let taken = !self.shared.last_commit_failed.load(Relaxed);
+        // Dropping a producer of its own waits for the client's threads, and this thread is the loops'.
+        let last = Arc::clone(&self.shared);
+        drop(self);
+        // Its panic would be the client's, and nobody needs its answer.
+        let _ = tokio::task::spawn_blocking(move || drop(last)).await;
+        taken
     }
 }
 
