@@ -17,6 +17,7 @@ pub mod guard;
 pub mod hand_over;
 pub mod holds;
 pub mod keeper;
+mod leave;
 pub mod ledger;
 pub mod outbox;
 pub mod ports;
