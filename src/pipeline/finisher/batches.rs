@@ -26,7 +26,8 @@ use crate::pipeline::stages::Leaving;
 const AGAIN: Schedule = Schedule { initial: Duration::from_millis(200), max: Duration::from_secs(10) };
 
 /// Records published in one transaction at most, but for those of its last event: a second's worth of a fast instance, so that a
-/// transaction stays short beside the time after which a broker gives it up.
+/// transaction stays short beside the time after which a broker gives it up. After one that was taken back fewer go together, by half each
+/// time: Kafka may be too slow for so many.
 const MOST: usize = 10_000;
 
 /// What is gathered and what is out.
@@ -39,6 +40,8 @@ pub(super) struct Batches<T> {
     begin_at: Tick,
     /// Batches since the last that was committed.
     failures: u32,
+    /// Records published in the next one at most.
+    most: usize,
 }
 
 /// A batch on its way.
@@ -66,7 +69,7 @@ impl<T> Item<T> {
 impl<T> Batches<T> {
     /// Nothing gathered. Two batches begin at least `interval` apart.
     pub(super) fn new(interval: Duration) -> Self {
-        Self { interval, gathered: VecDeque::new(), out: None, begin_at: Tick(0), failures: 0 }
+        Self { interval, gathered: VecDeque::new(), out: None, begin_at: Tick(0), failures: 0, most: MOST }
     }
 
     pub(super) fn gather(&mut self, item: Item<T>) {
@@ -91,10 +94,8 @@ impl<T> Batches<T> {
     fn form(&mut self, ledger: &mut Ledger, now: Tick) -> Option<Batch> {
         self.next(ledger).filter(|at| *at <= now)?;
         let (mut items, mut records) = (Vec::new(), Vec::new());
-        // What was marked for an earlier batch is in front, and fits as it did then: no point may tell of a record that is not with it.
-        while records.len() < MOST
-            && let Some(mut item) = self.gathered.pop_front()
-        {
+        // What was marked for an earlier batch is in front, and goes whole: no point may tell of a record that is not with it.
+        while let Some(mut item) = self.gathered.pop_front_if(|item| item.marked || records.len() < self.most) {
             if !std::mem::replace(&mut item.marked, true) {
                 ledger.mark(&item.begun.record.source, item.begun.life);
             }
@@ -139,6 +140,7 @@ impl<W: World, T> Finisher<W, T> {
     fn committed(&mut self, out: Out<T>) -> Vec<T> {
         if let Some(batches) = &mut self.batches {
             batches.failures = 0;
+            batches.most = (batches.most * 2).min(MOST);
         }
         let mut finished = Vec::with_capacity(out.items.len());
         for Item { begun, leaves, done, .. } in out.items {
@@ -166,6 +168,7 @@ impl<W: World, T> Finisher<W, T> {
             }
             if !mended {
                 batches.failures = batches.failures.saturating_add(1);
+                batches.most = (batches.most / 2).max(1);
                 // Half of the delay is fixed: full jitter could come back at once to a broker that has just said no.
                 let delay = AGAIN.delay(batches.failures, None, 0.5 + roll / 2.0);
                 batches.begin_at = batches.begin_at.max(now.plus(delay));

@@ -86,6 +86,34 @@ async fn what_was_not_committed_goes_again_in_its_order_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn fewer_go_together_after_a_failure_but_none_that_is_marked_stays_behind() {
+    let mut rig = together();
+    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..8));
+    let mut gather = |rig: &mut Rig, count: usize| {
+        for begun in begun.drain(..count) {
+            rig.finisher.finish(begun, vec![leaving(Left::Outcome, b"a")], ());
+        }
+    };
+    let next = async |rig: &mut Rig| {
+        rig.finisher.clock.sleep_until(rig.finisher.next_transaction().expect("there is one")).await;
+        rig.batch().expect("it has begun").0.len()
+    };
+    gather(&mut rig, 2);
+    assert_eq!(next(&mut rig).await, 2);
+    for failures in 0..20 {
+        rig.finisher.transacted(failed());
+        if failures == 15 {
+            gather(&mut rig, 6);
+        }
+        assert_eq!(next(&mut rig).await, 2, "nothing is added to what Kafka may be too slow for");
+    }
+    for expected in [2, 4] {
+        assert!(!rig.finisher.transacted(Ok(())).is_empty());
+        assert_eq!(next(&mut rig).await, expected, "as many again, by and by");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_ends_with_its_life_is_not_sent_again() {
     let mut rig = together();
     let of = |rig: &mut Rig, number| rig.finisher.take(records(&rig.budget, number, 0..1)).remove(0);
