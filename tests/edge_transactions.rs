@@ -194,7 +194,7 @@ async fn all_or_nothing(protocol: &str) {
     for size in [300_000, 101 << 20] {
         let refused = vec![(Token(1), PublishError::TooLarge)];
         let too_large = batch(&to, [vec![3], vec![0; size], vec![4]], &records[6]);
-        assert_eq!(transacted(&mut subscription, too_large).await, Err(Aborted { refused }));
+        assert_eq!(transacted(&mut subscription, too_large).await, Err(Aborted { began: true, refused }));
         assert_eq!((seen(&settings, &to).await.len(), committed(&settings, &group, &from).await), (2, Some(4)), "nothing of it is seen");
     }
     // The next is not held up by it, also one that only commits. The client may have lost count of its records with the one that the broker
@@ -240,7 +240,7 @@ async fn out_of_its_group(properties: &[(&str, &str)]) {
     let again = next_records(&mut second, 15).await;
     assert_eq!(again[0].source, records[5].source);
     // The first has heard of nothing, and its thread for transactions runs.
-    let nothing = Err(Aborted { refused: Vec::new() });
+    let nothing = Err(Aborted { began: false, refused: Vec::new() });
     assert_eq!(transacted(&mut first, batch(&to, [vec![2]], &records[19])).await, nothing);
     assert_eq!(transacted(&mut second, batch(&to, [vec![3]], &again[4])).await, Ok(()));
     assert_eq!(transacted(&mut first, batch(&to, [vec![4]], &records[19])).await, nothing);

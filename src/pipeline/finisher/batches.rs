@@ -15,12 +15,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Begun, Finisher, in_place_of, tell};
-use crate::event::TopicPartition;
+use crate::event::dead_letter::{Code, DeadLetter};
+use crate::event::{Incoming, Record, Topic, TopicPartition, UnixMillis};
 use crate::machine::schedule::Schedule;
 use crate::machine::time::Tick;
+use crate::pipeline::facts::Fact;
 use crate::pipeline::ledger::Ledger;
-use crate::pipeline::ports::{Aborted, Batch, Chance, Clock, PublishError, Subscription, Token, World};
-use crate::pipeline::stages::Leaving;
+use crate::pipeline::ports::{Aborted, Batch, Chance, Clock, PublishError, Subscription, Token, Witness, World};
+use crate::pipeline::stages::{Leaving, Left};
 
 /// How long to wait before what was not committed goes again.
 const AGAIN: Schedule = Schedule { initial: Duration::from_millis(200), max: Duration::from_secs(10) };
@@ -95,7 +97,9 @@ impl<T> Batches<T> {
         self.next(ledger).filter(|at| *at <= now)?;
         let (mut items, mut records) = (Vec::new(), Vec::new());
         // What was marked for an earlier batch is in front, and goes whole: no point may tell of a record that is not with it.
-        while let Some(mut item) = self.gathered.pop_front_if(|item| item.marked || records.len() < self.most) {
+        while self.gathered.front().is_some_and(|item| item.marked || records.len() < self.most)
+            && let Some(mut item) = self.gathered.pop_front()
+        {
             if !std::mem::replace(&mut item.marked, true) {
                 ledger.mark(&item.begun.record.source, item.begun.life);
             }
@@ -117,6 +121,13 @@ impl<W: World, T> Finisher<W, T> {
         let Some(batches) = &mut self.batches else { return };
         if let Some(batch) = batches.form(&mut self.ledger, self.clock.now()) {
             subscription.transact(batch);
+        }
+    }
+
+    /// Somebody waits for what is finished, so that the next batch begins at once, whatever became of those before.
+    pub fn hurry(&mut self) {
+        if let Some(batches) = &mut self.batches {
+            (batches.begin_at, batches.failures) = (Tick(0), 0);
         }
     }
 
@@ -155,10 +166,18 @@ impl<W: World, T> Finisher<W, T> {
         finished
     }
 
-    fn aborted(&mut self, mut out: Out<T>, Aborted { refused }: Aborted) {
-        let mut mended = false;
-        for (token, error) in refused {
-            mended |= self.mend(&mut out.items, token, &error);
+    fn aborted(&mut self, mut out: Out<T>, Aborted { began, mut refused }: Aborted) {
+        refused.sort_unstable_by_key(|(token, _)| *token);
+        let mut refused = refused.into_iter().peekable();
+        // Tokens count the pieces of all items, in order.
+        let (mut mended, mut number) = (false, 0);
+        for Item { begun, leaves, .. } in &mut out.items {
+            for leaving in leaves {
+                while let Some((_, error)) = refused.next_if(|(token, _)| token.0 == number) {
+                    mended |= self.mend(leaving, &begun.record, &error);
+                }
+                number += 1;
+            }
         }
         self.ledger.move_again(&out.partitions);
         let (now, roll) = (self.clock.now(), self.chance.roll());
@@ -166,7 +185,8 @@ impl<W: World, T> Finisher<W, T> {
             for item in out.items.into_iter().rev() {
                 batches.gathered.push_front(item);
             }
-            if !mended {
+            // What was mended is taken next time, or mended further; what never began says nothing of Kafka.
+            if began && !mended {
                 batches.failures = batches.failures.saturating_add(1);
                 batches.most = (batches.most / 2).max(1);
                 // Half of the delay is fixed: full jitter could come back at once to a broker that has just said no.
@@ -177,21 +197,25 @@ impl<W: World, T> Finisher<W, T> {
         self.drop_gathered();
     }
 
-    /// Changes a refused piece so that it may be taken. False if nothing was changed.
-    fn mend(&self, items: &mut [Item<T>], token: Token, error: &PublishError) -> bool {
-        // Tokens count the pieces of all items, in order.
-        let mut before = 0;
-        for Item { begun, leaves, .. } in items {
-            let index = usize::try_from(token.0).unwrap_or(usize::MAX) - before;
-            before += leaves.len();
-            let Some(leaving) = leaves.get_mut(index) else { continue };
-            let now = self.clock.wall();
-            if *error == PublishError::BadTime {
-                leaving.record.timestamp = now;
-                return true;
+    /// Changes a refused piece so that it may be taken. False if it is only to be tried again, after a while.
+    fn mend(&self, leaving: &mut Leaving, read: &Incoming, error: &PublishError) -> bool {
+        let now = self.clock.wall();
+        let replaced = match error {
+            PublishError::TooLarge => {
+                let replaced = in_place_of(&leaving.record, &leaving.what, read, &self.dead_letters, now);
+                replaced.map(|(record, what)| Leaving { record, what })
             }
-            let replaced = in_place_of(&leaving.record, &leaving.what, &begun.record, &self.dead_letters, now);
-            return replaced.map(|(record, what)| *leaving = Leaving { record, what }).is_some();
+            PublishError::Invalid => in_place_of_invalid(leaving, read, &self.dead_letters, now),
+            PublishError::BadTime | PublishError::Failed(_) => None,
+        };
+        if let Some(replaced) = replaced {
+            *leaving = replaced;
+            return true;
+        }
+        self.witness.tell(Fact::PublishFailed { topic: &leaving.record.topic, error: &error.to_string() });
+        if *error == PublishError::BadTime {
+            // It may help, and may not: a topic that takes no time at all is not to be asked without end.
+            leaving.record.timestamp = now;
         }
         false
     }
@@ -206,4 +230,27 @@ impl<W: World, T> Finisher<W, T> {
             self.forget(&begun);
         }
     }
+}
+
+/// What is published in place of a piece whose topic takes no record like it. `None`: nothing is left to change.
+fn in_place_of_invalid(leaving: &Leaving, read: &Incoming, dead_letters: &Topic, now: UnixMillis) -> Option<Leaving> {
+    let Leaving { record, what } = leaving;
+    let (topic, source) = (&record.topic, &read.source);
+    let error = |what: &str| format!("`{topic}` takes no record like the {what}, as one without a key where the topic is compacted");
+    let letter = |error: &str| DeadLetter { code: Code::NotTaken, error: error.to_owned().into(), origin: source };
+    let (record, error) = match what {
+        Left::DeadLetter { .. } => {
+            let keyed = || Leaving { record: Record { key: Some(source.to_string().into()), ..record.clone() }, what: what.clone() };
+            return record.key.is_none().then(keyed);
+        }
+        Left::Outcome => {
+            let error = error("outcome");
+            (letter(&error).of(read, dead_letters, now), error)
+        }
+        Left::Parked { .. } | Left::Delivery => {
+            let error = error("parked call");
+            (letter(&error).of_unsent(record.clone(), dead_letters, now), error)
+        }
+    };
+    Some(Leaving { record, what: Left::DeadLetter { code: Code::NotTaken, error } })
 }

@@ -185,7 +185,7 @@ impl Subscription for KafkaSubscription {
         match &self.shared.transactions {
             Some(transactions) => transactions.hand(batch, self.heard),
             // Without a producer for it nothing is taken, and nobody waits for ever.
-            None => self.shared.answer(Intake::Transacted(Err(Aborted { refused: Vec::new() }))),
+            None => self.shared.answer(Intake::Transacted(Err(Aborted { began: true, refused: Vec::new() }))),
         }
     }
 

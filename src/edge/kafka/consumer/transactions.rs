@@ -136,7 +136,7 @@ impl Transactions {
         // heard of generations.
         let begins = |_: &_| !consumer.assignment_lost() && shared.ledger.begin(heard, &batch.points);
         let Some(generation) = generation.filter(begins) else {
-            return Ok(Err(Aborted { refused: Vec::new() }));
+            return Ok(Err(Aborted { began: false, refused: Vec::new() }));
         };
         let made = self.prepare(batch, &generation);
         if matches!(made, Err(Trouble::Stopped)) {
@@ -150,7 +150,7 @@ impl Transactions {
                 RDKafkaErrorCode::OffsetMetadataTooLarge => Err(Trouble::Fatal(NO_ROOM_BESIDE.to_owned())),
                 _ => {
                     (shared.on_commit)(Settled::Failed(code.to_string()));
-                    Ok(Err(Aborted { refused }))
+                    Ok(Err(Aborted { began: true, refused }))
                 }
             }),
             made => made.map(|()| {
@@ -265,7 +265,7 @@ fn lasting(code: RDKafkaErrorCode) -> String {
     }
 }
 
-/// The producer's callbacks: which records of the transaction were refused for their own sake.
+/// The producer's callbacks: which records of the transaction Kafka did not take for their own sake, or their topic's.
 #[derive(Default)]
 struct Fates(Mutex<Vec<(Token, PublishError)>>);
 
@@ -275,11 +275,15 @@ impl Fates {
     }
 
     fn note(&self, token: Token, error: &KafkaError) {
-        let why = reason(error);
-        if matches!(why, PublishError::TooLarge | PublishError::BadTime) {
-            self.refused().push((token, why));
+        if !error.rdkafka_error_code().is_some_and(is_for_anothers_sake) {
+            self.refused().push((token, reason(error)));
         }
     }
+}
+
+/// Whether a record with this error only shares the fate of one that has failed.
+fn is_for_anothers_sake(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight | RDKafkaErrorCode::InvalidDifferentRecord)
 }
 
 impl ClientContext for Fates {
@@ -316,5 +320,21 @@ mod tests {
         ] {
             assert_eq!(outlook(&error), expected, "{error}");
         }
+    }
+
+    #[test]
+    fn every_record_that_failed_is_noted_but_for_those_that_went_with_it() {
+        let fates = Fates::default();
+        for (number, code) in [
+            (0, RDKafkaErrorCode::PurgeQueue),
+            (1, RDKafkaErrorCode::TopicAuthorizationFailed),
+            (2, RDKafkaErrorCode::InvalidRecord),
+            (3, RDKafkaErrorCode::InvalidDifferentRecord),
+            (4, RDKafkaErrorCode::PurgeInflight),
+        ] {
+            fates.note(Token(number), &KafkaError::MessageProduction(code));
+        }
+        let failed = PublishError::Failed(RDKafkaErrorCode::TopicAuthorizationFailed.to_string());
+        assert_eq!(*fates.refused(), [(Token(1), failed), (Token(2), PublishError::Invalid)]);
     }
 }
