@@ -118,6 +118,10 @@ impl KafkaSubscription {
         let shared = Arc::new(Shared {
             topics,
             health: Arc::new(ConsumerHealth::new(clock.now(), revoke_wait)),
+            now: {
+                let clock = clock.clone();
+                Box::new(move || clock.now())
+            },
             ledger: ledger::Ledger::default(),
             budget,
             revoke_wait,

@@ -175,7 +175,13 @@ impl Transactions {
             self.until_known(|| self.producer.send_offsets_to_transaction(&offsets, generation, OFFSETS_WITHIN))?;
         }
         // A commit would wait for the records too. Waited for here, no commit has begun if the consumer closes meanwhile.
-        self.until_known(|| self.producer.flush(SLICE))
+        // Beside one that is refused the rest gets a moment only: it goes again with the next.
+        let is_refused = || !self.producer.context().refused().is_empty();
+        self.until_known(|| self.producer.flush(SLICE).or_else(|error| if is_refused() { Ok(()) } else { Err(error) }))?;
+        match self.producer.context().refused().first() {
+            Some((_, error)) => Err(Trouble::Abort(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))),
+            None => Ok(()),
+        }
     }
 
     fn publish(&self, token: Token, published: &crate::event::Record) -> Result<(), Trouble> {
@@ -200,7 +206,7 @@ impl Transactions {
             // An error that neither passes nor is fatal leaves the producer in no state that could be gone on from.
             Err(Trouble::Abort(code)) => Err(Trouble::Fatal(format!("a transaction could not be taken back ({code})"))),
             Err(other) => Err(other),
-            Ok(()) => Ok(std::mem::take(&mut *self.producer.context().refused())),
+            Ok(()) => Ok(self.producer.context().refused().drain(..).map(|(token, error)| (token, reason(&error))).collect()),
         }
     }
 
@@ -267,16 +273,16 @@ fn lasting(code: RDKafkaErrorCode) -> String {
 
 /// The producer's callbacks: which records of the transaction Kafka did not take for their own sake, or their topic's.
 #[derive(Default)]
-struct Fates(Mutex<Vec<(Token, PublishError)>>);
+struct Fates(Mutex<Vec<(Token, KafkaError)>>);
 
 impl Fates {
-    fn refused(&self) -> MutexGuard<'_, Vec<(Token, PublishError)>> {
+    fn refused(&self) -> MutexGuard<'_, Vec<(Token, KafkaError)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, token: Token, error: &KafkaError) {
         if !error.rdkafka_error_code().is_some_and(is_for_anothers_sake) {
-            self.refused().push((token, reason(error)));
+            self.refused().push((token, error.clone()));
         }
     }
 }
@@ -334,7 +340,8 @@ mod tests {
         ] {
             fates.note(Token(number), &KafkaError::MessageProduction(code));
         }
+        let refused: Vec<_> = fates.refused().iter().map(|(token, error)| (token.0, reason(error))).collect();
         let failed = PublishError::Failed(RDKafkaErrorCode::TopicAuthorizationFailed.to_string());
-        assert_eq!(*fates.refused(), [(Token(1), failed), (Token(2), PublishError::Invalid)]);
+        assert_eq!(refused, [(1, failed), (2, PublishError::Invalid)]);
     }
 }
