@@ -20,6 +20,8 @@ pub enum Code {
     InvalidField,
     /// The record is larger than is read, or than a topic takes.
     TooLarge,
+    /// A topic takes no record like it, as one without a key where it is compacted.
+    NotTaken,
     /// A parked call failed as often as it may.
     AttemptsExhausted,
     /// A parked call was not delivered within its longest age.
@@ -34,12 +36,13 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::InvalidJson,
         Self::NotAnObject,
         Self::MissingField,
         Self::InvalidField,
         Self::TooLarge,
+        Self::NotTaken,
         Self::AttemptsExhausted,
         Self::Expired,
         Self::RejectedByService,
@@ -55,6 +58,7 @@ impl Code {
             Self::MissingField => "missing_field",
             Self::InvalidField => "invalid_field",
             Self::TooLarge => "too_large",
+            Self::NotTaken => "not_taken",
             Self::AttemptsExhausted => "attempts_exhausted",
             Self::Expired => "expired",
             Self::RejectedByService => "rejected_by_service",

@@ -217,6 +217,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             }
             () = &mut requested, if stopping.is_none() => {
                 subscription.stop_taking();
+                drain.finisher.hurry();
                 drain.let_waiting_go(|_| true);
                 stopping = Some(clock.now().plus(stop_timeout));
                 cut_calls_later(&stop, &clock, stop_timeout);
@@ -232,6 +233,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                     drain.let_waiting_go(|partition| partitions.contains(partition));
                     let lives = drain.finisher.lives(&partitions);
                     drain.hand_overs.begin(lives, give_up, clock.now().plus(hand_over_timeout));
+                    drain.finisher.hurry();
                 }
                 Some(Intake::Lost(partitions)) => {
                     drain.let_waiting_go(|partition| partitions.contains(partition));

@@ -131,7 +131,7 @@ impl<P: Publisher, O> Outbox<P, O> {
                 Some(pending) => Acked::TooLarge(pending.owner, pending.record),
                 None => Acked::Again,
             },
-            Err(error @ (PublishError::Failed(_) | PublishError::BadTime)) => {
+            Err(error @ (PublishError::Failed(_) | PublishError::BadTime | PublishError::Invalid)) => {
                 if let Some(pending) = self.pending.get_mut(&ack.token) {
                     let Moment { now, wall, roll } = moment();
                     if error == PublishError::BadTime {

@@ -167,6 +167,9 @@ pub enum PublishError {
     /// The topic does not take a record of this time: trying again with the present one may help.
     #[error("the topic does not take a record of this time")]
     BadTime,
+    /// The topic takes no record like it: trying again is useless.
+    #[error("the topic takes no record like it, as one without a key where the topic is compacted")]
+    Invalid,
     /// Anything else: worth trying again.
     #[error("{0}")]
     Failed(String),
@@ -199,7 +202,9 @@ pub struct Batch {
 /// Nothing of a batch was taken, and nothing of it will be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Aborted {
-    /// The records for whose sake, if it was for theirs: too large, or of a time that is not taken.
+    /// Whether Kafka was asked to take it. Not before the loop has heard of all the partitions that came and went.
+    pub began: bool,
+    /// The records that Kafka did not take, if it was for their sake, and why.
     pub refused: Vec<(Token, PublishError)>,
 }
 

@@ -147,6 +147,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             }
             () = &mut requested, if stopping.is_none() => {
                 subscription.stop_taking();
+                processor.finisher.hurry();
                 processor.let_waiting_go(|_| true);
                 stopping = Some(clock.now().plus(settings.stop_timeout));
                 cut_calls_later(&stop, &clock, settings.stop_timeout);
@@ -164,6 +165,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                     processor.let_waiting_go(|partition| partitions.contains(partition));
                     let lives = processor.finisher.lives(&partitions);
                     processor.hand_overs.begin(lives, give_up, clock.now().plus(settings.hand_over_timeout));
+                    processor.finisher.hurry();
                 }
                 Some(Intake::Lost(partitions)) => {
                     processor.let_waiting_go(|partition| partitions.contains(partition));

@@ -274,7 +274,13 @@ impl<C: Clock> Witness for Teller<C> {
 fn quotes_the_event(code: Code) -> bool {
     match code {
         Code::InvalidJson | Code::NotAnObject | Code::MissingField | Code::InvalidField => true,
-        Code::TooLarge | Code::AttemptsExhausted | Code::Expired | Code::RejectedByService | Code::StageFailed | Code::Discarded => false,
+        Code::TooLarge
+        | Code::NotTaken
+        | Code::AttemptsExhausted
+        | Code::Expired
+        | Code::RejectedByService
+        | Code::StageFailed
+        | Code::Discarded => false,
     }
 }
 

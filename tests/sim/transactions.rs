@@ -34,12 +34,12 @@ pub struct Open {
     answer: UnboundedSender<Intake>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Fate {
     Commits,
     Fails,
     /// For the sake of this record.
-    Refused(Token),
+    Refused(Token, PublishError),
 }
 
 impl Broker {
@@ -47,7 +47,7 @@ impl Broker {
     pub fn take(&self, batch: Batch, taken: bool, answer: UnboundedSender<Intake>) {
         if !taken {
             self.oracle.count("transactions not begun");
-            drop(answer.send(Intake::Transacted(Err(Aborted { refused: Vec::new() }))));
+            drop(answer.send(Intake::Transacted(Err(Aborted { began: false, refused: Vec::new() }))));
             return;
         }
         for (_, record) in &batch.records {
@@ -60,7 +60,10 @@ impl Broker {
         let fate = match batch.records.len() {
             0 => Fate::Commits,
             _ if roll < weather.lost => Fate::Fails,
-            records if roll < weather.lost + weather.unacknowledged => Fate::Refused(Token(state.dice.random_range(0..records as u64))),
+            records if roll < weather.lost + weather.unacknowledged => {
+                let why = if state.dice.random_bool(0.5) { PublishError::BadTime } else { PublishError::Failed("not just now".to_owned()) };
+                Fate::Refused(Token(state.dice.random_range(0..records as u64)), why)
+            }
             _ => Fate::Commits,
         };
         let delay = Duration::from_micros(state.dice.random_range(1_000..400_000));
@@ -109,11 +112,11 @@ impl Broker {
                 return;
             }
             Fate::Fails => Vec::new(),
-            Fate::Refused(token) => vec![(token, PublishError::BadTime)],
+            Fate::Refused(token, error) => vec![(token, error)],
         };
         drop(state);
         self.oracle.count("transactions aborted");
-        drop(answer.send(Intake::Transacted(Err(Aborted { refused }))));
+        drop(answer.send(Intake::Transacted(Err(Aborted { began: true, refused }))));
     }
 
     fn commit(&self, batch: Batch, last_words: Vec<LastWords>) {

@@ -51,6 +51,16 @@ pub(super) fn is_unknown_topic(code: RDKafkaErrorCode) -> bool {
     matches!(code, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition)
 }
 
+/// Whether a code says that Kafka refuses something to who asks, which no later try changes.
+pub(super) fn is_for_want_of_a_right(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+    )
+}
+
 impl From<KafkaError> for KafkaEdgeError {
     fn from(error: KafkaError) -> Self {
         match error {

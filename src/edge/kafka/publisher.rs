@@ -149,6 +149,7 @@ pub(super) fn reason(error: &KafkaError) -> PublishError {
         // The second: larger than the topic's segments, which no later try changes either.
         Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge) => PublishError::TooLarge,
         Some(RDKafkaErrorCode::InvalidTimestamp) => PublishError::BadTime,
+        Some(RDKafkaErrorCode::InvalidRecord) => PublishError::Invalid,
         Some(code) => PublishError::Failed(code.to_string()),
         None => PublishError::Failed(error.to_string()),
     }

@@ -15,18 +15,21 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Begun, Finisher, in_place_of, tell};
-use crate::event::TopicPartition;
+use crate::event::dead_letter::{Code, DeadLetter};
+use crate::event::{Incoming, Record, Topic, TopicPartition, UnixMillis};
 use crate::machine::schedule::Schedule;
 use crate::machine::time::Tick;
+use crate::pipeline::facts::Fact;
 use crate::pipeline::ledger::Ledger;
-use crate::pipeline::ports::{Aborted, Batch, Chance, Clock, PublishError, Subscription, Token, World};
-use crate::pipeline::stages::Leaving;
+use crate::pipeline::ports::{Aborted, Batch, Chance, Clock, PublishError, Subscription, Token, Witness, World};
+use crate::pipeline::stages::{Leaving, Left};
 
 /// How long to wait before what was not committed goes again.
 const AGAIN: Schedule = Schedule { initial: Duration::from_millis(200), max: Duration::from_secs(10) };
 
 /// Records published in one transaction at most, but for those of its last event: a second's worth of a fast instance, so that a
-/// transaction stays short beside the time after which a broker gives it up.
+/// transaction stays short beside the time after which a broker gives it up. After one that was taken back fewer go together, by half each
+/// time: Kafka may be too slow for so many.
 const MOST: usize = 10_000;
 
 /// What is gathered and what is out.
@@ -39,6 +42,8 @@ pub(super) struct Batches<T> {
     begin_at: Tick,
     /// Batches since the last that was committed.
     failures: u32,
+    /// Records published in the next one at most.
+    most: usize,
 }
 
 /// A batch on its way.
@@ -66,7 +71,7 @@ impl<T> Item<T> {
 impl<T> Batches<T> {
     /// Nothing gathered. Two batches begin at least `interval` apart.
     pub(super) fn new(interval: Duration) -> Self {
-        Self { interval, gathered: VecDeque::new(), out: None, begin_at: Tick(0), failures: 0 }
+        Self { interval, gathered: VecDeque::new(), out: None, begin_at: Tick(0), failures: 0, most: MOST }
     }
 
     pub(super) fn gather(&mut self, item: Item<T>) {
@@ -91,8 +96,8 @@ impl<T> Batches<T> {
     fn form(&mut self, ledger: &mut Ledger, now: Tick) -> Option<Batch> {
         self.next(ledger).filter(|at| *at <= now)?;
         let (mut items, mut records) = (Vec::new(), Vec::new());
-        // What was marked for an earlier batch is in front, and fits as it did then: no point may tell of a record that is not with it.
-        while records.len() < MOST
+        // What was marked for an earlier batch is in front, and goes whole: no point may tell of a record that is not with it.
+        while self.gathered.front().is_some_and(|item| item.marked || records.len() < self.most)
             && let Some(mut item) = self.gathered.pop_front()
         {
             if !std::mem::replace(&mut item.marked, true) {
@@ -119,6 +124,13 @@ impl<W: World, T> Finisher<W, T> {
         }
     }
 
+    /// Somebody waits for what is finished, so that the next batch begins at once, whatever became of those before.
+    pub fn hurry(&mut self) {
+        if let Some(batches) = &mut self.batches {
+            (batches.begin_at, batches.failures) = (Tick(0), 0);
+        }
+    }
+
     /// When [`Finisher::transact`] will have something to do.
     pub fn next_transaction(&self) -> Option<Tick> {
         self.batches.as_ref()?.next(&self.ledger)
@@ -139,6 +151,7 @@ impl<W: World, T> Finisher<W, T> {
     fn committed(&mut self, out: Out<T>) -> Vec<T> {
         if let Some(batches) = &mut self.batches {
             batches.failures = 0;
+            batches.most = (batches.most * 2).min(MOST);
         }
         let mut finished = Vec::with_capacity(out.items.len());
         for Item { begun, leaves, done, .. } in out.items {
@@ -153,10 +166,18 @@ impl<W: World, T> Finisher<W, T> {
         finished
     }
 
-    fn aborted(&mut self, mut out: Out<T>, Aborted { refused }: Aborted) {
-        let mut mended = false;
-        for (token, error) in refused {
-            mended |= self.mend(&mut out.items, token, &error);
+    fn aborted(&mut self, mut out: Out<T>, Aborted { began, mut refused }: Aborted) {
+        refused.sort_unstable_by_key(|(token, _)| *token);
+        let mut refused = refused.into_iter().peekable();
+        // Tokens count the pieces of all items, in order.
+        let (mut mended, mut number) = (false, 0);
+        for Item { begun, leaves, .. } in &mut out.items {
+            for leaving in leaves {
+                while let Some((_, error)) = refused.next_if(|(token, _)| token.0 == number) {
+                    mended |= self.mend(leaving, &begun.record, &error);
+                }
+                number += 1;
+            }
         }
         self.ledger.move_again(&out.partitions);
         let (now, roll) = (self.clock.now(), self.chance.roll());
@@ -164,8 +185,10 @@ impl<W: World, T> Finisher<W, T> {
             for item in out.items.into_iter().rev() {
                 batches.gathered.push_front(item);
             }
-            if !mended {
+            // What was mended is taken next time, or mended further; what never began says nothing of Kafka.
+            if began && !mended {
                 batches.failures = batches.failures.saturating_add(1);
+                batches.most = (batches.most / 2).max(1);
                 // Half of the delay is fixed: full jitter could come back at once to a broker that has just said no.
                 let delay = AGAIN.delay(batches.failures, None, 0.5 + roll / 2.0);
                 batches.begin_at = batches.begin_at.max(now.plus(delay));
@@ -174,21 +197,25 @@ impl<W: World, T> Finisher<W, T> {
         self.drop_gathered();
     }
 
-    /// Changes a refused piece so that it may be taken. False if nothing was changed.
-    fn mend(&self, items: &mut [Item<T>], token: Token, error: &PublishError) -> bool {
-        // Tokens count the pieces of all items, in order.
-        let mut before = 0;
-        for Item { begun, leaves, .. } in items {
-            let index = usize::try_from(token.0).unwrap_or(usize::MAX) - before;
-            before += leaves.len();
-            let Some(leaving) = leaves.get_mut(index) else { continue };
-            let now = self.clock.wall();
-            if *error == PublishError::BadTime {
-                leaving.record.timestamp = now;
-                return true;
+    /// Changes a refused piece so that it may be taken. False if it is only to be tried again, after a while.
+    fn mend(&self, leaving: &mut Leaving, read: &Incoming, error: &PublishError) -> bool {
+        let now = self.clock.wall();
+        let replaced = match error {
+            PublishError::TooLarge => {
+                let replaced = in_place_of(&leaving.record, &leaving.what, read, &self.dead_letters, now);
+                replaced.map(|(record, what)| Leaving { record, what })
             }
-            let replaced = in_place_of(&leaving.record, &leaving.what, &begun.record, &self.dead_letters, now);
-            return replaced.map(|(record, what)| *leaving = Leaving { record, what }).is_some();
+            PublishError::Invalid => in_place_of_invalid(leaving, read, &self.dead_letters, now),
+            PublishError::BadTime | PublishError::Failed(_) => None,
+        };
+        if let Some(replaced) = replaced {
+            *leaving = replaced;
+            return true;
+        }
+        self.witness.tell(Fact::PublishFailed { topic: &leaving.record.topic, error: &error.to_string() });
+        if *error == PublishError::BadTime {
+            // It may help, and may not: a topic that takes no time at all is not to be asked without end.
+            leaving.record.timestamp = now;
         }
         false
     }
@@ -203,4 +230,27 @@ impl<W: World, T> Finisher<W, T> {
             self.forget(&begun);
         }
     }
+}
+
+/// What is published in place of a piece whose topic takes no record like it. `None`: nothing is left to change.
+fn in_place_of_invalid(leaving: &Leaving, read: &Incoming, dead_letters: &Topic, now: UnixMillis) -> Option<Leaving> {
+    let Leaving { record, what } = leaving;
+    let (topic, source) = (&record.topic, &read.source);
+    let error = |what: &str| format!("`{topic}` takes no record like the {what}, as one without a key where the topic is compacted");
+    let letter = |error: &str| DeadLetter { code: Code::NotTaken, error: error.to_owned().into(), origin: source };
+    let (record, error) = match what {
+        Left::DeadLetter { .. } => {
+            let keyed = || Leaving { record: Record { key: Some(source.to_string().into()), ..record.clone() }, what: what.clone() };
+            return record.key.is_none().then(keyed);
+        }
+        Left::Outcome => {
+            let error = error("outcome");
+            (letter(&error).of(read, dead_letters, now), error)
+        }
+        Left::Parked { .. } | Left::Delivery => {
+            let error = error("parked call");
+            (letter(&error).of_unsent(record.clone(), dead_letters, now), error)
+        }
+    };
+    Some(Leaving { record, what: Left::DeadLetter { code: Code::NotTaken, error } })
 }

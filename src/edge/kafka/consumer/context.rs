@@ -23,15 +23,18 @@ use super::ledger::Ledger;
 use super::statistics::{Statistics, offset};
 use super::transactions::Transactions;
 use super::{OnCommit, Settled};
-use crate::edge::kafka::error::is_unknown_topic;
+use crate::edge::kafka::error::{is_for_want_of_a_right, is_unknown_topic};
 use crate::edge::kafka::properties::log_line;
 use crate::event::{Incoming, Partition, Topic, TopicPartition};
+use crate::machine::time::Tick;
 use crate::pipeline::ports::{Assignment, Budget, CommitPoint, Intake};
 
 /// What the poll thread, its callbacks and the subscription have in common.
 pub(super) struct Shared {
     pub topics: Vec<Topic>,
     pub health: Arc<ConsumerHealth>,
+    /// The clock that the consumer was started with.
+    pub now: Box<dyn Fn() -> Tick + Send + Sync>,
     pub ledger: Ledger,
     pub budget: Arc<Budget>,
     pub revoke_wait: std::time::Duration,
@@ -121,7 +124,7 @@ impl Shared {
             if taken || !self.is_closing() {
                 break;
             }
-            std::thread::sleep(BETWEEN_LAST_TRIES);
+            std::thread::sleep(BETWEEN_TRIES);
             taken = self.commit(consumer, points);
         }
         if !taken && self.is_closing() {
@@ -209,6 +212,31 @@ impl Shared {
         points
     }
 
+    /// Asks Kafka something without which partitions that have come cannot be begun. `for_certain`: until there is an answer, or nobody wants
+    /// it any more, or Kafka refuses it for good.
+    fn ask_kafka<T>(&self, for_certain: bool, ask: impl Fn() -> Result<T, RDKafkaErrorCode>) -> Option<T> {
+        let mut is_first = true;
+        loop {
+            let code = match ask() {
+                Ok(answer) => return Some(answer),
+                Err(code) => code,
+            };
+            if !for_certain || self.is_closing() || self.health.has_failed() {
+                return None;
+            }
+            if is_for_want_of_a_right(code) {
+                self.health.fail(format!("Kafka does not say what is committed ({code}), and without it events would leave things twice"));
+                return None;
+            }
+            if std::mem::take(&mut is_first) {
+                tracing::warn!(error = %code, "Kafka does not say what is committed of partitions that have come; it is asked for as long as it takes");
+            }
+            // The thread does not come round, and is well: a watchdog is to hear of it.
+            self.health.poll((self.now)());
+            std::thread::sleep(BETWEEN_TRIES);
+        }
+    }
+
     /// Everything that must be done with partitions before they are unassigned.
     fn revoke<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, partitions: &[TopicPartition], lost: bool) {
         self.flush();
@@ -244,27 +272,25 @@ impl Shared {
     }
 }
 
-/// How often, and how far apart, a last commit is tried: three seconds in all, within which a group that has just rebalanced is stable again
+/// How far apart tries are; and how often a last commit is tried: three seconds in all, within which a group that has just rebalanced is stable again
 /// also where its leader is busy, and no more, since a stop that cannot commit must say so in time.
 const LAST_TRIES: usize = 16;
-const BETWEEN_LAST_TRIES: Duration = Duration::from_millis(200);
+const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
 /// How long Kafka may take to say what was committed. The group waits meanwhile, so it is well below a session's timeout.
 pub(super) const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
 
-/// What was last committed of partitions that have come. `for_certain`: asked for until it is known, or nobody wants it any more; it is
-/// known late where another's transaction is still open.
+/// What was last committed of partitions that have come. Where another's transaction is still open it is known late.
 fn committed(
+    shared: &Shared,
     consumer: &BaseConsumer<Context>,
     list: &TopicPartitionList,
     partitions: &[TopicPartition],
-    for_certain: impl Fn() -> bool,
 ) -> Vec<Assignment> {
-    let ask = || consumer.committed_offsets(list.clone(), COMMITTED_WITHIN).ok().filter(is_whole);
-    let mut known = if partitions.is_empty() { None } else { ask() };
-    while known.is_none() && !partitions.is_empty() && for_certain() {
-        known = ask();
-    }
+    let ask = || whole(consumer.committed_offsets(list.clone(), COMMITTED_WITHIN));
+    // Where events leave things once, one that has finished above a commit must not run again for want of an answer.
+    let for_certain = shared.transactions.is_some();
+    let known = if partitions.is_empty() { None } else { shared.ask_kafka(for_certain, ask) };
     if known.is_none() && !partitions.is_empty() {
         tracing::warn!(
             partitions = partitions.len(),
@@ -281,9 +307,12 @@ fn committed(
     partitions.iter().map(|partition| Assignment { partition: partition.clone(), committed: of(partition) }).collect()
 }
 
-/// Whether Kafka has answered for every partition.
-fn is_whole(committed: &TopicPartitionList) -> bool {
-    committed.elements().iter().all(|element| element.error().is_ok())
+/// What Kafka has answered, if it has for every partition.
+fn whole(answer: KafkaResult<TopicPartitionList>) -> Result<TopicPartitionList, RDKafkaErrorCode> {
+    let code = |error: KafkaError| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+    let committed = answer.map_err(code)?;
+    committed.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error).map_err(code)?;
+    Ok(committed)
 }
 
 /// librdkafka's view of [`Shared`].
@@ -321,11 +350,10 @@ impl ConsumerContext for Context {
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             // Asked before reading begins: what has finished above a commit must be known when its record comes.
-            // Where events leave things once, one that has finished above a commit must not run again for want of an answer.
-            let for_certain = || shared.transactions.is_some() && !shared.is_closing() && !shared.health.has_failed();
-            let assignments = committed(consumer, list, &partitions, for_certain);
+            let assignments = committed(shared, consumer, list, &partitions);
             shared.note(if cooperative { consumer.incremental_assign(list) } else { consumer.assign(list) });
-            if shared.is_closing() {
+            // Nor may a loop begin them that would not know what has finished.
+            if shared.is_closing() || shared.health.has_failed() {
                 return;
             }
             shared.flush();
@@ -376,8 +404,50 @@ mod tests {
     use super::*;
     use crate::edge::kafka::properties;
     use crate::event::{Headers, Offset, Source};
-    use crate::machine::time::Tick;
     use rdkafka::ClientConfig;
+    use std::cell::Cell;
+
+    /// Of a consumer that has nothing yet.
+    fn idle(topic: &Topic) -> Shared {
+        Shared {
+            topics: vec![topic.clone()],
+            health: Arc::new(ConsumerHealth::new(Tick(0), Duration::ZERO)),
+            now: Box::new(|| Tick(7)),
+            ledger: Ledger::default(),
+            budget: Budget::new(10, 10),
+            revoke_wait: Duration::ZERO,
+            keeps_its_place: false,
+            stopped: AtomicBool::new(false),
+            on_commit: Arc::new(|_| {}),
+            closing: Mutex::new(None),
+            last_commit_failed: AtomicBool::new(false),
+            transactions: None,
+            outbox: Mutex::new(Outbox { batch: Vec::new(), sender: None }),
+            gate: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn what_must_be_known_is_asked_for_until_it_is_and_the_thread_counts_as_well_meanwhile() {
+        let (late, asked) = (RDKafkaErrorCode::OperationTimedOut, Cell::new(0));
+        let ask = |code| {
+            asked.set(asked.get() + 1);
+            if asked.get() < 3 { Err(code) } else { Ok(asked.get()) }
+        };
+        let shared = idle(&Topic::from("t"));
+        assert_eq!(shared.ask_kafka(true, || ask(late)), Some(3));
+        assert_eq!((shared.health.last_poll(), shared.health.fatal()), (Tick(7), None));
+        // Not where it is not needed, nor once the consumer closes.
+        asked.set(0);
+        assert_eq!((shared.ask_kafka(false, || ask(late)), asked.get()), (None, 1));
+        *lock(&shared.closing) = Some(Vec::new());
+        assert_eq!((shared.ask_kafka(true, || ask(late)), asked.get()), (None, 2));
+        // What no later try changes ends the consumer.
+        let shared = idle(&Topic::from("t"));
+        asked.set(0);
+        assert_eq!((shared.ask_kafka(true, || ask(RDKafkaErrorCode::GroupAuthorizationFailed)), asked.get()), (None, 1));
+        assert!(shared.health.fatal().is_some_and(|why| why.contains("committed")));
+    }
 
     #[test]
     fn records_in_hand_come_before_the_revocation_of_their_partition() {
@@ -385,22 +455,7 @@ mod tests {
         let source = Source { topic: partition.topic.clone(), partition: partition.partition, offset: Offset(1) };
         let record = Incoming { source, key: None, value: None, headers: Headers::new(), timestamp: None };
         let (sender, mut intake) = tokio::sync::mpsc::unbounded_channel();
-        let wait = std::time::Duration::ZERO;
-        let shared = Arc::new(Shared {
-            topics: vec![partition.topic.clone()],
-            health: Arc::new(ConsumerHealth::new(Tick(0), wait)),
-            ledger: Ledger::default(),
-            budget: Budget::new(10, 10),
-            revoke_wait: wait,
-            keeps_its_place: false,
-            stopped: AtomicBool::new(false),
-            on_commit: Arc::new(|_| {}),
-            closing: Mutex::new(None),
-            last_commit_failed: AtomicBool::new(false),
-            transactions: None,
-            outbox: Mutex::new(Outbox { batch: vec![record], sender: Some(sender) }),
-            gate: Mutex::default(),
-        });
+        let shared = Shared { outbox: Mutex::new(Outbox { batch: vec![record], sender: Some(sender) }), ..idle(&partition.topic) };
         shared.ledger.assign(std::slice::from_ref(&partition));
         let consumer: BaseConsumer<properties::Quiet> =
             ClientConfig::new().set("group.id", "g").create_with_context(properties::Quiet).unwrap();

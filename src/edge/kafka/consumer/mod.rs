@@ -126,6 +126,10 @@ impl KafkaSubscription {
         let shared = Arc::new(Shared {
             topics,
             health,
+            now: {
+                let clock = clock.clone();
+                Box::new(move || clock.now())
+            },
             ledger: ledger::Ledger::default(),
             budget,
             revoke_wait,
@@ -193,7 +197,7 @@ impl Subscription for KafkaSubscription {
         match &self.shared.transactions {
             Some(transactions) => transactions.hand(batch, self.heard),
             // Without a producer for it nothing is taken, and nobody waits for ever.
-            None => self.shared.answer(Intake::Transacted(Err(Aborted { refused: Vec::new() }))),
+            None => self.shared.answer(Intake::Transacted(Err(Aborted { began: true, refused: Vec::new() }))),
         }
     }
 

@@ -62,8 +62,8 @@ struct State {
 enum Trouble {
     /// Nothing of it is there, once it is aborted.
     Abort(RDKafkaErrorCode),
-    /// Nothing can ever be committed by this producer.
-    Fatal(RDKafkaErrorCode),
+    /// Nothing can ever be committed by this producer, for this reason.
+    Fatal(String),
     /// The consumer closes.
     Stopped,
 }
@@ -95,7 +95,10 @@ impl Transactions {
     /// Makes transactions of what is handed over, until stopped or failed.
     pub fn serve(&self, consumer: &BaseConsumer<Context>, shared: &Shared) {
         // Whatever an earlier life of this id has left open is aborted by this.
-        let mut trouble = self.initialised().err();
+        let mut trouble = self.initialised().err().map(|trouble| match trouble {
+            Trouble::Abort(code) => Trouble::Fatal(format!("Kafka gives this process no transactions ({code})")),
+            other => other,
+        });
         while trouble.is_none() {
             let Some((batch, heard)) = self.next() else { return };
             match self.transact(&batch, heard, consumer, shared) {
@@ -104,7 +107,8 @@ impl Transactions {
             }
         }
         match trouble {
-            Some(Trouble::Fatal(code) | Trouble::Abort(code)) => shared.health.fail(lasting(code)),
+            Some(Trouble::Fatal(why)) => shared.health.fail(why),
+            Some(Trouble::Abort(code)) => shared.health.fail(lasting(code)),
             Some(Trouble::Stopped) | None => {}
         }
     }
@@ -132,15 +136,21 @@ impl Transactions {
         // heard of generations.
         let begins = |_: &_| !consumer.assignment_lost() && shared.ledger.begin(heard, &batch.points);
         let Some(generation) = generation.filter(begins) else {
-            return Ok(Err(Aborted { refused: Vec::new() }));
+            return Ok(Err(Aborted { began: false, refused: Vec::new() }));
         };
-        let answer = match self.make(batch, &generation) {
+        let made = self.prepare(batch, &generation);
+        if matches!(made, Err(Trouble::Stopped)) {
+            // Nothing of it may be committed yet, so nothing is lost; left open, it would hold up readers until the broker gives it up.
+            let _ = self.producer.abort_transaction(SLICE);
+        }
+        // Only its own answer says what became of the transaction, so it is asked for until that comes.
+        let answer = match made.and_then(|()| self.until_known(|| self.producer.commit_transaction(SLICE))) {
             Err(Trouble::Abort(code)) => self.abort().and_then(|refused| match code {
                 // What has finished above the commit must be said, or it runs again and is there twice.
-                RDKafkaErrorCode::OffsetMetadataTooLarge => Err(Trouble::Fatal(code)),
+                RDKafkaErrorCode::OffsetMetadataTooLarge => Err(Trouble::Fatal(NO_ROOM_BESIDE.to_owned())),
                 _ => {
                     (shared.on_commit)(Settled::Failed(code.to_string()));
-                    Ok(Err(Aborted { refused }))
+                    Ok(Err(Aborted { began: true, refused }))
                 }
             }),
             made => made.map(|()| {
@@ -152,7 +162,8 @@ impl Transactions {
         answer
     }
 
-    fn make(&self, batch: &Batch, generation: &ConsumerGroupMetadata) -> Result<(), Trouble> {
+    /// Does all but commit: what is stopped in here may still be aborted.
+    fn prepare(&self, batch: &Batch, generation: &ConsumerGroupMetadata) -> Result<(), Trouble> {
         self.producer.context().refused().clear();
         self.until_known(|| self.producer.begin_transaction())?;
         for (token, record) in &batch.records {
@@ -163,8 +174,14 @@ impl Transactions {
             let offsets = list_with_points(&batch.points);
             self.until_known(|| self.producer.send_offsets_to_transaction(&offsets, generation, OFFSETS_WITHIN))?;
         }
-        // It waits for the records first. Only its own answer says what became of the transaction, so it is asked for until that comes.
-        self.until_known(|| self.producer.commit_transaction(SLICE))
+        // A commit would wait for the records too. Waited for here, no commit has begun if the consumer closes meanwhile.
+        // Beside one that is refused the rest gets a moment only: it goes again with the next.
+        let is_refused = || !self.producer.context().refused().is_empty();
+        self.until_known(|| self.producer.flush(SLICE).or_else(|error| if is_refused() { Ok(()) } else { Err(error) }))?;
+        match self.producer.context().refused().first() {
+            Some((_, error)) => Err(Trouble::Abort(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))),
+            None => Ok(()),
+        }
     }
 
     fn publish(&self, token: Token, published: &crate::event::Record) -> Result<(), Trouble> {
@@ -187,9 +204,9 @@ impl Transactions {
     fn abort(&self) -> Result<Vec<(Token, PublishError)>, Trouble> {
         match self.until_known(|| self.producer.abort_transaction(SLICE)) {
             // An error that neither passes nor is fatal leaves the producer in no state that could be gone on from.
-            Err(Trouble::Abort(code)) => Err(Trouble::Fatal(code)),
+            Err(Trouble::Abort(code)) => Err(Trouble::Fatal(format!("a transaction could not be taken back ({code})"))),
             Err(other) => Err(other),
-            Ok(()) => Ok(std::mem::take(&mut *self.producer.context().refused())),
+            Ok(()) => Ok(self.producer.context().refused().drain(..).map(|(token, error)| (token, reason(&error))).collect()),
         }
     }
 
@@ -198,15 +215,15 @@ impl Transactions {
         for tries in 1_u32.. {
             let Err(error) = call() else { return Ok(()) };
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-            match error {
-                KafkaError::Transaction(error) if error.is_fatal() => return Err(Trouble::Fatal(code)),
-                KafkaError::Transaction(error) if error.is_retriable() => {
+            match outlook(&error) {
+                Outlook::Fatal => return Err(Trouble::Fatal(lasting(code))),
+                Outlook::Again => {
                     tracing::debug!(%error, "a transaction's step is tried again");
                     if tries == SPEAK_AT {
                         tracing::warn!(error = %code, "Kafka does not end a transaction; it is asked to for as long as it takes");
                     }
                 }
-                _ => return Err(Trouble::Abort(code)),
+                Outlook::Abort => return Err(Trouble::Abort(code)),
             }
             if self.state().stopped {
                 return Err(Trouble::Stopped);
@@ -221,12 +238,31 @@ impl Transactions {
     }
 }
 
+/// What may come of a step that failed.
+#[derive(Debug, PartialEq, Eq)]
+enum Outlook {
+    Again,
+    Abort,
+    Fatal,
+}
+
+fn outlook(error: &KafkaError) -> Outlook {
+    match error {
+        KafkaError::Transaction(error) if error.is_fatal() => Outlook::Fatal,
+        KafkaError::Transaction(error) if error.is_retriable() => Outlook::Again,
+        // Records that are still on their way: their own timeout ends it.
+        KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut) => Outlook::Again,
+        _ => Outlook::Abort,
+    }
+}
+
+/// Why a broker that keeps too little beside an offset ends the consumer.
+const NO_ROOM_BESIDE: &str =
+    "Kafka keeps less beside an offset than exactly once needs: raise the brokers' `offset.metadata.max.bytes` to 4096";
+
 /// Why there are no transactions any more.
 fn lasting(code: RDKafkaErrorCode) -> String {
     match code {
-        RDKafkaErrorCode::OffsetMetadataTooLarge => {
-            "Kafka keeps less beside an offset than exactly once needs: raise the brokers' `offset.metadata.max.bytes` to 4096".to_owned()
-        }
         RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch => format!(
             "Kafka takes no transactions of this process any more ({code}): one was open for longer than `transaction.timeout.ms`, or another \
              instance runs under the same `transactional_id`"
@@ -235,21 +271,25 @@ fn lasting(code: RDKafkaErrorCode) -> String {
     }
 }
 
-/// The producer's callbacks: which records of the transaction were refused for their own sake.
+/// The producer's callbacks: which records of the transaction Kafka did not take for their own sake, or their topic's.
 #[derive(Default)]
-struct Fates(Mutex<Vec<(Token, PublishError)>>);
+struct Fates(Mutex<Vec<(Token, KafkaError)>>);
 
 impl Fates {
-    fn refused(&self) -> MutexGuard<'_, Vec<(Token, PublishError)>> {
+    fn refused(&self) -> MutexGuard<'_, Vec<(Token, KafkaError)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, token: Token, error: &KafkaError) {
-        let why = reason(error);
-        if matches!(why, PublishError::TooLarge | PublishError::BadTime) {
-            self.refused().push((token, why));
+        if !error.rdkafka_error_code().is_some_and(is_for_anothers_sake) {
+            self.refused().push((token, error.clone()));
         }
     }
+}
+
+/// Whether a record with this error only shares the fate of one that has failed.
+fn is_for_anothers_sake(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight | RDKafkaErrorCode::InvalidDifferentRecord)
 }
 
 impl ClientContext for Fates {
@@ -270,5 +310,38 @@ impl ProducerContext for Fates {
         if let Err((error, _)) = result {
             self.note(Token(token as u64), error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_still_on_its_way_is_waited_for() {
+        for (error, expected) in [
+            (KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut), Outlook::Again),
+            (KafkaError::Flush(RDKafkaErrorCode::Fail), Outlook::Abort),
+            (KafkaError::Canceled, Outlook::Abort),
+        ] {
+            assert_eq!(outlook(&error), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn every_record_that_failed_is_noted_but_for_those_that_went_with_it() {
+        let fates = Fates::default();
+        for (number, code) in [
+            (0, RDKafkaErrorCode::PurgeQueue),
+            (1, RDKafkaErrorCode::TopicAuthorizationFailed),
+            (2, RDKafkaErrorCode::InvalidRecord),
+            (3, RDKafkaErrorCode::InvalidDifferentRecord),
+            (4, RDKafkaErrorCode::PurgeInflight),
+        ] {
+            fates.note(Token(number), &KafkaError::MessageProduction(code));
+        }
+        let refused: Vec<_> = fates.refused().iter().map(|(token, error)| (token.0, reason(error))).collect();
+        let failed = PublishError::Failed(RDKafkaErrorCode::TopicAuthorizationFailed.to_string());
+        assert_eq!(refused, [(1, failed), (2, PublishError::Invalid)]);
     }
 }

@@ -40,7 +40,7 @@ fn texts<const N: usize>(values: [&str; N]) -> Vec<String> {
 }
 
 fn failed() -> Result<(), Aborted> {
-    Err(Aborted { refused: Vec::new() })
+    Err(Aborted { began: true, refused: Vec::new() })
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,6 +86,34 @@ async fn what_was_not_committed_goes_again_in_its_order_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn fewer_go_together_after_a_failure_but_none_that_is_marked_stays_behind() {
+    let mut rig = together();
+    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..8));
+    let mut gather = |rig: &mut Rig, count: usize| {
+        for begun in begun.drain(..count) {
+            rig.finisher.finish(begun, vec![leaving(Left::Outcome, b"a")], ());
+        }
+    };
+    let next = async |rig: &mut Rig| {
+        rig.finisher.clock.sleep_until(rig.finisher.next_transaction().expect("there is one")).await;
+        rig.batch().expect("it has begun").0.len()
+    };
+    gather(&mut rig, 2);
+    assert_eq!(next(&mut rig).await, 2);
+    for failures in 0..20 {
+        rig.finisher.transacted(failed());
+        if failures == 15 {
+            gather(&mut rig, 6);
+        }
+        assert_eq!(next(&mut rig).await, 2, "nothing is added to what Kafka may be too slow for");
+    }
+    for expected in [2, 4] {
+        assert!(!rig.finisher.transacted(Ok(())).is_empty());
+        assert_eq!(next(&mut rig).await, expected, "as many again, by and by");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_ends_with_its_life_is_not_sent_again() {
     let mut rig = together();
     let of = |rig: &mut Rig, number| rig.finisher.take(records(&rig.budget, number, 0..1)).remove(0);
@@ -120,7 +148,7 @@ async fn what_is_refused_is_mended_and_goes_again_soon() {
     rig.finisher.finish(begun.remove(0), vec![leaving(Left::Outcome, b"late")], ());
     assert!(rig.batch().is_some());
     let refused = vec![(Token(1), PublishError::TooLarge), (Token(2), PublishError::BadTime)];
-    rig.finisher.transacted(Err(Aborted { refused }));
+    rig.finisher.transacted(Err(Aborted { began: true, refused }));
     let mended = rig.finisher.clock.wall();
     tokio::time::sleep(INTERVAL).await;
     rig.finisher.transact(&rig.told);
@@ -132,6 +160,77 @@ async fn what_is_refused_is_mended_and_goes_again_soon() {
     assert_eq!(rig.finisher.transacted(Ok(())).len(), 2);
     let told = rig.witness.0.lock().expect("unpoisoned").join("\n");
     assert_eq!(told.matches("DeadLettered").count(), 1, "{told}");
+}
+
+impl Rig {
+    /// Answers what is out with this refusal of its first record, and gives the wait and the record that goes then.
+    async fn refuse(&mut self, error: &PublishError) -> (u128, Record) {
+        let refused = vec![(Token(0), error.clone())];
+        self.finisher.transacted(Err(Aborted { began: true, refused }));
+        let at = self.finisher.next_transaction().expect("it goes again");
+        let wait = at.since(self.finisher.clock.now()).as_millis();
+        self.finisher.clock.sleep_until(at).await;
+        self.finisher.transact(&self.told);
+        (wait, self.told.1.lock().expect("unpoisoned").pop().expect("a batch").records.remove(0).1)
+    }
+
+    fn told_of_failures(&self) -> usize {
+        self.witness.0.lock().expect("unpoisoned").join("\n").matches("PublishFailed").count()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_its_topic_never_takes_becomes_a_dead_letter_and_then_one_with_a_key() {
+    let mut rig = together();
+    let begun = rig.finisher.take(records(&rig.budget, 0, 0..1)).remove(0);
+    rig.finisher.finish(begun, vec![leaving(Left::Outcome, b"a")], ());
+    assert!(rig.batch().is_some());
+    let (wait, letter) = rig.refuse(&PublishError::Invalid).await;
+    assert_eq!((wait, letter.topic.as_str(), letter.key.as_deref()), (100, "dead", None));
+    assert_eq!(letter.headers.text(name::ERROR_CODE), Some(Code::NotTaken.as_str()));
+    assert!(letter.headers.text(name::ERROR).is_some_and(|error| error.contains("`o`")));
+    let (wait, letter) = rig.refuse(&PublishError::Invalid).await;
+    assert_eq!((wait, letter.topic.as_str(), letter.key.is_some()), (100, "dead", true));
+    assert_eq!(rig.told_of_failures(), 0);
+    // Nothing is left to change.
+    let (wait, again) = rig.refuse(&PublishError::Invalid).await;
+    assert_eq!((wait, &again, rig.told_of_failures()), (150, &letter, 1));
+    assert_eq!((rig.finisher.transacted(Ok(())).len(), rig.budget.held()), (1, (0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_again_and_again_waits_longer_and_is_told() {
+    for error in [PublishError::BadTime, PublishError::Failed("no right".to_owned())] {
+        let mut rig = together();
+        let begun = rig.finisher.take(records(&rig.budget, 0, 0..1)).remove(0);
+        rig.finisher.finish(begun, vec![leaving(Left::Outcome, b"a")], ());
+        assert!(rig.batch().is_some());
+        for (told, expected) in [150, 300, 600].into_iter().enumerate() {
+            assert_eq!(rig.refuse(&error).await.0, expected, "{error}");
+            assert_eq!(rig.told_of_failures(), told + 1, "{error}");
+        }
+        // Who waits for it to go waits for nothing else, and what fails then begins with short waits.
+        rig.finisher.transacted(failed());
+        rig.finisher.hurry();
+        assert!(rig.batch().is_some());
+        assert_eq!(rig.refuse(&error).await.0, 150, "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_never_began_is_no_failure() {
+    let mut rig = together();
+    let begun = rig.finisher.take(records(&rig.budget, 0, 0..1)).remove(0);
+    rig.finisher.finish(begun, vec![leaving(Left::Outcome, b"a")], ());
+    for _ in 0..3 {
+        assert!(rig.batch().is_some());
+        rig.finisher.transacted(Err(Aborted { began: false, refused: Vec::new() }));
+        tokio::time::sleep(INTERVAL).await;
+    }
+    assert!(rig.batch().is_some());
+    rig.finisher.transacted(failed());
+    let at = rig.finisher.next_transaction().expect("it goes again");
+    assert_eq!(at.since(rig.finisher.clock.now()).as_millis(), 150);
 }
 
 #[tokio::test(start_paused = true)]
