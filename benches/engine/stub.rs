@@ -8,6 +8,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 const REPLY: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 172\r\n\r\n{\"analysis\":{\"summary\":\"person at cam: seen twice this week at about this hour\",\"anomaly_score\":0.18},\"severity\":\"high\",\"confidence\":0.91,\"notified\":[\"guard@site.example\"]}";
+// The body is as long as the head says. Checked here, because a benchmark of its own harness runs no tests.
+const _: () = assert!(REPLY.len() == HEAD + 172);
+
+/// Bytes up to the body.
+const HEAD: usize = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 172\r\n\r\n".len();
 
 /// Serves until the process ends. `work`: how long a request takes at most; each takes a random share of it.
 pub fn serve(work: Duration) -> SocketAddr {
@@ -59,10 +64,4 @@ fn whole(buffer: &[u8]) -> Option<usize> {
     });
     let all = head + length.unwrap_or(0);
     (buffer.len() >= all).then_some(all)
-}
-
-#[test]
-fn the_reply_is_as_long_as_it_says() {
-    let body = REPLY.windows(4).position(|four| four == b"\r\n\r\n").map(|at| REPLY.len() - at - 4);
-    assert_eq!(body, Some(172));
 }
