@@ -133,15 +133,7 @@ impl<W: World> Breakers<W> {
     ///
     /// # Errors
     /// The breaker's no.
-    pub fn admit(&self, service: usize) -> Result<Admission<'_, W>, Refusal> {
-        self.admit_at(service, self.clock.now())
-    }
-
-    /// The same for who has read the clock already.
-    ///
-    /// # Errors
-    /// The breaker's no.
-    pub fn admit_at(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
+    pub fn admit(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
         let filed = |breaker: &Breaker, transition: &Transition| self.file(service, breaker, transition);
         let (answer, transition) = self.entries[service].breaker.admit_and(now, filed);
         self.announce(service, transition.as_ref());
@@ -345,13 +337,7 @@ pub struct Admission<'a, W: World> {
 
 impl<W: World> Admission<'_, W> {
     /// Reports the call's verdict. False if it came too late to count.
-    pub fn settle(self, verdict: Verdict, took: Duration) -> bool {
-        let now = self.breakers.clock.now();
-        self.settle_at(verdict, took, now)
-    }
-
-    /// The same for who has read the clock already.
-    pub fn settle_at(mut self, verdict: Verdict, took: Duration, now: Tick) -> bool {
+    pub fn settle(mut self, verdict: Verdict, took: Duration, now: Tick) -> bool {
         self.permit.take().is_some_and(|permit| self.breakers.settle(self.service, permit, verdict, took, now))
     }
 }

@@ -156,7 +156,7 @@ impl<W: World> Guard<W> {
             return (End::Stopped, NULL);
         }
         let tick = self.clock.tick_at(*now);
-        let Ok(admission) = self.breakers.admit_at(self.service, tick) else { return (End::CircuitOpen, NULL) };
+        let Ok(admission) = self.breakers.admit(self.service, tick) else { return (End::CircuitOpen, NULL) };
         let in_flight = InFlight { guard: self, began: *now, admission: Some(admission) };
         let call =
             Call { service: self.service, body: request.body.clone(), idempotency_key: request.idempotency_key, trace: request.trace };
@@ -215,7 +215,7 @@ impl<W: World> InFlight<'_, W> {
         let judgement = judge(answer, took, self.guard.manner.slow);
         self.guard.witness.tell(Fact::Called { service: self.guard.service, outcome: judgement.outcome, took });
         if let Some(admission) = self.admission.take() {
-            let counts = admission.settle_at(judgement.verdict, took, self.guard.clock.tick_at(now));
+            let counts = admission.settle(judgement.verdict, took, self.guard.clock.tick_at(now));
             // A late verdict is of a service as it was: what it says of its load is late too.
             if let (true, Some(sign)) = (counts, Sign::of(answer)) {
                 turn.tell(sign, self.began, took);

@@ -16,6 +16,7 @@ struct Instance {
     health: Arc<StoreHealth>,
     ending: CancellationToken,
     keeper: JoinHandle<()>,
+    clock: PausedClock,
 }
 
 fn breakers(clock: PausedClock) -> (Arc<Breakers<Small>>, mpsc::UnboundedReceiver<Announcement>, Arc<Notes>) {
@@ -46,7 +47,7 @@ impl Instance {
             keeper.run(ended).await;
         });
         tokio::spawn(run_timers(Arc::clone(&breakers), clock));
-        let instance = Self { breakers, health, ending, keeper };
+        let instance = Self { breakers, health, ending, keeper, clock };
         settled().await;
         instance
     }
@@ -61,8 +62,9 @@ impl Instance {
     }
 
     fn fail(&self) {
-        let admission = self.breakers.admit(0).expect("admitted");
-        admission.settle(Verdict::Failure { retry_after: None }, Duration::ZERO);
+        let now = self.clock.now();
+        let admission = self.breakers.admit(0, now).expect("admitted");
+        admission.settle(Verdict::Failure { retry_after: None }, Duration::ZERO, now);
     }
 
     fn state(&self) -> StateName {
@@ -85,7 +87,7 @@ async fn a_restart_takes_up_what_is_stored() {
     settled().await;
     let second = Instance::start(&store, clock).await;
     assert_eq!(second.state(), StateName::Open);
-    assert!(second.breakers.admit(0).is_err(), "the first call of its life is refused");
+    assert!(second.breakers.admit(0, clock.now()).is_err(), "the first call of its life is refused");
     assert_eq!(second.breakers.snapshot(0).generation, first.breakers.snapshot(0).generation);
 }
 
@@ -317,11 +319,11 @@ async fn a_probe_that_is_lost_wakes_those_who_wait_at_its_leases_end() {
     let instance = Instance::start(&store, clock).await;
     instance.reset(Automatic::HalfOpen);
     settled().await;
-    let _lost = instance.breakers.admit(0).expect("a probe");
-    assert!(instance.breakers.admit(0).is_err());
+    let _lost = instance.breakers.admit(0, clock.now()).expect("a probe");
+    assert!(instance.breakers.admit(0, clock.now()).is_err());
     let mut changes = instance.breakers.changes();
     tokio::time::timeout(Duration::from_secs(3), changes.changed()).await.expect("in time");
-    assert!(instance.breakers.admit(0).is_ok());
+    assert!(instance.breakers.admit(0, clock.now()).is_ok());
 }
 
 /// Changes by several threads are announced in their order, each with its own state.
