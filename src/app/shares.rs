@@ -2,13 +2,14 @@
 //!
 //! - Where an instance both processes events and drains parked calls, each side gets half. The drains' half goes to their consumers in equal
 //!   parts, so that the backlog of one service does not pause another's.
-//! - Of a consumer's share a fifth is read ahead: it lies in librdkafka's queue. The other four fifths are the budget of what was handed on
-//!   and is not finished.
+//! - Of a consumer's share a fifth is read ahead, of its bytes no more than [`MOST_AHEAD`]: it lies in librdkafka's queue. Four fifths of the
+//!   records and three fifths of the bytes are the budget of what was handed on and is not finished. The last fifth of the bytes is for what
+//!   the events that run make of it: requests, replies, outcomes.
 //! - What waits for Kafka's acknowledgement is in the same budget, twice: as our record and as the client's copy. So the one producer's
 //!   queue, whatever its own bound, holds no more than the budgets do.
 //!
-//! What it does not bound: a record that comes may overdraw a budget by itself, one of each partition, and so may what the events that run
-//! leave behind; a fetch is bounded as it is on the wire, before it is decompressed; and each further broker may have a fetch of its own
+//! What it does not bound: a record that comes may overdraw a budget by itself, one of each partition, and so may what is made of the events
+//! that run; a fetch is bounded as it is on the wire, before it is decompressed; and each further broker may have a fetch of its own
 //! under way. A client needs [`LEAST_AHEAD`] whatever the bound, and one record at a time.
 
 use std::sync::Arc;
@@ -20,6 +21,10 @@ use crate::pipeline::ports::Budget;
 
 /// The least that is read ahead, bytes: fetches of less would make a consumer crawl.
 const LEAST_AHEAD: usize = 64 << 10;
+
+/// The most that is read ahead, bytes: at 160,000 events of 1 KiB a second it lasts for 25 ms, many times as long as a fetch takes. More
+/// would keep no lane busier.
+const MOST_AHEAD: usize = 4 << 20;
 
 /// One consumer's share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +48,12 @@ impl Share {
     fn new(processing: &Processing, shares: usize) -> Self {
         let share = |whole: usize| (whole / shares).max(1);
         let (records, bytes) = (share(processing.max_in_flight.get()), share(processing.max_in_flight_bytes.get()));
-        let ahead = Ahead { records: (records / 5).max(1), bytes: (bytes / 5).max(LEAST_AHEAD) };
-        let left = |share: usize, ahead: usize| share.saturating_sub(ahead).max(share.div_ceil(5));
-        Self { records: left(records, ahead.records), bytes: left(bytes, ahead.bytes), ahead }
+        let ahead = Ahead { records: (records / 5).max(1), bytes: (bytes / 5).clamp(LEAST_AHEAD, MOST_AHEAD) };
+        Self {
+            records: records.saturating_sub(ahead.records).max(records.div_ceil(5)),
+            bytes: bytes.saturating_sub(ahead.bytes).min(bytes / 5 * 3).max(bytes.div_ceil(5)),
+            ahead,
+        }
     }
 
     /// What may be handed on and not finished.
@@ -88,8 +96,8 @@ mod tests {
     #[test]
     fn the_shares_of_the_shipped_bound() {
         let shipped = processing(10_000, 64 << 20);
-        assert_eq!(Share::of_events(&shipped, Role::Processor), share(8_000, 53_687_092, (2_000, 13_421_772)));
-        assert_eq!(Share::of_events(&shipped, Role::All), share(4_000, 26_843_546, (1_000, 6_710_886)));
+        assert_eq!(Share::of_events(&shipped, Role::Processor), share(8_000, 40_265_316, (2_000, MOST_AHEAD)));
+        assert_eq!(Share::of_events(&shipped, Role::All), share(4_000, 20_132_658, (1_000, MOST_AHEAD)));
         assert_eq!(Share::of_drain(&shipped, Role::All, 1), Share::of_events(&shipped, Role::All));
         assert_eq!(Share::of_drain(&shipped, Role::Retry, 2), Share::of_events(&shipped, Role::All));
     }
