@@ -41,7 +41,7 @@ check: need-build ## format, lints, docs, shell scripts, alert rules, licences a
 	  echo "skipped: licences and sources of dependencies; cargo-deny is missing: cargo install cargo-deny --locked"; \
 	fi
 	@if command -v shellcheck >/dev/null; then \
-	  echo shellcheck; shellcheck scripts/* deploy/healthcheck .ci/run; \
+	  echo shellcheck; shellcheck scripts/* deploy/healthcheck .ci/run tests/resilience4j/record; \
 	else \
 	  echo "skipped: shell scripts; shellcheck is missing: apt-get install shellcheck"; \
 	fi
