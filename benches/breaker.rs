@@ -19,30 +19,22 @@ const NOW: Tick = Tick(1_000);
 const FAILURE: Verdict = Verdict::Failure { retry_after: None };
 
 fn breaker(state: Automatic) -> SharedBreaker {
-    let settings = Settings {
-        // No streak of the bench's failures is long enough to trip.
-        policy: PolicySettings::Consecutive { fail_max: NonZeroU32::MAX },
-        recovery_timeout: Duration::from_secs(60),
-        backoff_multiplier: 1.0,
-        recovery_timeout_max: Duration::from_secs(60),
-        jitter: 0.0,
-        permits: 1,
-        success_threshold: 1,
-        lease: Duration::from_secs(16),
-    };
+    // No streak of the bench's failures is long enough to trip.
+    let policy = PolicySettings::Consecutive { fail_max: NonZeroU32::MAX };
+    let settings = Settings::new(policy, Duration::from_secs(60), Duration::from_secs(16));
     let breaker = SharedBreaker::new(settings, NOW);
     breaker.with(|breaker| breaker.reset_to(state, "bench", "to measure it", NOW, || 0.0));
     breaker
 }
 
 fn call(breaker: &SharedBreaker, verdict: Verdict) {
-    if let (Ok(permit), _) = black_box(breaker).admit(black_box(NOW)) {
+    if let (Ok(permit), _) = black_box(breaker).admit(black_box(NOW), || 0.0) {
         black_box(breaker.settle(permit, black_box(verdict), Duration::ZERO, NOW, || 0.0));
     }
 }
 
 fn refused(breaker: &SharedBreaker) {
-    let refused = black_box(breaker).admit(black_box(NOW)).0.is_err();
+    let refused = black_box(breaker).admit(black_box(NOW), || 0.0).0.is_err();
     assert!(black_box(refused), "the bench measures refusals");
 }
 
@@ -146,7 +138,7 @@ fn main() {
         bench.measure("half-open: probe, ignored", threads, || call(&probing, Verdict::Ignored));
         let full = breaker(Automatic::HalfOpen);
         // Its only place is taken, by a probe that never comes back.
-        let _ = full.admit(NOW);
+        let _ = full.admit(NOW, || 0.0);
         bench.measure("half-open: refused", threads, || refused(&full));
     }
     bench.criterion.final_summary();

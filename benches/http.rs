@@ -47,14 +47,12 @@ fn service(addr: SocketAddr) -> Service {
         adaptive: None,
         max_reply_bytes: NonZeroUsize::new(1 << 20).expect("not zero"),
         breaker: breaker::Settings {
-            policy: breaker::PolicySettings::Consecutive { fail_max: NonZeroU32::MIN },
-            recovery_timeout: Duration::from_secs(1),
-            backoff_multiplier: 1.0,
             recovery_timeout_max: Duration::from_secs(1),
-            jitter: 0.0,
-            permits: 1,
-            success_threshold: 1,
-            lease: Duration::from_secs(16),
+            ..breaker::Settings::new(
+                breaker::PolicySettings::Consecutive { fail_max: NonZeroU32::MIN },
+                Duration::from_secs(1),
+                Duration::from_secs(16),
+            )
         },
         fallback: Fallback::Skip,
     }

@@ -21,14 +21,8 @@ fn resident() -> Option<u64> {
 
 fn main() {
     let settings = Settings {
-        policy: PolicySettings::Consecutive { fail_max: NonZeroU32::MIN },
-        recovery_timeout: Duration::from_secs(60),
-        backoff_multiplier: 1.0,
         recovery_timeout_max: Duration::from_secs(60),
-        jitter: 0.0,
-        permits: 1,
-        success_threshold: 1,
-        lease: Duration::from_secs(16),
+        ..Settings::new(PolicySettings::Consecutive { fail_max: NonZeroU32::MIN }, Duration::from_secs(60), Duration::from_secs(16))
     };
     let before = resident();
     let breakers: Vec<_> = (0..BREAKERS).map(|_| Box::new(SharedBreaker::new(settings.clone(), Tick(0)))).collect();

@@ -298,21 +298,19 @@ async fn an_older_or_equal_generation_is_superseded() {
 #[tokio::test]
 async fn a_lock_is_stored_over_what_was_decided_without_it_and_not_the_other_way_round() {
     let settings = Settings {
-        policy: PolicySettings::Consecutive { fail_max: 1.try_into().expect("not zero") },
-        recovery_timeout: Duration::from_millis(10),
-        backoff_multiplier: 1.0,
         recovery_timeout_max: Duration::from_millis(10),
-        jitter: 0.0,
-        permits: 1,
-        success_threshold: 1,
-        lease: Duration::from_secs(1),
+        ..Settings::new(
+            PolicySettings::Consecutive { fail_max: 1.try_into().expect("not zero") },
+            Duration::from_millis(10),
+            Duration::from_secs(1),
+        )
     };
     let breaker = || Breaker::new(settings.clone(), Tick(1_000_000));
     let (mut locked, mut flapping) = (breaker(), breaker());
     let Held::Locked(order) = lock(LockKind::ForcedOpen, None) else { unreachable!("a lock") };
     locked.lock(order, Tick(1_000_000));
     for now in 1_000_000..1_000_500 {
-        if let Ok(permit) = flapping.admit(Tick(now)).0 {
+        if let Ok(permit) = flapping.admit(Tick(now), || 0.0).0 {
             flapping.settle(permit, Verdict::Failure { retry_after: None }, Duration::ZERO, Tick(now), || 0.0);
         }
     }

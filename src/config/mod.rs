@@ -11,6 +11,7 @@
 //! opens the files that the config names. What it leaves to others: whether a server can be reached, and what librdkafka thinks of
 //! properties that Fusebox does not own.
 
+mod breaker_table;
 mod checked;
 mod faults;
 mod layer;
@@ -25,6 +26,7 @@ mod sources;
 mod tests;
 mod tree;
 
+pub use breaker_table::{breaker_table, changed_breaker, read_breaker};
 pub use checked::*;
 pub use faults::{Fault, Faults, Origin};
 pub use schema::schema;

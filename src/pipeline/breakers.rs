@@ -83,7 +83,7 @@ pub struct View {
     /// Probes in flight.
     pub probes: usize,
     /// What it was told to do.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
 }
 
 impl<W: World> Breakers<W> {
@@ -135,7 +135,7 @@ impl<W: World> Breakers<W> {
     /// The breaker's no.
     pub fn admit(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
         let filed = |breaker: &Breaker, transition: &Transition| self.file(service, breaker, transition);
-        let (answer, transition) = self.entries[service].breaker.admit_and(now, filed);
+        let (answer, transition) = self.entries[service].breaker.admit_and(now, || self.chance.roll(), filed);
         self.announce(service, transition.as_ref());
         match answer {
             Ok(permit) => {
@@ -180,7 +180,7 @@ impl<W: World> Breakers<W> {
             snapshot: breaker.snapshot(),
             counts: breaker.counts(now),
             probes: breaker.probes_in_flight(now),
-            settings: breaker.settings().clone(),
+            settings: Arc::clone(breaker.settings()),
         })
     }
 
@@ -346,7 +346,7 @@ impl<W: World> Drop for Admission<'_, W> {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
             let probe = permit.is_probe();
-            self.breakers.entries[self.service].breaker.abandon(permit);
+            self.breakers.entries[self.service].breaker.abandon(permit, self.breakers.clock.now());
             if probe {
                 self.breakers.tell_changed();
             }

@@ -276,14 +276,16 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
     let witness = Arc::new(SimWitness { clock, oracle: Arc::clone(oracle) });
     let instance = format!("life-{life}");
     let settings = Settings {
-        policy: PolicySettings::Consecutive { fail_max: plan.fail_max.try_into().expect("at least one") },
-        recovery_timeout: Duration::from_secs(2),
         backoff_multiplier: 1.5,
         recovery_timeout_max: Duration::from_secs(10),
         jitter: 0.2,
         permits: plan.permits,
         success_threshold: plan.success_threshold,
-        lease: Duration::from_secs(3),
+        ..Settings::new(
+            PolicySettings::Consecutive { fail_max: plan.fail_max.try_into().expect("at least one") },
+            Duration::from_secs(2),
+            Duration::from_secs(3),
+        )
     };
     let named = SERVICES.iter().map(|name| ((*name).to_owned(), settings.clone()));
     let (breakers, _announcements) = Breakers::<Sim>::new(named, clock, chance.clone(), Arc::clone(&witness), instance.clone());

@@ -1,28 +1,19 @@
-//! `[services.NAME.breaker]`: when it opens, and how it comes back.
+//! `[services.NAME.breaker]`: how a breaker comes back; when it opens says its policy.
 
-use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{DAY, MILLISECOND};
+use super::{DAY, MILLISECOND, policy};
 use crate::config::reader::Section;
-use crate::config::shape::{Number, Time, Whole, Word};
-use crate::machine::breaker::{PolicySettings, Settings};
+use crate::config::shape::{Number, Time, Whole};
+use crate::machine::breaker::Settings;
 
 /// What a call may take beyond its time limit before its probe's place is given to another: the time to cancel it.
 const LEASE_MARGIN: Duration = Duration::from_secs(1);
 
-/// The policies that exist.
-#[derive(Debug, Clone, Copy)]
-enum Policy {
-    Consecutive,
-}
-
 /// What a `breaker` table holds; `timeout` is the service's.
-pub(super) fn read(section: &Section<'_>, timeout: Option<Duration>) -> Option<Settings> {
+pub(in crate::config) fn read(section: &Section<'_>, timeout: Option<Duration>) -> Option<Settings> {
     let times = || Time::between(MILLISECOND, 7 * DAY);
-    let policy =
-        section.or("policy", "consecutive", Word(&[("consecutive", Policy::Consecutive)]), "When it opens: after failures in a row.");
-    let fail_max = section.or("fail_max", 5, Whole(1..=1_000_000_u32), "Failures in a row that open it.");
+    let policy = policy::read(section);
     let recovery_timeout = section.or("recovery_timeout", "60s", times(), "How long it stays open before it lets a probe through.");
     let backoff_multiplier = section.or(
         "backoff_multiplier",
@@ -43,7 +34,25 @@ pub(super) fn read(section: &Section<'_>, timeout: Option<Duration>) -> Option<S
         "The share by which chance may lengthen the open time, so that instances do not probe in step.",
     );
     let permits = section.or("permits", 1, Whole(1..=10_000_u32), "Probes in flight at once while half-open.");
-    let success_threshold = section.or("success_threshold", 1, Whole(1..=10_000_u32), "Successful probes that close it.");
+    let success_threshold =
+        section.or("success_threshold", 1, Whole(1..=10_000_u32), "Successful probes that close it, where each probe decides.");
+    let half_open_failure_rate = section.optional(
+        "half_open_failure_rate",
+        Number(0.0001..=1.0),
+        "The share of failed probes that opens it again, where `permits` probes are weighed together. Unless given, each decides.",
+    );
+    let half_open_timeout = section.optional(
+        "half_open_timeout",
+        times(),
+        "The longest it stays half-open before it opens again. Unless given, as long as it takes.",
+    );
+    let ramp = section.or(
+        "ramp",
+        "0s",
+        Time::between(Duration::ZERO, DAY),
+        "How long after recovery the admitted share of calls takes to rise to all of them.",
+    );
+    let ignore_first = section.or("ignore_first", 0, Whole(0..=1_000_000_u32), "Verdicts of a new process that are not weighed.");
     let recovery_timeout_max = match (recovery_timeout, longest) {
         (Some(usual), Some(longest)) if usual > longest => {
             if section.layer("recovery_timeout_max").is_some() {
@@ -58,15 +67,17 @@ pub(super) fn read(section: &Section<'_>, timeout: Option<Duration>) -> Option<S
         (_, longest) => longest,
     };
     Some(Settings {
-        policy: match policy? {
-            Policy::Consecutive => PolicySettings::Consecutive { fail_max: NonZeroU32::new(fail_max?)? },
-        },
+        policy: policy?,
         recovery_timeout: recovery_timeout?,
         backoff_multiplier: backoff_multiplier?,
         recovery_timeout_max: recovery_timeout_max?,
         jitter: jitter?,
         permits: permits?,
         success_threshold: success_threshold?,
+        half_open_failure_rate: half_open_failure_rate?,
+        half_open_timeout: half_open_timeout?,
+        ramp: ramp?,
+        ignore_first: ignore_first?,
         lease: timeout? + LEASE_MARGIN,
     })
 }

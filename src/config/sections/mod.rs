@@ -6,6 +6,7 @@ mod fallback;
 mod http;
 mod kafka;
 mod pipeline;
+mod policy;
 mod processing;
 mod redis;
 mod services;
@@ -18,6 +19,8 @@ use super::checked::{Config, Guarantee, Kafka, Processing, Shutdown};
 use super::faults::Fault;
 use super::reader::Section;
 use super::shape::Time;
+
+pub(super) use breaker::read as breaker;
 
 /// A millisecond: the finest time that is kept.
 const MILLISECOND: Duration = Duration::from_millis(1);

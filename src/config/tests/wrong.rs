@@ -59,7 +59,33 @@ const WRONG: &[(&str, &[&str])] = &[
         "[processing]\nordering = 'keys'",
         &["a.toml:2: processing.ordering: there is no \"keys\"; did you mean \"key\"? Known: key, partition, unordered"],
     ),
-    ("[services.rag.breaker]\npolicy = 'count'", &["a.toml:2: services.rag.breaker.policy: there is no \"count\"; known: consecutive"]),
+    (
+        "[services.rag.breaker]\npolicy = 'counts'",
+        &[
+            "a.toml:2: services.rag.breaker.policy: there is no \"counts\"; did you mean \"count\"? Known: consecutive, count, time, expression, adaptive",
+        ],
+    ),
+    (
+        "[services.rag.breaker]\npolicy = 'count'\nfail_max = 3",
+        &["a.toml:3: services.rag.breaker.fail_max: has no effect: the policy is \"count\", and this is a key of consecutive"],
+    ),
+    ("[services.rag.breaker]\npolicy = 'expression'", &["services.rag.breaker.trip: is missing: the expression that opens it"]),
+    (
+        "[services.rag.breaker]\npolicy = 'expression'\ntrip = 'failrate > 1'",
+        &[
+            "a.toml:3: services.rag.breaker.trip: does not compile: line 1, column 1: `failrate` is not known; the variables here are `calls`, `failures`, `slow`, `successes`, `consecutive`, `failure_rate`, `slow_call_rate`",
+        ],
+    ),
+    ("[services.rag.breaker]\npolicy = 'time'\nwindow = '1500ms'", &["a.toml:3: services.rag.breaker.window: must be whole seconds"]),
+    ("[services.rag.breaker]\nany = []", &["a.toml:2: services.rag.breaker.any: has no policy in it"]),
+    (
+        "[services.rag.breaker]\npolicy = 'count'\nany = [{ policy = 'time' }]",
+        &["a.toml:2: services.rag.breaker.policy: has no effect besides `any`: each of its tables has a policy of its own"],
+    ),
+    (
+        "[services.rag.breaker]\nany = [{ policy = 'time', size = 3 }]",
+        &["a.toml:2: services.rag.breaker.any[0].size: has no effect: the policy is \"time\", and this is a key of count, expression"],
+    ),
     ("[http]\nanonymous = 'admin'", &["a.toml:2: http.anonymous: there is no \"admin\"; known: viewer, none"]),
     // Adaptive concurrency.
     (

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::Actor;
 use super::{Api, Problem};
-use crate::machine::breaker::{Automatic, Counts, Held, Lock, LockKind, PolicySettings, StateName};
+use crate::config::breaker_table;
+use crate::machine::breaker::{Automatic, Counts, Held, Lock, LockKind, StateName};
 use crate::machine::time::Tick;
 use crate::pipeline::breakers::{Order, View};
 use crate::pipeline::keeper::StoreState;
@@ -42,21 +43,10 @@ pub(super) struct Shown {
     trips: u32,
     probes_in_flight: usize,
     counts: Counts,
-    settings: ShownSettings,
+    /// As a `breaker` table of the config.
+    settings: serde_json::Map<String, serde_json::Value>,
     lock: Option<ShownLock>,
     fleet: Fleet,
-}
-
-#[derive(Serialize)]
-struct ShownSettings {
-    policy: &'static str,
-    fail_max: u32,
-    recovery_timeout: String,
-    backoff_multiplier: f64,
-    recovery_timeout_max: String,
-    jitter: f64,
-    permits: u32,
-    success_threshold: u32,
 }
 
 #[derive(Serialize)]
@@ -256,8 +246,6 @@ fn show<W: World, S: Store>(api: &Api<W, S>, view: View) -> Shown {
             (retry_at, Some(shown))
         }
     };
-    let PolicySettings::Consecutive { fail_max } = view.settings.policy;
-    let duration = |duration: Duration| humantime::format_duration(duration).to_string();
     Shown {
         service: view.service,
         state: view.snapshot.held.name(),
@@ -267,16 +255,7 @@ fn show<W: World, S: Store>(api: &Api<W, S>, view: View) -> Shown {
         trips: view.snapshot.trips,
         probes_in_flight: view.probes,
         counts: view.counts,
-        settings: ShownSettings {
-            policy: view.settings.policy.name(),
-            fail_max: fail_max.get(),
-            recovery_timeout: duration(view.settings.recovery_timeout),
-            backoff_multiplier: view.settings.backoff_multiplier,
-            recovery_timeout_max: duration(view.settings.recovery_timeout_max),
-            jitter: view.settings.jitter,
-            permits: view.settings.permits,
-            success_threshold: view.settings.success_threshold,
-        },
+        settings: breaker_table(&view.settings),
         lock,
         fleet: Fleet {
             shared: api.store.is_some(),

@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::Verdict;
-use super::policy::{Counts, Policy};
+use super::policy::{Counts, Policy, Slack};
+use super::{PolicySettings, Verdict};
 use crate::machine::time::Tick;
 
 #[derive(Debug)]
@@ -20,25 +20,46 @@ impl Consecutive {
 }
 
 impl Policy for Consecutive {
-    fn record(&mut self, verdict: Verdict, _took: Duration, _now: Tick) -> bool {
+    fn record(&mut self, verdict: Verdict, _took: Duration, now: Tick) -> bool {
         match verdict {
             Verdict::Success | Verdict::Slow => self.streak = 0,
             Verdict::Failure { .. } => self.streak = self.streak.saturating_add(1),
             Verdict::Ignored => {}
         }
+        self.weigh(now)
+    }
+
+    fn weigh(&mut self, _now: Tick) -> bool {
         self.streak >= self.fail_max.get()
     }
 
-    fn at_rest(&self) -> bool {
-        self.streak == 0
+    /// A success after a success changes nothing.
+    fn slack(&self) -> Slack {
+        if self.streak == 0 { Slack::Endless } else { Slack::None }
     }
 
-    fn reset(&mut self) {
+    fn absorb(&mut self, successes: u32) {
+        if successes > 0 {
+            self.streak = 0;
+        }
+    }
+
+    fn reset(&mut self, _now: Tick) {
         self.streak = 0;
     }
 
     fn counts(&self, _now: Tick) -> Counts {
         let streak = u64::from(self.streak);
         Counts { calls: streak, failures: streak, slow: 0, consecutive_failures: streak }
+    }
+
+    fn retune(&mut self, settings: &PolicySettings, _now: Tick) -> bool {
+        let PolicySettings::Consecutive { fail_max } = settings else { return false };
+        self.fail_max = *fail_max;
+        true
+    }
+
+    fn inherit(&mut self, counts: Counts, _now: Tick) {
+        self.streak = u32::try_from(counts.consecutive_failures).unwrap_or(u32::MAX);
     }
 }

@@ -10,7 +10,8 @@
 //! Everything that a caller needs is in the one word: two words could be read from two different states. What does not fit (a tick or a
 //! generation beyond any real one) is not abridged, it makes the gate say "ask".
 
-use super::{Breaker, Generation, Life, Lock, LockKind, Permit, Refusal, State, StateName, Verdict};
+use super::life::Life;
+use super::{Breaker, Generation, LockKind, Permit, Refusal, Slack, State, StateName, Verdict};
 use crate::machine::time::Tick;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +37,14 @@ impl Gate {
     /// What can be said of `breaker` from now on until it changes.
     pub(super) fn of(breaker: &Breaker) -> Self {
         match &breaker.state {
-            State::Closed => Self::closed(breaker.life, breaker.policy.at_rest()),
+            State::Closed { .. } if breaker.admits_all() => Self::closed(breaker.life, breaker.slack() == Slack::Endless),
             State::Open { .. } => Self::refusing(OPEN, breaker.refuses_until()),
-            State::HalfOpen { .. } => Self::refusing(HALF_OPEN, breaker.refuses_until()),
-            State::Locked(Lock { kind: LockKind::ForcedOpen, expires_at: None, .. }) => Self(FOREVER << TAG_BITS | FORCED_OPEN),
-            State::Locked(Lock { kind: LockKind::ForcedOpen, .. }) => Self::refusing(FORCED_OPEN, breaker.refuses_until()),
-            State::Locked(_) => Self::ASK,
+            State::HalfOpen(_) => Self::refusing(HALF_OPEN, breaker.refuses_until()),
+            State::Locked(lock) if lock.kind == LockKind::ForcedOpen => match lock.expires_at {
+                None => Self(FOREVER << TAG_BITS | FORCED_OPEN),
+                Some(_) => Self::refusing(FORCED_OPEN, breaker.refuses_until()),
+            },
+            State::Closed { .. } | State::Locked(_) => Self::ASK,
         }
     }
 
@@ -102,6 +105,12 @@ impl Gate {
             && matches!(verdict, Verdict::Success | Verdict::Ignored)
             && self != Self::ASK
             && self == Self::closed(permit.life, true)
+    }
+
+    /// Whether the breaker is closed, admits every call, and is in this life.
+    #[inline]
+    pub(super) fn is_open_house_of(self, life: Life) -> bool {
+        self != Self::ASK && (self.0 & !AT_REST) == Self::closed(life, false).0
     }
 
     /// The state's name, where the word has it.

@@ -4,7 +4,7 @@
 //!            policy says trip                 timer
 //!   closed ────────────────────▶ open ─────────────────▶ half_open
 //!     ▲                            ▲                      │     │
-//!     │                            └── a probe failed ────┘     │
+//!     │                            └─ failed, too long ───┘     │
 //!     └───────────────── enough probes succeeded ───────────────┘
 //! ```
 //!
@@ -25,99 +25,59 @@
 //! ([`Transition`]); its caller acts on it.
 
 mod gate;
+mod half_open;
+mod life;
 mod lock;
+mod orders;
 mod policy;
 mod settings;
 mod shared;
+mod slack;
 mod snapshot;
 mod sync;
 mod transition;
 
-mod consecutive;
+mod rates;
+mod ring;
+mod seconds;
 
+mod adaptive;
+mod any;
+mod consecutive;
+mod count;
+mod expression;
+mod timed;
+
+pub use adaptive::AdaptiveSettings;
+pub use expression::{Over, Trip};
+pub use life::{Generation, Permit};
 pub use lock::{Lock, LockKind};
-pub use policy::{Counts, Policy};
+pub use orders::Automatic;
+pub use policy::{Counts, Policy, Slack};
+pub use rates::Rates;
 pub use settings::{PolicySettings, Settings};
 pub use shared::SharedBreaker;
 pub use snapshot::{Held, Snapshot};
 pub use transition::{Cause, StateName, Transition};
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use half_open::{Decision, HalfOpen};
+use life::Life;
 
 use super::time::Tick;
 
-/// The life a breaker is in, and what decides between two instances' states: the higher one stands.
-///
-/// A decision is an operator's order (a lock, its release, a reset), a lock's end, or else the breaker's own. Each order begins a new
-/// hundred million of generations, and the breaker's own decisions count up within it. So a state that knows of more orders is above one that
-/// knows of fewer, however much the other one has done since. A lock takes the last generation of its hundred million: above all that
-/// the others do or are reset to before they hear of it, and below its own release.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub struct Generation(pub u64);
-
-impl Generation {
-    /// Room for a change a second in three years without an order, and, in the 15 digits that a store may keep, for ten million orders.
-    const PER_ORDER: u64 = 100_000_000;
-
-    /// The breaker's own next decision.
-    fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
-    }
-
-    /// The next order.
-    fn next_order(self) -> Self {
-        Self((self.0 / Self::PER_ORDER + 1).saturating_mul(Self::PER_ORDER))
-    }
-
-    /// The next order, if it is a lock.
-    fn next_lock(self) -> Self {
-        Self(self.next_order().0.saturating_add(Self::PER_ORDER - 1))
-    }
-}
-
-/// The right to make one call. It must come back, by [`Breaker::settle`] or [`Breaker::abandon`].
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "a permit that does not come back holds a probe's place until its lease ends"]
-pub struct Permit {
-    life: Life,
-    probe: Option<u64>,
-}
-
-/// One stay in one state. A generation alone does not tell two of them apart: [`Breaker::yield_to`] leaves a state for another one of
-/// the same generation, and a probe that fails after it would otherwise be counted by a breaker that never sent it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Life {
-    generation: Generation,
-    /// Rises when a life begins in the generation of the one before.
-    branch: u32,
-}
-
-impl Life {
-    fn followed_by(self, generation: Generation) -> Self {
-        Self { generation, branch: if generation == self.generation { self.branch.wrapping_add(1) } else { self.branch } }
-    }
-}
-
-impl Permit {
-    /// The generation that admitted the call.
-    pub fn generation(&self) -> Generation {
-        self.life.generation
-    }
-
-    /// Whether the call is a probe.
-    pub fn is_probe(&self) -> bool {
-        self.probe.is_some()
-    }
-}
+/// When a call makes sense again that was refused by chance, while the breaker is closed.
+const BY_CHANCE: Duration = Duration::from_millis(100);
 
 /// A breaker's no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    /// The state that refused.
+    /// The state that refused; `closed` where `ramp` or `adaptive` did.
     pub state: StateName,
     /// When asking again makes sense: the end of the open time, of the lock, or of the first lease among the probes under way (a place
-    /// may be free earlier). `None` when no time is known: forced open without an expiry.
+    /// may be free earlier), or of the stay; where chance refused, a little later. `None` when no time is known: forced open without an expiry.
     pub until: Option<Tick>,
 }
 
@@ -146,68 +106,86 @@ pub struct Settled {
     pub transition: Option<Transition>,
 }
 
+impl Settled {
+    const LATE: Self = Self { late: true, transition: None };
+}
+
 /// A circuit breaker.
 #[derive(Debug)]
 pub struct Breaker {
-    settings: Settings,
+    settings: Arc<Settings>,
     policy: Box<dyn Policy>,
     state: State,
     life: Life,
     /// Trips since it was last closed: the exponent of the open time's back-off.
     trips: u32,
+    /// Verdicts that are still to be ignored.
+    ignored_first: u32,
     since: Tick,
     next_probe: u64,
 }
 
 #[derive(Debug)]
 enum State {
-    Closed,
-    Open { until: Tick },
-    HalfOpen { probes: Vec<Probe>, successes: u32 },
-    Locked(Lock),
-}
-
-#[derive(Debug)]
-struct Probe {
-    id: u64,
-    lease_ends: Tick,
+    /// `ramping`: it has recovered by itself, and the share of calls that go may still rise.
+    Closed {
+        ramping: bool,
+    },
+    /// `not_before`: until when its service has asked to be left alone. `probed`: what the probes said that opened it again.
+    Open {
+        until: Tick,
+        not_before: Tick,
+        probed: Option<Box<Counts>>,
+    },
+    HalfOpen(HalfOpen),
+    Locked(Box<Lock>),
 }
 
 impl Breaker {
     /// A closed breaker of generation 0.
-    pub fn new(settings: Settings, now: Tick) -> Self {
-        let policy = policy::build(&settings.policy);
+    pub fn new(settings: impl Into<Arc<Settings>>, now: Tick) -> Self {
+        let settings = settings.into();
         Self {
-            settings,
-            policy,
-            state: State::Closed,
-            life: Life { generation: Generation(0), branch: 0 },
+            policy: policy::build(&settings.policy, now),
+            state: State::Closed { ramping: false },
+            life: Life::default(),
             trips: 0,
+            ignored_first: settings.ignore_first,
             since: now,
             next_probe: 0,
+            settings,
         }
     }
 
-    /// Asks whether a call may go.
+    /// Asks whether a call may go. `roll` gives numbers in `[0, 1)`; it is asked for one only where chance decides, by `ramp` or
+    /// `adaptive`.
     ///
     /// A state that has run out is left first, so the answer comes with the transition, if there was one.
-    pub fn admit(&mut self, now: Tick) -> (Result<Permit, Refusal>, Option<Transition>) {
+    pub fn admit(&mut self, now: Tick, mut roll: impl FnMut() -> f64) -> (Result<Permit, Refusal>, Option<Transition>) {
         let transition = self.advance(now);
         let life = self.life;
         let answer = match &mut self.state {
-            State::Closed => Ok(Permit { life, probe: None }),
-            State::Open { until } => Err(Refusal { state: StateName::Open, until: Some(*until) }),
-            State::HalfOpen { probes, successes } => {
-                probes.retain(|probe| probe.lease_ends > now);
-                if probes.len() < self.settings.places(*successes) {
-                    let id = self.next_probe;
-                    self.next_probe += 1;
-                    probes.push(Probe { id, lease_ends: self.settings.lease_from(now) });
-                    Ok(Permit { life, probe: Some(id) })
+            State::Closed { ramping } => {
+                let by_chance = Refusal { state: StateName::Closed, until: Some(now.plus(BY_CHANCE)) };
+                let share = if *ramping { self.settings.ramp_share(now.since(self.since)) } else { None };
+                *ramping = share.is_some();
+                if share.is_some_and(|share| roll() >= share) || !self.policy.admit(now, &mut roll) {
+                    Err(by_chance)
                 } else {
-                    Err(Refusal { state: StateName::HalfOpen, until: first_lease_end(probes) })
+                    Ok(Permit { life, probe: None })
                 }
             }
+            State::Open { until, .. } => Err(Refusal { state: StateName::Open, until: Some(*until) }),
+            State::HalfOpen(half_open) => match half_open.send(self.next_probe, &self.settings, now) {
+                Some(probe) => {
+                    self.next_probe += 1;
+                    Ok(Permit { life, probe: Some(probe) })
+                }
+                None => {
+                    let ends = [half_open.first_lease_end(), stay_ends(&self.settings, self.since)];
+                    Err(Refusal { state: StateName::HalfOpen, until: ends.into_iter().flatten().min() })
+                }
+            },
             State::Locked(lock) => match lock.kind {
                 LockKind::ForcedOpen => Err(Refusal { state: StateName::ForcedOpen, until: lock.expires_at }),
                 LockKind::ForcedClosed | LockKind::MetricsOnly => Ok(Permit { life, probe: None }),
@@ -219,34 +197,29 @@ impl Breaker {
     /// Reports an admitted call's verdict. `took` is the call's duration, `roll` a number in `[0, 1)`, drawn only for a trip's jitter.
     pub fn settle(&mut self, permit: Permit, verdict: Verdict, took: Duration, now: Tick, roll: impl FnOnce() -> f64) -> Settled {
         if permit.life != self.life {
-            return Settled { late: true, transition: None };
+            return Settled::LATE;
         }
         let transition = match &mut self.state {
-            State::Closed => {
-                if self.policy.record(verdict, took, now) {
+            State::Closed { .. } => {
+                if self.record(verdict, took, now) {
                     Some(self.trip(Cause::Policy, retry_after(verdict), now, roll))
                 } else {
                     None
                 }
             }
-            State::Open { .. } => return Settled { late: true, transition: None },
-            State::HalfOpen { probes, successes } => {
-                let Some(place) = probes.iter().position(|probe| Some(probe.id) == permit.probe && probe.lease_ends > now) else {
-                    return Settled { late: true, transition: None };
-                };
-                probes.swap_remove(place);
-                match verdict {
-                    Verdict::Success | Verdict::Slow => {
-                        *successes += 1;
-                        if *successes >= self.settings.success_threshold { Some(self.recover(Cause::Recovered, now)) } else { None }
-                    }
-                    Verdict::Failure { retry_after } => Some(self.trip(Cause::ProbeFailed, retry_after, now, roll)),
-                    Verdict::Ignored => None,
+            State::Open { .. } => return Settled::LATE,
+            State::HalfOpen(half_open) => {
+                // A stay that has run out is over, though nobody has asked since.
+                let over = stay_ends(&self.settings, self.since).is_some_and(|end| end <= now);
+                if over || !half_open.take_back(permit.probe, now) {
+                    return Settled::LATE;
                 }
+                let decision = half_open.note(verdict, took, &self.settings);
+                self.act_on(decision, now, roll)
             }
             State::Locked(lock) => {
                 if lock.kind == LockKind::MetricsOnly {
-                    self.policy.record(verdict, took, now);
+                    self.record(verdict, took, now);
                 }
                 None
             }
@@ -255,36 +228,44 @@ impl Breaker {
     }
 
     /// Gives a permit back without a verdict: the call was never made, or was cancelled by its caller.
-    pub fn abandon(&mut self, permit: Permit) {
-        if let (State::HalfOpen { probes, .. }, true) = (&mut self.state, permit.life == self.life) {
-            probes.retain(|probe| Some(probe.id) != permit.probe);
+    pub fn abandon(&mut self, permit: Permit, now: Tick) {
+        if permit.life != self.life {
+            return;
+        }
+        match &mut self.state {
+            State::HalfOpen(half_open) => half_open.drop_probe(permit.probe),
+            State::Closed { .. } => self.policy.forget(now),
+            State::Open { .. } | State::Locked(_) => {}
         }
     }
 
-    /// Leaves a state that has run out: an open circuit whose time is over, a lock that has expired.
+    /// Leaves a state that has run out: an open circuit whose time is over, a stay in half-open that has become too long, a lock that has
+    /// expired.
+    ///
+    /// Opened again because a stay became too long, it stays open without jitter: no chance is at hand here.
     pub fn advance(&mut self, now: Tick) -> Option<Transition> {
         match &self.state {
-            State::Open { until } if *until <= now => Some(self.enter(half_open(), Cause::Timer, now)),
+            State::Open { until, .. } if *until <= now => Some(self.enter(half_open(), Cause::Timer, now)),
+            State::HalfOpen(_) if stay_ends(&self.settings, self.since).is_some_and(|end| end <= now) => {
+                Some(self.trip(Cause::ProbesTooLong, None, now, || 0.0))
+            }
             State::Locked(lock) if lock.expires_at.is_some_and(|at| at <= now) => Some(self.unlock(Cause::LockExpired, now)),
-            _ => None,
+            State::Closed { .. } | State::Open { .. } | State::HalfOpen(_) | State::Locked(_) => None,
         }
     }
 
     /// Gives up the probes whose leases have ended; whether there were any, so that a refused call may be worth asking again.
     pub fn give_up(&mut self, now: Tick) -> bool {
-        let State::HalfOpen { probes, .. } = &mut self.state else { return false };
-        let before = probes.len();
-        probes.retain(|probe| probe.lease_ends > now);
-        probes.len() < before
+        if let State::HalfOpen(half_open) = &mut self.state { half_open.give_up(now) } else { false }
     }
 
     /// When [`Breaker::advance`] or [`Breaker::give_up`] will have something to do, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Open { until } => Some(*until),
-            State::HalfOpen { probes, .. } => first_lease_end(probes),
+            State::Open { until, .. } => Some(*until),
+            State::HalfOpen(half_open) => [half_open.first_lease_end(), stay_ends(&self.settings, self.since)].into_iter().flatten().min(),
             State::Locked(lock) => lock.expires_at,
-            State::Closed => None,
+            State::Closed { .. } => None,
         }
     }
 
@@ -292,116 +273,90 @@ impl Breaker {
     /// Until that tick every [`Breaker::admit`] is a refusal that changes nothing, so it may be answered without asking.
     pub fn refuses_until(&self) -> Tick {
         match &self.state {
-            State::Open { until } => *until,
-            State::Locked(Lock { kind: LockKind::ForcedOpen, expires_at, .. }) => expires_at.unwrap_or(Tick::NEVER),
-            State::HalfOpen { probes, successes } if probes.len() >= self.settings.places(*successes) => {
-                first_lease_end(probes).unwrap_or_default()
+            State::Open { until, .. } => *until,
+            State::Locked(lock) if lock.kind == LockKind::ForcedOpen => lock.expires_at.unwrap_or(Tick::NEVER),
+            State::HalfOpen(half_open) => {
+                let full = half_open.full_until(&self.settings);
+                full.map_or(Tick(0), |end| stay_ends(&self.settings, self.since).map_or(end, |stay| stay.min(end)))
             }
-            State::Closed | State::HalfOpen { .. } | State::Locked(_) => Tick(0),
+            State::Closed { .. } | State::Locked(_) => Tick(0),
         }
     }
 
-    /// Puts a lock on, over whatever state there is.
-    pub fn lock(&mut self, lock: Lock, now: Tick) -> Transition {
-        let (actor, reason) = (lock.actor.clone(), lock.reason.clone());
-        self.enter(State::Locked(lock), Cause::Forced, now).by(actor, reason)
+    /// Takes other settings, all of them. State, probes and locks stay, and the window as far as the new policy has room for it. What
+    /// there is is weighed at once: a closed breaker may open, a half-open one close or open, an open one's time be over earlier or later.
+    pub fn retune(&mut self, settings: impl Into<Arc<Settings>>, now: Tick, roll: impl FnOnce() -> f64) -> Option<Transition> {
+        let settings = settings.into();
+        if !self.policy.retune(&settings.policy, now) {
+            let counts = self.policy.counts(now);
+            self.policy = policy::build(&settings.policy, now);
+            self.policy.inherit(counts, now);
+        }
+        self.ignored_first = self.ignored_first.min(settings.ignore_first);
+        self.settings = settings;
+        match &mut self.state {
+            State::Closed { .. } => {
+                if self.policy.weigh(now) {
+                    return Some(self.trip(Cause::Policy, None, now, roll));
+                }
+            }
+            State::Open { until, not_before, .. } => {
+                *until = self.since.plus(self.settings.open_time(self.trips, None, roll())).max(*not_before);
+            }
+            State::HalfOpen(half_open) => {
+                let decision = half_open.decide(&self.settings);
+                return self.act_on(decision, now, roll);
+            }
+            State::Locked(_) => {}
+        }
+        None
     }
 
-    /// Takes a lock off; `None` if there is none. A breaker forced open goes on from `half_open`, any other from `closed`.
-    pub fn release(&mut self, actor: &str, reason: &str, now: Tick) -> Option<Transition> {
+    /// Hears of so many quick successes of this life at once, which its policy had said it need not hear of one by one ([`Policy::slack`]).
+    fn absorb(&mut self, successes: u32) {
+        self.policy.absorb(successes);
+    }
+
+    /// Which successes it need not hear of at once.
+    fn slack(&self) -> Slack {
         match self.state {
-            State::Locked(_) => Some(self.unlock(Cause::Released, now).by(actor.to_owned(), reason.to_owned())),
-            State::Closed | State::Open { .. } | State::HalfOpen { .. } => None,
+            State::Closed { .. } if self.ignored_first == 0 => self.policy.slack(),
+            State::Closed { .. } | State::Open { .. } | State::HalfOpen(_) | State::Locked(_) => Slack::None,
         }
     }
 
-    /// Puts the breaker into an automatic state by hand; a lock is taken off by it. From there it goes on by itself: opened by
-    /// hand, it is half-open after `recovery_timeout`.
-    pub fn reset_to(&mut self, state: Automatic, actor: &str, reason: &str, now: Tick, roll: impl FnOnce() -> f64) -> Transition {
-        let transition = match state {
-            Automatic::Closed => self.recover(Cause::Forced, now),
-            Automatic::Open => self.trip(Cause::Forced, None, now, roll),
-            Automatic::HalfOpen => self.enter(half_open(), Cause::Forced, now),
-        };
-        transition.by(actor.to_owned(), reason.to_owned())
+    /// The longest that a success may take to be one of its [`Breaker::slack`].
+    fn quick(&self) -> Duration {
+        self.policy.quick()
     }
 
-    /// Takes over what another instance, or an earlier life of this one, knew; `None` if what is known here is as new or newer.
-    pub fn adopt(&mut self, snapshot: &Snapshot, cause: Cause, now: Tick) -> Option<Transition> {
-        if snapshot.generation <= self.life.generation {
-            return None;
-        }
-        Some(self.take_over(snapshot, cause, now))
-    }
-
-    /// Takes over a state that was stored before this breaker's own of the same generation: two instances decided at once, and the
-    /// other one's decision was stored first. `None` if the snapshot is older, or is what is known here already.
-    ///
-    /// It can be one automatic decision or another, one reset or another, one lock or another; a lock and anything else are never
-    /// of one generation.
-    pub fn yield_to(&mut self, snapshot: &Snapshot, now: Tick) -> Option<Transition> {
-        if snapshot.generation < self.life.generation {
-            return None;
-        }
-        if snapshot.generation == self.life.generation {
-            let same = match (&self.state, &snapshot.held) {
-                (State::Locked(ours), Held::Locked(theirs)) => ours.is_same_decision(theirs),
-                _ => snapshot.held.name() == self.state_name(),
-            };
-            if same {
-                return None;
-            }
-        }
-        Some(self.take_over(snapshot, Cause::Adopted, now))
-    }
-
-    /// As [`Breaker::yield_to`], for a state that was to be stored and found `stored` there. A lock that nobody else has heard of is not
-    /// given up for a state that other orders led to, which this instance had not heard of: it is put on again above that
-    /// state, and its transition is to be shared like the first one.
-    pub fn stand_by(&mut self, stored: &Snapshot, now: Tick) -> Option<Transition> {
-        match (&self.state, &stored.held) {
-            (State::Locked(ours), Held::Closed | Held::Open { .. } | Held::HalfOpen) if ours.expires_at.is_none_or(|at| at > now) => {
-                let ours = ours.clone();
-                let (actor, reason) = (ours.actor.clone(), ours.reason.clone());
-                let above = self.life.generation.max(stored.generation).next_lock();
-                Some(self.begin(State::Locked(ours), above, Cause::Forced, now).by(actor, reason))
-            }
-            _ => self.yield_to(stored, now),
-        }
-    }
-
-    /// What is to be shared and stored.
-    pub fn snapshot(&self) -> Snapshot {
-        let held = match &self.state {
-            State::Closed => Held::Closed,
-            State::Open { until } => Held::Open { until: *until },
-            State::HalfOpen { .. } => Held::HalfOpen,
-            State::Locked(lock) => Held::Locked(lock.clone()),
-        };
-        Snapshot { generation: self.life.generation, held, trips: self.trips, since: self.since }
+    /// Whether every call goes, until something else happens.
+    fn admits_all(&self) -> bool {
+        matches!(self.state, State::Closed { ramping: false }) && !self.policy.weighs_admissions()
     }
 
     /// The state's name.
     pub fn state_name(&self) -> StateName {
         match &self.state {
-            State::Closed => StateName::Closed,
+            State::Closed { .. } => StateName::Closed,
             State::Open { .. } => StateName::Open,
-            State::HalfOpen { .. } => StateName::HalfOpen,
+            State::HalfOpen(_) => StateName::HalfOpen,
             State::Locked(lock) => lock.kind.state_name(),
         }
     }
 
-    /// The figures that its policy weighs.
+    /// The figures that its policy weighs: while open those that opened it, while half-open those of the probes.
     pub fn counts(&self, now: Tick) -> Counts {
-        self.policy.counts(now)
+        match &self.state {
+            State::HalfOpen(half_open) => half_open.results(),
+            State::Open { probed: Some(counts), .. } => **counts,
+            State::Closed { .. } | State::Open { .. } | State::Locked(_) => self.policy.counts(now),
+        }
     }
 
     /// Probes in flight whose leases have not ended.
     pub fn probes_in_flight(&self, now: Tick) -> usize {
-        match &self.state {
-            State::HalfOpen { probes, .. } => probes.iter().filter(|probe| probe.lease_ends > now).count(),
-            State::Closed | State::Open { .. } | State::Locked(_) => 0,
-        }
+        if let State::HalfOpen(half_open) = &self.state { half_open.in_flight(now) } else { 0 }
     }
 
     /// The generation it is in.
@@ -410,40 +365,60 @@ impl Breaker {
     }
 
     /// What it was told to do.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &Arc<Settings> {
         &self.settings
+    }
+
+    fn record(&mut self, verdict: Verdict, took: Duration, now: Tick) -> bool {
+        if self.ignored_first > 0 && verdict != Verdict::Ignored {
+            self.ignored_first -= 1;
+            self.policy.forget(now);
+            return false;
+        }
+        self.policy.record(verdict, took, now)
+    }
+
+    fn act_on(&mut self, decision: Decision, now: Tick, roll: impl FnOnce() -> f64) -> Option<Transition> {
+        match decision {
+            Decision::Wait => None,
+            Decision::Recover => Some(self.recover(Cause::Recovered, now)),
+            Decision::Reopen(retry_after) => Some(self.trip(Cause::ProbeFailed, retry_after, now, roll)),
+        }
     }
 
     fn trip(&mut self, cause: Cause, retry_after: Option<Duration>, now: Tick, roll: impl FnOnce() -> f64) -> Transition {
         self.trips = self.trips.saturating_add(1);
         let open_for = self.settings.open_time(self.trips, retry_after, roll());
-        let counts = self.policy.counts(now);
-        self.enter(State::Open { until: now.plus(open_for) }, cause, now).with(counts)
+        let asked_for = self.settings.bounded(retry_after);
+        let counts = self.counts(now);
+        let state = State::Open { until: now.plus(open_for), not_before: now.plus(asked_for), probed: self.probed() };
+        self.enter(state, cause, now).with(counts)
+    }
+
+    /// What probes have said, for an open life that follows.
+    fn probed(&mut self) -> Option<Box<Counts>> {
+        match &mut self.state {
+            State::HalfOpen(half_open) => Some(Box::new(half_open.results())),
+            State::Open { probed, .. } => probed.take(),
+            State::Closed { .. } | State::Locked(_) => None,
+        }
     }
 
     fn recover(&mut self, cause: Cause, now: Tick) -> Transition {
         self.trips = 0;
-        self.enter(State::Closed, cause, now)
+        let state = self.closed(cause == Cause::Recovered);
+        self.enter(state, cause, now)
+    }
+
+    fn closed(&self, recovered: bool) -> State {
+        State::Closed { ramping: recovered && !self.settings.ramp.is_zero() }
     }
 
     fn unlock(&mut self, cause: Cause, now: Tick) -> Transition {
         match &self.state {
-            State::Locked(Lock { kind: LockKind::ForcedOpen, .. }) => self.enter(half_open(), cause, now),
-            _ => self.recover(cause, now),
+            State::Locked(lock) if lock.kind == LockKind::ForcedOpen => self.enter(half_open(), cause, now),
+            State::Closed { .. } | State::Open { .. } | State::HalfOpen(_) | State::Locked(_) => self.recover(cause, now),
         }
-    }
-
-    fn take_over(&mut self, snapshot: &Snapshot, cause: Cause, now: Tick) -> Transition {
-        let state = match &snapshot.held {
-            Held::Closed => State::Closed,
-            Held::Open { until } => State::Open { until: *until },
-            Held::HalfOpen => half_open(),
-            Held::Locked(lock) => State::Locked(lock.clone()),
-        };
-        self.trips = snapshot.trips;
-        let transition = self.begin(state, snapshot.generation, cause, now);
-        self.since = snapshot.since;
-        transition
     }
 
     fn enter(&mut self, state: State, cause: Cause, now: Tick) -> Transition {
@@ -458,8 +433,10 @@ impl Breaker {
 
     fn begin(&mut self, state: State, generation: Generation, cause: Cause, now: Tick) -> Transition {
         let from = self.state_name();
-        // A life begins without the verdicts of the one before, by whichever way it began.
-        self.policy.reset();
+        // A life begins without the verdicts of the one before. An open one records none, and shows those that opened it.
+        if !matches!(state, State::Open { .. }) {
+            self.policy.reset(now);
+        }
         self.state = state;
         self.life = self.life.followed_by(generation);
         self.since = now;
@@ -467,23 +444,13 @@ impl Breaker {
     }
 }
 
-/// The states that a breaker moves between by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Automatic {
-    /// Calls go.
-    Closed,
-    /// Calls are refused until a time.
-    Open,
-    /// A few calls go, to see.
-    HalfOpen,
-}
-
 fn half_open() -> State {
-    State::HalfOpen { probes: Vec::new(), successes: 0 }
+    State::HalfOpen(HalfOpen::default())
 }
 
-fn first_lease_end(probes: &[Probe]) -> Option<Tick> {
-    probes.iter().map(|probe| probe.lease_ends).min()
+/// When a stay in half-open that began at `since` becomes too long. Not at once, for no probe could be sent in it.
+fn stay_ends(settings: &Settings, since: Tick) -> Option<Tick> {
+    settings.half_open_timeout.map(|timeout| since.plus(timeout.max(Duration::from_millis(1))))
 }
 
 fn retry_after(verdict: Verdict) -> Option<Duration> {

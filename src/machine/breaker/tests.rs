@@ -19,15 +19,17 @@ use super::*;
 /// `fail_max` 3, open for 100 ms, one permit, one success, leases of 10 ms; no back-off, no jitter.
 fn settings() -> Settings {
     Settings {
-        policy: PolicySettings::Consecutive { fail_max: NonZeroU32::new(3).expect("is not zero") },
-        recovery_timeout: Duration::from_millis(100),
-        backoff_multiplier: 1.0,
         recovery_timeout_max: Duration::from_secs(10),
-        jitter: 0.0,
-        permits: 1,
-        success_threshold: 1,
-        lease: Duration::from_millis(10),
+        ..Settings::new(
+            PolicySettings::Consecutive { fail_max: NonZeroU32::new(3).expect("is not zero") },
+            Duration::from_millis(100),
+            Duration::from_millis(10),
+        )
     }
+}
+
+fn consecutive(fail_max: u32) -> PolicySettings {
+    PolicySettings::Consecutive { fail_max: NonZeroU32::new(fail_max).expect("is not zero") }
 }
 
 const FAILURE: Verdict = Verdict::Failure { retry_after: None };
@@ -37,11 +39,11 @@ fn settle(breaker: &mut Breaker, permit: Permit, verdict: Verdict, now: u64) -> 
 }
 
 fn admitted(breaker: &mut Breaker, now: u64) -> Permit {
-    breaker.admit(Tick(now)).0.expect("the test's breaker admits here")
+    breaker.admit(Tick(now), || 0.0).0.expect("the test's breaker admits here")
 }
 
 fn refused(breaker: &mut Breaker, now: u64) -> Refusal {
-    breaker.admit(Tick(now)).0.expect_err("the test's breaker refuses here")
+    breaker.admit(Tick(now), || 0.0).0.expect_err("the test's breaker refuses here")
 }
 
 /// Trips a closed breaker by failures at `now`.

@@ -53,6 +53,8 @@ pub enum Cause {
     Timer,
     /// A probe failed.
     ProbeFailed,
+    /// Half-open for too long without a decision.
+    ProbesTooLong,
     /// Enough probes succeeded.
     Recovered,
     /// Somebody asked for it.
@@ -69,10 +71,11 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Policy,
         Self::Timer,
         Self::ProbeFailed,
+        Self::ProbesTooLong,
         Self::Recovered,
         Self::Forced,
         Self::Released,
@@ -87,6 +90,7 @@ impl Cause {
             Self::Policy => "policy",
             Self::Timer => "timer",
             Self::ProbeFailed => "probe_failed",
+            Self::ProbesTooLong => "probes_too_long",
             Self::Recovered => "recovered",
             Self::Forced => "forced",
             Self::Released => "released",
@@ -117,7 +121,7 @@ impl Cause {
         match self {
             Self::Policy => matches!((from, to), (Closed, Open)),
             Self::Timer => matches!((from, to), (Open, HalfOpen)),
-            Self::ProbeFailed => matches!((from, to), (HalfOpen, Open)),
+            Self::ProbeFailed | Self::ProbesTooLong => matches!((from, to), (HalfOpen, Open)),
             Self::Recovered => matches!((from, to), (HalfOpen, Closed)),
             Self::Released | Self::LockExpired => {
                 matches!((from, to), (ForcedOpen, HalfOpen) | (ForcedClosed | MetricsOnly, Closed))

@@ -43,14 +43,8 @@ fn guard(fail_max: u32) -> (Arc<Answers>, Guard<Answering>) {
     let (clock, witness, caller) = (PausedClock::new(), Arc::new(Notes::default()), Arc::new(Answers::default()));
     let timeout = Duration::from_secs(10);
     let settings = Settings {
-        policy: PolicySettings::Consecutive { fail_max: fail_max.try_into().expect("not zero") },
-        recovery_timeout: timeout,
-        backoff_multiplier: 1.0,
         recovery_timeout_max: timeout,
-        jitter: 0.0,
-        permits: 1,
-        success_threshold: 1,
-        lease: timeout,
+        ..Settings::new(PolicySettings::Consecutive { fail_max: fail_max.try_into().expect("not zero") }, timeout, timeout)
     };
     let (breakers, _) = Breakers::new([("rag".to_owned(), settings)], clock, Always(0.0), Arc::clone(&witness), "here".to_owned());
     let law = Law::Aimd(aimd::Settings { latency: timeout, backoff_ratio: 0.5 });

@@ -21,14 +21,12 @@ struct Instance {
 
 fn breakers(clock: PausedClock) -> (Arc<Breakers<Small>>, mpsc::UnboundedReceiver<Announcement>, Arc<Notes>) {
     let settings = Settings {
-        policy: PolicySettings::Consecutive { fail_max: 1.try_into().expect("not zero") },
-        recovery_timeout: Duration::from_secs(30),
-        backoff_multiplier: 1.0,
         recovery_timeout_max: Duration::from_secs(600),
-        jitter: 0.0,
-        permits: 1,
-        success_threshold: 1,
-        lease: Duration::from_secs(2),
+        ..Settings::new(
+            PolicySettings::Consecutive { fail_max: 1.try_into().expect("not zero") },
+            Duration::from_secs(30),
+            Duration::from_secs(2),
+        )
     };
     let witness = Arc::new(Notes::default());
     let services = [("notifier".to_owned(), settings)];

@@ -67,14 +67,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn stages(clock: ShortTimers, witness: &Arc<Notes>, stop: &Stop) -> Arc<Stages<Broken>> {
     let settings = breaker::Settings {
-        policy: PolicySettings::Consecutive { fail_max: 5.try_into().expect("not zero") },
-        recovery_timeout: TIMEOUT,
-        backoff_multiplier: 1.0,
         recovery_timeout_max: TIMEOUT,
-        jitter: 0.0,
-        permits: 1,
-        success_threshold: 1,
-        lease: TIMEOUT,
+        ..breaker::Settings::new(PolicySettings::Consecutive { fail_max: 5.try_into().expect("not zero") }, TIMEOUT, TIMEOUT)
     };
     let services = [("vms".to_owned(), settings)];
     let (breakers, _) = Breakers::<Broken>::new(services, clock, Always(0.0), Arc::clone(witness), "here".to_owned());

@@ -38,7 +38,7 @@ fn a_refused_probe_does_not_refresh_leases() {
         assert_eq!(refused(&mut breaker, now).until, Some(Tick(110)));
         assert_eq!(breaker.refuses_until(), Tick(110));
     }
-    assert!(breaker.admit(Tick(110)).0.is_ok());
+    assert!(breaker.admit(Tick(110), || 0.0).0.is_ok());
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_cancelled_probe_neither_decides_nor_leaks_its_permit() {
     for round in 0..5 {
         let probe = admitted(&mut breaker, 100);
         if round % 2 == 0 {
-            breaker.abandon(probe);
+            breaker.abandon(probe, Tick(0));
         } else {
             assert_eq!(settle(&mut breaker, probe, Verdict::Ignored, 100), Settled { late: false, transition: None });
         }
@@ -86,7 +86,7 @@ fn an_abandoned_probe_of_an_earlier_life_frees_no_place_in_this_one() {
     let old = admitted(&mut breaker, 100);
     breaker.reset_to(Automatic::HalfOpen, "ann", "again", Tick(101), || 0.0);
     let _probe = admitted(&mut breaker, 101);
-    breaker.abandon(old);
+    breaker.abandon(old, Tick(0));
     assert_eq!(breaker.probes_in_flight(Tick(101)), 1);
 }
 
@@ -208,7 +208,7 @@ fn a_probe_from_before_a_takeover_within_its_generation_is_late() {
 fn without_permits_it_still_probes() {
     let mut breaker = half_open(0, 0);
     let probe = admitted(&mut breaker, 100);
-    assert!(breaker.admit(Tick(100)).0.is_err());
+    assert!(breaker.admit(Tick(100), || 0.0).0.is_err());
     assert_eq!(settle(&mut breaker, probe, Verdict::Success, 100).transition.map(|t| t.to), Some(StateName::Closed));
 }
 
@@ -217,7 +217,7 @@ fn without_a_lease_probes_are_still_counted_and_still_close() {
     let mut breaker = Breaker::new(Settings { lease: Duration::ZERO, ..settings() }, Tick(0));
     trip(&mut breaker, 0);
     let probe = admitted(&mut breaker, 100);
-    assert!(breaker.admit(Tick(100)).0.is_err(), "one permit is one probe");
+    assert!(breaker.admit(Tick(100), || 0.0).0.is_err(), "one permit is one probe");
     assert!(settle(&mut breaker, probe, Verdict::Success, 100).transition.is_some());
 }
 
@@ -255,7 +255,7 @@ fn a_panicking_roll_leaves_a_breaker_that_can_trip() {
 fn a_tick_that_is_behind_undoes_nothing() {
     let mut breaker = half_open(1, 1);
     let probe = admitted(&mut breaker, 100);
-    assert!(breaker.admit(Tick(3)).0.is_err());
+    assert!(breaker.admit(Tick(3), || 0.0).0.is_err());
     assert_eq!(breaker.advance(Tick(3)), None);
     assert!(settle(&mut breaker, probe, Verdict::Success, 3).transition.is_some());
 }

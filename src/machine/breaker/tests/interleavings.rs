@@ -14,7 +14,7 @@ fn breaker(fail_max: u32) -> Arc<Shared> {
 }
 
 fn admit(breaker: &Shared, now: u64) -> Option<Permit> {
-    breaker.admit(Tick(now)).0.ok()
+    breaker.admit(Tick(now), || 0.0).0.ok()
 }
 
 fn end(breaker: &Shared, permit: Permit, verdict: Verdict, now: u64) -> Settled {
@@ -160,7 +160,7 @@ fn a_probe_given_back_makes_room() {
         let probe = admit(&breaker, 100).expect("the first probe");
         let other = thread::spawn({
             let breaker = Arc::clone(&breaker);
-            move || breaker.abandon(probe)
+            move || breaker.abandon(probe, Tick(0))
         });
         let early = admit(&breaker, 101);
         other.join().expect("does not panic");

@@ -12,7 +12,7 @@ fn open_times(settings: &Settings, times: usize, retry_after: Option<Duration>, 
     let mut now = Tick(0);
     let mut open_times = Vec::new();
     while open_times.len() < times {
-        let permit = breaker.admit(now).0.expect("closed, or its time is over");
+        let permit = breaker.admit(now, || 0.0).0.expect("closed, or its time is over");
         if let Some(transition) = breaker.settle(permit, Verdict::Failure { retry_after }, Duration::ZERO, now, || roll).transition {
             assert_eq!(transition.to, StateName::Open);
             let until = breaker.next_deadline().expect("an open breaker knows when it ends");

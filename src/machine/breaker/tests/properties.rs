@@ -9,7 +9,7 @@ use super::*;
 #[derive(Debug, Clone)]
 enum Op {
     Admit,
-    Settle(Index, Verdict),
+    Settle(Index, Verdict, Duration),
     Abandon(Index),
     Advance,
     Lock(Lock),
@@ -23,7 +23,7 @@ enum Op {
 trait Subject {
     fn build(settings: Settings) -> Self;
     fn admit(&mut self, now: Tick) -> (Result<Permit, Refusal>, Option<Transition>);
-    fn settle(&mut self, permit: Permit, verdict: Verdict, now: Tick) -> Settled;
+    fn settle(&mut self, permit: Permit, verdict: Verdict, took: Duration, now: Tick) -> Settled;
     fn abandon(&mut self, permit: Permit);
     fn with<R>(&mut self, f: impl FnOnce(&mut Breaker) -> R) -> R;
     fn shown_state(&self) -> StateName;
@@ -36,13 +36,13 @@ impl Subject for Breaker {
         Self::new(settings, Tick(0))
     }
     fn admit(&mut self, now: Tick) -> (Result<Permit, Refusal>, Option<Transition>) {
-        self.admit(now)
+        self.admit(now, || ROLL)
     }
-    fn settle(&mut self, permit: Permit, verdict: Verdict, now: Tick) -> Settled {
-        self.settle(permit, verdict, Duration::ZERO, now, || ROLL)
+    fn settle(&mut self, permit: Permit, verdict: Verdict, took: Duration, now: Tick) -> Settled {
+        self.settle(permit, verdict, took, now, || ROLL)
     }
     fn abandon(&mut self, permit: Permit) {
-        self.abandon(permit);
+        self.abandon(permit, Tick(0));
     }
     fn with<R>(&mut self, f: impl FnOnce(&mut Breaker) -> R) -> R {
         f(self)
@@ -57,13 +57,13 @@ impl Subject for SharedBreaker {
         Self::new(settings, Tick(0))
     }
     fn admit(&mut self, now: Tick) -> (Result<Permit, Refusal>, Option<Transition>) {
-        SharedBreaker::admit(self, now)
+        SharedBreaker::admit(self, now, || ROLL)
     }
-    fn settle(&mut self, permit: Permit, verdict: Verdict, now: Tick) -> Settled {
-        SharedBreaker::settle(self, permit, verdict, Duration::ZERO, now, || ROLL)
+    fn settle(&mut self, permit: Permit, verdict: Verdict, took: Duration, now: Tick) -> Settled {
+        SharedBreaker::settle(self, permit, verdict, took, now, || ROLL)
     }
     fn abandon(&mut self, permit: Permit) {
-        SharedBreaker::abandon(self, permit);
+        SharedBreaker::abandon(self, permit, Tick(0));
     }
     fn with<R>(&mut self, f: impl FnOnce(&mut Breaker) -> R) -> R {
         SharedBreaker::with(self, f)
@@ -73,20 +73,64 @@ impl Subject for SharedBreaker {
     }
 }
 
+/// What is slow in these worlds.
+const SLOW: Duration = Duration::from_millis(10);
+
+fn any_rates() -> impl Strategy<Value = Rates> {
+    let share = || prop::sample::select(vec![0.01, 0.07, 0.3, 0.5, 0.67, 1.0]);
+    (1u32..6, share(), share()).prop_map(|(minimum_calls, failure_rate, slow_call_rate)| Rates {
+        minimum_calls,
+        failure_rate,
+        slow_call_rate,
+        slow_call_duration: SLOW,
+    })
+}
+
+fn any_policy() -> impl Strategy<Value = PolicySettings> {
+    let fail_max = prop_oneof![4 => 1u32..4, 1 => Just(u32::MAX)];
+    let size = || prop_oneof![4 => 1u32..8, 1 => Just(70)];
+    let window = || (1u64..4).prop_map(Duration::from_secs);
+    let trip = Trip::compile("failure_rate > 0.3 && calls >= 4 || consecutive >= 3").expect("is CEL");
+    let over = prop_oneof![size().prop_map(Over::Calls), window().prop_map(Over::Time)];
+    let one = prop_oneof![
+        3 => fail_max.prop_map(consecutive),
+        3 => (size(), any_rates()).prop_map(|(size, rates)| PolicySettings::Count { size, rates }),
+        3 => (window(), any_rates()).prop_map(|(window, rates)| PolicySettings::Time { window, rates }),
+        1 => over.prop_map(move |over| PolicySettings::Expression { trip: trip.clone(), over, slow: SLOW }),
+    ]
+    .boxed();
+    prop_oneof![6 => one.clone(), 1 => prop::collection::vec(one, 1..4).prop_map(PolicySettings::Any)]
+}
+
 fn any_settings() -> impl Strategy<Value = Settings> {
     let millis = || prop_oneof![Just(0), Just(1), 1u64..200, Just(u64::MAX)].prop_map(Duration::from_millis);
     let count = || prop_oneof![4 => 0u32..4, 1 => Just(u32::MAX)];
-    let fail_max = prop_oneof![4 => 1u32..4, 1 => Just(u32::MAX)];
-    (fail_max, millis(), millis(), millis(), 0u8..3, prop::sample::select(vec![0.0, 1.0]), count(), count()).prop_map(
-        |(fail_max, recovery_timeout, recovery_timeout_max, lease, multiplier, jitter, permits, success_threshold)| Settings {
-            policy: PolicySettings::Consecutive { fail_max: NonZeroU32::new(fail_max).expect("from 1") },
-            recovery_timeout,
-            backoff_multiplier: f64::from(multiplier.max(1)),
-            recovery_timeout_max,
-            jitter,
-            permits,
-            success_threshold,
-            lease,
+    let rate = proptest::option::of(prop::sample::select(vec![0.01, 0.5, 1.0]));
+    let open = (millis(), millis(), 0u8..3, prop::sample::select(vec![0.0, 1.0]));
+    let half_open = (millis(), count(), count(), rate, proptest::option::weighted(0.3, millis()));
+    let closed = (prop_oneof![2 => Just(0), 1 => 1u64..300].prop_map(Duration::from_millis), prop_oneof![3 => Just(0), 1 => 1u32..5]);
+    (any_policy(), open, half_open, closed).prop_map(
+        |(
+            policy,
+            (recovery_timeout, recovery_timeout_max, multiplier, jitter),
+            (lease, permits, success_threshold, half_open_failure_rate, half_open_timeout),
+            (ramp, ignore_first),
+        )| {
+            let backoff_multiplier = f64::from(multiplier.max(1));
+            Settings {
+                policy,
+                recovery_timeout,
+                backoff_multiplier,
+                recovery_timeout_max,
+                jitter,
+                permits,
+                success_threshold,
+                half_open_failure_rate,
+                half_open_timeout,
+                ramp,
+                ignore_first,
+                lease,
+            }
         },
     )
 }
@@ -122,7 +166,9 @@ fn any_held() -> impl Strategy<Value = Held> {
 fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => Just(Op::Admit),
-        12 => (any::<Index>(), any_verdict()).prop_map(|(call, verdict)| Op::Settle(call, verdict)),
+        12 => (any::<Index>(), any_verdict(), prop::sample::select(vec![0, 10, 11])).prop_map(|(call, verdict, took)| {
+            Op::Settle(call, verdict, Duration::from_millis(took))
+        }),
         2 => any::<Index>().prop_map(Op::Abandon),
         2 => Just(Op::Advance),
         1 => any_lock().prop_map(Op::Lock),
@@ -134,8 +180,8 @@ fn any_op() -> impl Strategy<Value = Op> {
 
 /// Time goes on by nothing mostly, by a lease or an open time often, and sometimes by fifty days or half of all there is.
 fn any_steps() -> impl Strategy<Value = Vec<(u64, Op)>> {
-    let step = prop_oneof![8 => Just(0), 4 => 1u64..20, 2 => 90u64..210, 1 => Just(50 * 24 * 3_600_000), 1 => Just(u64::MAX / 2)];
-    prop::collection::vec((step, any_op()), 0..80)
+    let step = prop_oneof![12 => Just(0), 4 => 1u64..20, 2 => 90u64..210, 2 => prop::sample::select(vec![999, 1_000, 1_001, 2_500]), 1 => Just(50 * 24 * 3_600_000), 1 => Just(u64::MAX / 2)];
+    prop::collection::vec((step, any_op()), 0..120)
 }
 
 /// Everything of a breaker that can be seen.
@@ -164,7 +210,7 @@ fn live<S: Subject>(settings: &Settings, steps: Vec<(u64, Op)>) -> Result<(), Te
         let (seen, expected) = match op {
             Op::Admit => {
                 let (answer, transition) = subject.admit(tick);
-                let (expected, changed) = model.admit(now);
+                let (expected, changed) = model.admit(ROLL, now);
                 prop_assert_eq!(answer.as_ref().err(), expected.as_ref().err());
                 prop_assert_eq!(answer.is_ok(), expected.is_ok());
                 if let (Ok(permit), Ok(call)) = (answer, expected) {
@@ -182,10 +228,10 @@ fn live<S: Subject>(settings: &Settings, steps: Vec<(u64, Op)>) -> Result<(), Te
                 }
                 (transition, changed)
             }
-            Op::Settle(index, verdict) if !out.is_empty() => {
+            Op::Settle(index, verdict, took) if !out.is_empty() => {
                 let (permit, call) = out.swap_remove(index.index(out.len()));
-                let settled = subject.settle(permit, verdict, tick);
-                let (late, changed) = model.settle(call, verdict, ROLL, now);
+                let settled = subject.settle(permit, verdict, took, tick);
+                let (late, changed) = model.settle(call, verdict, took, ROLL, now);
                 prop_assert_eq!(settled.late, late);
                 untouched = late;
                 (settled.transition, changed)
@@ -201,7 +247,7 @@ fn live<S: Subject>(settings: &Settings, steps: Vec<(u64, Op)>) -> Result<(), Te
                 let (transition, expected) = (subject.with(|breaker| breaker.advance(tick)), model.advance(now));
                 subject.with(|breaker| breaker.give_up(tick));
                 let deadline = subject.with(|breaker| breaker.next_deadline());
-                prop_assert_eq!(deadline, model.first_lease_end(now).or(model.deadline()));
+                prop_assert_eq!(deadline, model.first_lease_end(now).into_iter().chain(model.deadline()).min());
                 (transition, expected)
             }
             Op::Lock(lock) => (Some(subject.with(|breaker| breaker.lock(lock.clone(), tick))), Some(model.lock(lock, now))),
@@ -224,9 +270,8 @@ fn live<S: Subject>(settings: &Settings, steps: Vec<(u64, Op)>) -> Result<(), Te
 
         // As the model says.
         prop_assert_eq!(change(seen.as_ref()), expected);
-        let streak = model.streak();
-        let counts = Counts { calls: streak, failures: streak, slow: 0, consecutive_failures: streak };
-        prop_assert_eq!(&after, &(model.snapshot(), counts, model.probes(now), model.deadline()));
+        let deadline = model.deadline().filter(|_| model.snapshot().held != Held::HalfOpen);
+        prop_assert_eq!(&after, &(model.snapshot(), model.counts(now), model.probes(now), deadline));
         prop_assert_eq!(subject.shown_state(), after.0.held.name());
 
         // And whatever it says: a generation for a change, and none without; of a change, that it can be.
@@ -254,15 +299,16 @@ fn live<S: Subject>(settings: &Settings, steps: Vec<(u64, Op)>) -> Result<(), Te
         // What is shared is enough to go on from.
         let mut heir = Breaker::new(settings.clone(), tick);
         if heir.adopt(&after.0, Cause::Restored, tick).is_some() {
+            let deadline = if after.0.held == Held::HalfOpen { model.deadline() } else { after.3 };
             prop_assert_eq!(heir.snapshot(), after.0);
-            prop_assert_eq!(heir.next_deadline(), after.3);
+            prop_assert_eq!(heir.next_deadline(), deadline);
         }
     }
     Ok(())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16_384, ..ProptestConfig::default() })]
 
     #[test]
     fn lives_as_the_model_does(settings in any_settings(), steps in any_steps()) {

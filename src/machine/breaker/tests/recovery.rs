@@ -60,10 +60,10 @@ impl World {
     fn take(&mut self, step: Step) {
         let now = Tick(self.now);
         match step {
-            Step::Admit => self.out.extend(self.breaker.admit(now).0),
+            Step::Admit => self.out.extend(self.breaker.admit(now, || 0.0).0),
             Step::End(verdict) => match (self.out.pop_front(), verdict) {
                 (Some(permit), Some(verdict)) => drop(settle(&mut self.breaker, permit, verdict, self.now)),
-                (Some(permit), None) => self.breaker.abandon(permit),
+                (Some(permit), None) => self.breaker.abandon(permit, Tick(0)),
                 (None, _) => {}
             },
             Step::Lose => drop(self.out.pop_front()),
@@ -84,30 +84,32 @@ impl World {
     fn key(&self) -> String {
         let left = |at: Tick| at.0.saturating_sub(self.now);
         let state = match &self.breaker.state {
-            State::Closed => "closed".to_owned(),
-            State::Open { until } => format!("open {}", left(*until)),
-            State::HalfOpen { probes, successes } => {
-                let leases: Vec<_> =
-                    probes.iter().map(|probe| (left(probe.lease_ends), self.out.iter().any(|p| p.probe == Some(probe.id)))).collect();
-                format!("half-open {leases:?} {successes}")
+            State::Closed { ramping } => format!("closed {ramping}"),
+            State::Open { until, .. } => format!("open {}", left(*until)),
+            State::HalfOpen(half_open) => {
+                let known = |id| self.out.iter().any(|permit| permit.probe == Some(id));
+                let leases: Vec<_> = half_open.probes.iter().map(|probe| (left(probe.lease_ends), known(probe.id))).collect();
+                format!("half-open {leases:?} {:?}", self.breaker.next_deadline().map(left))
             }
             State::Locked(lock) => format!("{:?} {:?}", lock.kind, lock.expires_at.map(left)),
         };
         let current: Vec<_> = self.out.iter().map(|permit| permit.life == self.breaker.life).collect();
-        format!("{state} {:?} {current:?} {}", self.breaker.counts(Tick(self.now)).failures, self.breaker.trips.min(2))
+        format!("{state} {:?} {current:?} {}", self.breaker.counts(Tick(self.now)), self.breaker.trips.min(2))
     }
 
     /// The service works from now on. A lock for good is taken off, another's end awaited; else nobody does anything but call, and wait as
     /// they are told.
     fn heal(&mut self, settings: &Settings) -> Result<(), String> {
         match &self.breaker.state {
-            State::Locked(Lock { expires_at: None, .. }) => self.take(Step::Release),
-            State::Locked(Lock { expires_at: Some(at), .. }) => self.now = self.now.max(at.0),
-            State::Closed | State::Open { .. } | State::HalfOpen { .. } => {}
+            State::Locked(lock) => match lock.expires_at {
+                None => self.take(Step::Release),
+                Some(at) => self.now = self.now.max(at.0),
+            },
+            State::Closed { .. } | State::Open { .. } | State::HalfOpen(_) => {}
         }
-        let enough = settings.success_threshold.max(1) + 4;
+        let enough = settings.round().map_or(settings.success_threshold, |round| round.size).max(1) + 8;
         for _ in 0..enough {
-            let (answer, _) = self.breaker.admit(Tick(self.now));
+            let (answer, _) = self.breaker.admit(Tick(self.now), || 0.0);
             match answer {
                 Ok(permit) => drop(settle(&mut self.breaker, permit, Verdict::Success, self.now)),
                 Err(Refusal { until: Some(until), .. }) => self.now = self.now.max(until.0),
@@ -143,17 +145,39 @@ fn explore(settings: &Settings, depth: usize) -> usize {
     seen.len()
 }
 
+/// A window as small as the search: a call or two decide.
+fn windows() -> [PolicySettings; 4] {
+    let rates = Rates { minimum_calls: 2, failure_rate: 0.5, slow_call_rate: 1.0, slow_call_duration: Duration::from_millis(1) };
+    let count = PolicySettings::Count { size: 3, rates };
+    let time = PolicySettings::Time { window: Duration::from_secs(2), rates };
+    let trip = Trip::compile("consecutive >= 2 || failure_rate >= 0.5 && calls >= 3").expect("is CEL");
+    let expression = PolicySettings::Expression { trip, over: Over::Calls(4), slow: Duration::MAX };
+    [count.clone(), time.clone(), expression, PolicySettings::Any(vec![count, time])]
+}
+
 #[test]
 fn a_working_service_closes_its_breaker_from_every_reachable_state() {
     let small = Settings {
-        policy: PolicySettings::Consecutive { fail_max: NonZeroU32::new(2).expect("is not zero") },
         recovery_timeout: Duration::from_millis(3),
         lease: Duration::from_millis(2),
-        ..settings()
+        ..Settings::new(consecutive(2), Duration::from_millis(3), Duration::from_millis(2))
     };
     for (permits, success_threshold, lease) in [(1, 1, 2), (2, 2, 2), (2, 3, 1), (0, 0, 0), (0, 2, 0), (u32::MAX, 2, 2)] {
         let settings = Settings { permits, success_threshold, lease: Duration::from_millis(lease), ..small.clone() };
         let states = explore(&settings, 5);
         assert!(states > 200, "only {states} states were reached: the search has lost its way");
+    }
+    let round = |rate, timeout: Option<u64>, ramp| Settings {
+        permits: 2,
+        half_open_failure_rate: rate,
+        half_open_timeout: timeout.map(Duration::from_millis),
+        ramp: Duration::from_millis(ramp),
+        ..small.clone()
+    };
+    for (number, settings) in [round(Some(0.5), None, 0), round(Some(1.0), Some(0), 5), round(None, Some(2), 5)].into_iter().enumerate() {
+        for policy in windows().into_iter().chain([consecutive(2)]) {
+            let states = explore(&Settings { policy, ignore_first: number as u32, ..settings.clone() }, 4);
+            assert!(states > 100, "only {states} states were reached: the search has lost its way");
+        }
     }
 }

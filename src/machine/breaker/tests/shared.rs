@@ -11,7 +11,7 @@ fn shared(settings: Settings) -> SharedBreaker {
 }
 
 fn fail(breaker: &SharedBreaker, now: u64) -> Settled {
-    let permit = breaker.admit(Tick(now)).0.expect("closed");
+    let permit = breaker.admit(Tick(now), || 0.0).0.expect("closed");
     breaker.settle(permit, FAILURE, Duration::ZERO, Tick(now), || 0.0)
 }
 
@@ -20,11 +20,11 @@ fn refusals_are_counted_by_whichever_way_they_came() {
     let breaker = shared(settings());
     while fail(&breaker, 0).transition.is_none() {}
     for now in [0, 50, 99] {
-        assert_eq!(breaker.admit(Tick(now)).0, Err(Refusal { state: StateName::Open, until: Some(Tick(100)) }));
+        assert_eq!(breaker.admit(Tick(now), || 0.0).0, Err(Refusal { state: StateName::Open, until: Some(Tick(100)) }));
     }
     assert_eq!(breaker.refused(), 3);
-    assert!(breaker.admit(Tick(100)).0.is_ok(), "the timer needs nobody to fire it");
-    assert_eq!(breaker.admit(Tick(101)).0, Err(Refusal { state: StateName::HalfOpen, until: Some(Tick(110)) }));
+    assert!(breaker.admit(Tick(100), || 0.0).0.is_ok(), "the timer needs nobody to fire it");
+    assert_eq!(breaker.admit(Tick(101), || 0.0).0, Err(Refusal { state: StateName::HalfOpen, until: Some(Tick(110)) }));
     assert_eq!((breaker.refused(), breaker.state_name()), (4, StateName::HalfOpen));
 }
 
@@ -50,7 +50,11 @@ fn a_panic_while_it_is_held_is_not_passed_on() {
         })
     }));
     assert!(panicked.is_err());
-    assert_eq!(breaker.admit(Tick(2)).0, Err(Refusal { state: StateName::ForcedOpen, until: None }), "the gate shows what was done");
+    assert_eq!(
+        breaker.admit(Tick(2), || 0.0).0,
+        Err(Refusal { state: StateName::ForcedOpen, until: None }),
+        "the gate shows what was done"
+    );
     assert_eq!(breaker.with(|breaker| breaker.state_name()), StateName::ForcedOpen);
     assert!(breaker.with(|breaker| breaker.release("ann", "drill", Tick(3))).is_some());
 }
@@ -60,7 +64,7 @@ fn a_panicking_roll_is_not_passed_on() {
     let breaker = shared(settings());
     fail(&breaker, 0);
     fail(&breaker, 0);
-    let permit = breaker.admit(Tick(0)).0.expect("closed");
+    let permit = breaker.admit(Tick(0), || 0.0).0.expect("closed");
     let settle = || breaker.settle(permit, FAILURE, Duration::ZERO, Tick(0), || resume_unwind(Box::new("no dice")));
     assert!(catch_unwind(AssertUnwindSafe(settle)).is_err());
     assert_eq!(fail(&breaker, 1).transition.map(|transition| transition.to), Some(StateName::Open));
@@ -71,10 +75,10 @@ fn a_panicking_roll_is_not_passed_on() {
 fn an_abandoned_probe_frees_its_place_at_the_gate() {
     let breaker = shared(settings());
     breaker.with(|breaker| breaker.reset_to(Automatic::HalfOpen, "ann", "drill", Tick(0), || 0.0));
-    let probe = breaker.admit(Tick(0)).0.expect("the first probe");
-    assert!(breaker.admit(Tick(1)).0.is_err());
-    breaker.abandon(probe);
-    assert!(breaker.admit(Tick(1)).0.is_ok());
+    let probe = breaker.admit(Tick(0), || 0.0).0.expect("the first probe");
+    assert!(breaker.admit(Tick(1), || 0.0).0.is_err());
+    breaker.abandon(probe, Tick(0));
+    assert!(breaker.admit(Tick(1), || 0.0).0.is_ok());
 }
 
 /// What the word has no room for it does not abridge: it says "ask", and the answers stay exact.
@@ -89,14 +93,14 @@ fn beyond_the_words_room_the_breaker_is_asked() {
             let breaker = shared(settings());
             breaker.with(|breaker| breaker.adopt(&snapshot(1, held), Cause::Adopted, Tick(0)));
             assert_eq!(breaker.with(|breaker| Gate::of(breaker)) != Gate::ASK, fits, "{until}");
-            assert_eq!(breaker.admit(Tick(0)).0, Err(Refusal { state, until: Some(Tick(until)) }));
+            assert_eq!(breaker.admit(Tick(0), || 0.0).0, Err(Refusal { state, until: Some(Tick(until)) }));
         }
     }
     for (generation, fits) in [(1, true), ((1 << 48) - 1, true), (1 << 48, false), (u64::MAX, false)] {
         let breaker = shared(settings());
         breaker.with(|breaker| breaker.adopt(&snapshot(generation, Held::Closed), Cause::Restored, Tick(0)));
         assert_eq!(breaker.with(|breaker| Gate::of(breaker)) != Gate::ASK, fits, "{generation}");
-        let permit = breaker.admit(Tick(0)).0.expect("closed");
+        let permit = breaker.admit(Tick(0), || 0.0).0.expect("closed");
         assert_eq!(permit.generation(), Generation(generation));
         assert_eq!(breaker.settle(permit, Verdict::Success, Duration::ZERO, Tick(0), || 0.0), Settled { late: false, transition: None });
     }
@@ -105,13 +109,13 @@ fn beyond_the_words_room_the_breaker_is_asked() {
 #[test]
 fn lives_of_one_generation_differ_at_the_gate_too() {
     let breaker = shared(settings());
-    let mut permits = vec![breaker.admit(Tick(0)).0.expect("closed")];
+    let mut permits = vec![breaker.admit(Tick(0), || 0.0).0.expect("closed")];
     // Twice as many takeovers as the word can number.
     for round in 0..8_192u32 {
         let held = if round % 2 == 0 { Held::HalfOpen } else { Held::Closed };
         assert!(breaker.with(|breaker| breaker.yield_to(&snapshot(0, held), Tick(0))).is_some());
         if round % 2_048 == 2_047 {
-            permits.push(breaker.admit(Tick(0)).0.expect("closed"));
+            permits.push(breaker.admit(Tick(0), || 0.0).0.expect("closed"));
         }
     }
     let current = permits.pop().expect("the last one");

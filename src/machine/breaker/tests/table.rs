@@ -102,7 +102,7 @@ fn in_state(name: &str) -> (Breaker, Option<Permit>, Permit) {
     }
     // Asked a tick earlier, so that the asking does not leave what is over.
     let permit = if name == "half_open" || name == "short" || name == "full" { Tick(NOW) } else { Tick(NOW - 1) };
-    let permit = breaker.admit(permit).0.ok();
+    let permit = breaker.admit(permit, || 0.0).0.ok();
     (breaker, permit, old)
 }
 
@@ -113,6 +113,7 @@ fn shown(transition: Option<&Transition>) -> String {
         Cause::Policy => "policy",
         Cause::Timer => "timer",
         Cause::ProbeFailed => "probe",
+        Cause::ProbesTooLong => "too long",
         Cause::Recovered => "recover",
         Cause::Released => "release",
         Cause::LockExpired => "expired",
@@ -136,7 +137,7 @@ fn under(operation: &str, state: &str) -> String {
     let reset = |breaker: &mut Breaker, to| shown(Some(&breaker.reset_to(to, "ann", "drill", now, || 0.0)));
     match operation {
         "admit" => {
-            let (answer, transition) = breaker.admit(now);
+            let (answer, transition) = breaker.admit(now, || 0.0);
             let answer = if answer.is_ok() { "ok" } else { "no" };
             transition.map_or(answer.to_owned(), |transition| format!("{} {answer}", shown(Some(&transition))))
         }
@@ -148,7 +149,7 @@ fn under(operation: &str, state: &str) -> String {
         "old failure" => settled(&mut breaker, old, FAILURE),
         "abandon" => {
             let before = (breaker.snapshot(), breaker.counts(now));
-            breaker.abandon(permit.unwrap_or(old));
+            breaker.abandon(permit.unwrap_or(old), now);
             assert_eq!((breaker.snapshot(), breaker.counts(now), breaker.probes_in_flight(now)), (before.0, before.1, 0), "{state}");
             ".".to_owned()
         }
@@ -266,7 +267,7 @@ fn places_while_half_open() {
             let probe = admitted(&mut breaker, 0);
             settle(&mut breaker, probe, Verdict::Success, 0);
         }
-        let probes: Vec<_> = std::iter::from_fn(|| breaker.admit(Tick(0)).0.ok()).collect();
+        let probes: Vec<_> = std::iter::from_fn(|| breaker.admit(Tick(0), || 0.0).0.ok()).collect();
         assert_eq!(probes.len(), places, "permits {permits}, threshold {success_threshold}, successes {successes}");
     }
 }

@@ -1,0 +1,145 @@
+//! A `breaker` table by itself: settings written as one, and one read outside a config, over settings that are in force.
+
+use std::time::Duration;
+
+use figment::value::Value as Written;
+use serde_json::{Map, Value as Json, json};
+
+use super::faults::{Fault, Faults};
+use super::layer::Layer;
+use super::reader::Reader;
+use super::sections;
+use super::tree::Tree;
+use crate::machine::breaker::{Over, PolicySettings, Rates, Settings};
+
+/// A breaker's settings as the table that would be read into them. The lease is not in it: it follows from the service's timeout.
+pub fn breaker_table(settings: &Settings) -> Map<String, Json> {
+    let mut table = policy_table(&settings.policy);
+    table.extend(entries([
+        ("recovery_timeout", time(settings.recovery_timeout)),
+        ("backoff_multiplier", json!(settings.backoff_multiplier)),
+        ("recovery_timeout_max", time(settings.recovery_timeout_max)),
+        ("jitter", json!(settings.jitter)),
+        ("permits", json!(settings.permits)),
+        ("success_threshold", json!(settings.success_threshold)),
+        ("ramp", time(settings.ramp)),
+        ("ignore_first", json!(settings.ignore_first)),
+    ]));
+    if let Some(rate) = settings.half_open_failure_rate {
+        table.insert("half_open_failure_rate".to_owned(), json!(rate));
+    }
+    if let Some(timeout) = settings.half_open_timeout {
+        table.insert("half_open_timeout".to_owned(), time(timeout));
+    }
+    table
+}
+
+/// Reads a `breaker` table's changes over settings that are in force; nulls take optional keys away. `timeout` is the service's.
+///
+/// # Errors
+/// Everything that is wrong with the result, each with its key. A key of a policy that is not chosen is at fault if it is among the changes.
+pub fn changed_breaker(settings: &Settings, changes: &Map<String, Json>, timeout: Duration) -> Result<Settings, Faults> {
+    let mut base = breaker_table(settings);
+    let mut changes = changes.clone();
+    if changes.contains_key("policy") {
+        base.remove("any");
+    }
+    if changes.contains_key("any") {
+        base.remove("policy");
+    }
+    // Of a pair that must stay in order a change of the one moves the other, unless that is given too.
+    if changes.contains_key("recovery_timeout") && !changes.contains_key("recovery_timeout_max") {
+        let longest = changes.get("recovery_timeout").and_then(Json::as_str).and_then(|text| humantime::parse_duration(text).ok());
+        if longest.is_some_and(|longest| longest > settings.recovery_timeout_max) {
+            base.remove("recovery_timeout_max");
+        }
+    }
+    changes.retain(|key, value| {
+        if value.is_null() {
+            base.remove(key);
+        }
+        !value.is_null()
+    });
+    read(vec![base, changes], timeout)
+}
+
+/// Reads a whole `breaker` table; what it does not say is the default. `timeout` is the service's.
+///
+/// # Errors
+/// Everything that is wrong with it, each with its key.
+pub fn read_breaker(table: Map<String, Json>, timeout: Duration) -> Result<Settings, Faults> {
+    read(vec![table], timeout)
+}
+
+fn read(layers: Vec<Map<String, Json>>, timeout: Duration) -> Result<Settings, Faults> {
+    let layers = layers.into_iter().map(|table| {
+        let mut layer = Layer::default();
+        for (key, value) in table {
+            if let Ok(value) = Written::serialize(value) {
+                layer.values.insert(key, value);
+            }
+        }
+        layer
+    });
+    let tree = Tree::merge(layers.collect());
+    let reader = Reader::new(&tree);
+    let settings = reader.root(|root| sections::breaker(root, Some(timeout)));
+    let (faults, _, _) = reader.finish();
+    match settings {
+        Some(settings) if faults.is_empty() => Ok(settings),
+        // Where it was written says whoever hands it in.
+        _ => Err(Faults(faults.into_iter().map(|fault| Fault { place: None, ..fault }).collect())),
+    }
+}
+
+fn policy_table(policy: &PolicySettings) -> Map<String, Json> {
+    let mut table = Map::new();
+    if let PolicySettings::Any(policies) = policy {
+        table.insert("any".to_owned(), policies.iter().map(policy_table).collect());
+        return table;
+    }
+    table.insert("policy".to_owned(), policy.name().into());
+    match policy {
+        PolicySettings::Consecutive { fail_max } => table.extend(entries([("fail_max", json!(fail_max))])),
+        PolicySettings::Count { size, rates } => {
+            table.extend(entries([("size", json!(size))]));
+            table.extend(rates_table(rates));
+        }
+        PolicySettings::Time { window, rates } => {
+            table.extend(entries([("window", time(*window))]));
+            table.extend(rates_table(rates));
+        }
+        PolicySettings::Expression { trip, over, slow } => {
+            let over = match over {
+                Over::Calls(size) => ("size", json!(size)),
+                Over::Time(window) => ("window", time(*window)),
+            };
+            table.extend(entries([("trip", json!(trip.source())), over, ("slow_call_duration", time(*slow))]));
+        }
+        PolicySettings::Adaptive(adaptive) => table.extend(entries([
+            ("window", time(adaptive.window)),
+            ("multiplier", json!(adaptive.multiplier)),
+            ("trickle", time(adaptive.trickle)),
+            ("slow_call_duration", time(adaptive.slow_call_duration)),
+        ])),
+        PolicySettings::Any(_) => {}
+    }
+    table
+}
+
+fn rates_table(rates: &Rates) -> impl Iterator<Item = (String, Json)> {
+    entries([
+        ("minimum_calls", json!(rates.minimum_calls)),
+        ("failure_rate", json!(rates.failure_rate)),
+        ("slow_call_rate", json!(rates.slow_call_rate)),
+        ("slow_call_duration", time(rates.slow_call_duration)),
+    ])
+}
+
+fn entries<const N: usize>(entries: [(&str, Json); N]) -> impl Iterator<Item = (String, Json)> {
+    entries.map(|(key, value)| (key.to_owned(), value)).into_iter()
+}
+
+fn time(duration: Duration) -> Json {
+    humantime::format_duration(duration).to_string().into()
+}
