@@ -13,6 +13,7 @@ use fusebox::edge::clock::SystemClock;
 use fusebox::edge::embedded::stub::Stub;
 use fusebox::edge::http::HttpCaller;
 use fusebox::machine::breaker;
+use fusebox::machine::verdict::Rules;
 use fusebox::pipeline::ports::{Body, Call, Caller};
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -56,6 +57,7 @@ fn service(addr: SocketAddr) -> Service {
             success_threshold: 1,
             lease: Duration::from_secs(16),
         },
+        rules: Rules::default(),
         fallback: Fallback::Skip,
     }
 }

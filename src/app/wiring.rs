@@ -58,6 +58,7 @@ pub(super) fn guards(
                 _ => 0,
             },
             adaptive: service.adaptive,
+            rules: service.rules.clone(),
         };
         Arc::new(Guard::new(index, manner, Arc::clone(breakers), Arc::clone(caller), clock, Arc::clone(teller), stop.clone()))
     };

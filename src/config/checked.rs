@@ -13,6 +13,7 @@ use crate::event::Topic;
 use crate::machine::breaker;
 use crate::machine::expression::{Condition, Template};
 use crate::machine::limit;
+use crate::machine::verdict;
 
 /// The whole config.
 #[derive(Debug)]
@@ -207,6 +208,8 @@ pub struct Service {
     pub max_reply_bytes: NonZeroUsize,
     /// Its breaker.
     pub breaker: breaker::Settings,
+    /// What its breaker hears of a reply, where the status does not say it.
+    pub rules: verdict::Rules,
     /// What stands in when it has no answer.
     pub fallback: Fallback,
 }

@@ -15,4 +15,5 @@ pub mod progress;
 pub mod schedule;
 pub mod standstill;
 pub mod time;
+pub mod verdict;
 pub mod watermark;

@@ -11,6 +11,7 @@ use crate::event::{Source, Topic, TopicPartition};
 use crate::machine::breaker::Transition;
 use crate::machine::disposition::FallbackKind;
 use crate::machine::judgement::CallOutcome;
+use crate::machine::verdict::Rule;
 
 /// Something that happened. Services are indices into the config's services.
 #[derive(Debug)]
@@ -103,6 +104,15 @@ pub enum Fact<'a> {
         service: usize,
         /// The event's coordinates.
         source: &'a Source,
+        /// Why.
+        error: &'a str,
+    },
+    /// An expression that judges a service's replies could not be evaluated over one of them.
+    VerdictFailed {
+        /// Of which service.
+        service: usize,
+        /// Which expression.
+        rule: Rule,
         /// Why.
         error: &'a str,
     },

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::event::{Incoming, Offset, Record, TopicPartition, UnixMillis};
+use crate::event::{Headers, Incoming, Offset, Record, TopicPartition, UnixMillis};
 use crate::machine::breaker::{Snapshot, Transition};
 use crate::machine::time::Tick;
 
@@ -108,6 +108,8 @@ pub struct Reply {
     pub status: u16,
     /// `Retry-After`, seconds or date, as the time from now.
     pub retry_after: Option<Duration>,
+    /// The headers that are asked for, by lower-case name; the values of a name that comes more than once are joined by `, `.
+    pub headers: Headers,
     /// The body.
     pub body: Body,
 }

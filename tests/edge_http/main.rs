@@ -17,6 +17,7 @@ use fusebox::edge::clock::SystemClock;
 use fusebox::edge::embedded::stub::Stub;
 use fusebox::edge::http::HttpCaller;
 use fusebox::machine::breaker;
+use fusebox::machine::verdict::Rules;
 use fusebox::pipeline::ports::{Call, CallError, Caller, Reply};
 
 /// Far more than anything here takes: what runs into it hangs.
@@ -57,6 +58,7 @@ fn service(url: &str) -> Service {
             success_threshold: 1,
             lease: Duration::from_secs(16),
         },
+        rules: Rules::default(),
         fallback: Fallback::Skip,
     }
 }

@@ -11,6 +11,7 @@ mod redis;
 mod services;
 mod telemetry;
 mod topics;
+mod verdict;
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use serde_json::{Value as Json, json};
 
 use super::topics::Claims;
-use super::{HOUR, MILLISECOND, adaptive, breaker, fallback};
+use super::{HOUR, MILLISECOND, adaptive, breaker, fallback, verdict};
 use crate::config::checked::{Endpoint, Identity, Service};
 use crate::config::faults::Fault;
 use crate::config::reader::{Section, Shown};
@@ -38,7 +38,10 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
     let adaptive =
         section.section("adaptive", "How many of its places there are at a time.", |section| adaptive::read(section, concurrency, timeout));
     let max_reply_bytes = section.or("max_reply_bytes", "1MiB", Size(1..=1 << 30), "The largest reply that is read.");
-    let breaker = section.section("breaker", "When its circuit opens, and how it comes back.", |section| breaker::read(section, timeout));
+    let breaker = section.section("breaker", "When its circuit opens, and how it comes back.", |section| {
+        let (settings, rules) = (breaker::read(section, timeout), verdict::read(section));
+        Some((settings?, rules?))
+    });
     let fallback = fallback::read(name, concurrency, section, claims);
     if let (Some(Some(slow)), Some(timeout)) = (slow, timeout)
         && slow >= timeout
@@ -49,6 +52,7 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
             format!("`slow`, {slow}, must be shorter than `timeout`, {timeout}: no call that long succeeds"),
         );
     }
+    let (breaker, rules) = breaker?;
     Some(Service {
         name: named.then(|| name.to_owned())?,
         endpoint: endpoint?,
@@ -58,7 +62,8 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
         concurrency: NonZeroUsize::new(concurrency? as usize)?,
         adaptive: adaptive?,
         max_reply_bytes: NonZeroUsize::new(max_reply_bytes?)?,
-        breaker: breaker?,
+        breaker,
+        rules,
         fallback: fallback?,
     })
 }

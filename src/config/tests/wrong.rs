@@ -343,9 +343,14 @@ fn all_faults_of_all_sources_come_at_once() {
 
 #[test]
 fn an_expression_that_does_not_compile_is_named_with_its_place() {
-    let world = World::file("[services.rag.fallback]\nkey = '1 +'\n[[pipeline]]\nservice = 'rag'\nwhen = '(('\nbody = '{'");
+    let world = World::file(
+        "[services.rag.fallback]\nkey = '1 +'\n[[pipeline]]\nservice = 'rag'\nwhen = '(('\nbody = '{'
+[services.rag.breaker]\nfailure = 'status >'\nignore = 'event.id == 1'",
+    );
     let faults = world.faults();
     let starts = [
+        "a.toml:8: services.rag.breaker.failure: does not compile: line 1, column ",
+        "a.toml:9: services.rag.breaker.ignore: does not compile: line 1, column 1: `event` is not known; the variables here are `status`",
         "a.toml:2: services.rag.fallback.key: does not compile: line 1, column ",
         "a.toml:5: pipeline[0].when: does not compile: line 1, column ",
         "a.toml:6: pipeline[0].body: does not compile: line 1, column ",

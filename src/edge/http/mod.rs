@@ -20,6 +20,7 @@ use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::Full;
 
 use crate::config::Service;
+use crate::event::Headers;
 use crate::pipeline::ports::{Body, Call, CallError, Caller, Clock, Reply};
 
 use pool::Pool;
@@ -41,6 +42,8 @@ struct Target<C> {
     /// Path and query: what the request line has.
     path: Uri,
     headers: HeaderMap,
+    /// Whether somebody reads the replies' headers.
+    keeps_headers: bool,
     max_reply_bytes: usize,
 }
 
@@ -66,6 +69,7 @@ impl<C: Clock> Target<C> {
             pool: Pool::new(connector, uri.clone(), service.concurrency.get(), clock),
             method: service.endpoint.method.clone(),
             headers: headers::fixed(service, uri)?,
+            keeps_headers: service.rules.read_headers(),
             path: uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from),
             max_reply_bytes: service.max_reply_bytes.get(),
         })
@@ -90,11 +94,12 @@ impl<C: Clock> Caller for HttpCaller<C> {
             CallError::Connect
         })?;
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| retry_after::parse(value, || self.clock.wall()));
+        let headers = if target.keeps_headers { headers::of_reply(response.headers()) } else { Headers::new() };
         let status = response.status().as_u16();
         let body = body::read(response.into_body(), target.max_reply_bytes).await;
         if let Body::Whole(_) = body {
             target.pool.give_back(connection);
         }
-        Ok(Reply { status, retry_after, body })
+        Ok(Reply { status, retry_after, headers, body })
     }
 }

@@ -192,6 +192,12 @@ fn each_fact_is_one_line_and_its_counters() {
             &[r#"expression_failures_total{service="rag"} 1"#],
         ),
         (
+            Fact::VerdictFailed { service: RAG, rule: Rule::Failure, error: "no such key: `body.error`" },
+            json!({"level": "WARN", "message": "a reply could not be judged by an expression", "service": "rag", "key": "failure",
+                   "error": "no such key: `body.error`"}),
+            &[r#"expression_failures_total{service="rag"} 1"#],
+        ),
+        (
             Fact::Stuck { service: RAG, source: &source, event: uuid::Uuid::nil(), ran: Duration::from_millis(61_500) },
             json!({"level": "WARN", "message": "a record has been running for longer than its calls may take", "service": "rag",
                    "topic": "events", "partition": 3, "offset": 42, "event_id": "00000000-0000-0000-0000-000000000000", "ran_s": 61}),

@@ -107,7 +107,7 @@ table! {
     );
     EXPRESSION_FAILURES = counter(
         "fusebox_expression_failures_total", &["service"],
-        "Expressions of the service's stage that could not be evaluated over an event."
+        "Expressions of the service's stage that could not be evaluated over an event, and of its verdicts that could not over a reply."
     );
     PARKED = counter(
         "fusebox_parked_total", &["service", "reason"],
