@@ -58,6 +58,7 @@ fn service(addr: SocketAddr) -> Service {
             lease: Duration::from_secs(16),
         },
         rules: Rules::default(),
+        health: None,
         fallback: Fallback::Skip,
     }
 }

@@ -8,6 +8,7 @@ pub mod disposition;
 pub mod due_queue;
 pub mod expression;
 pub mod fallback;
+pub mod health;
 pub mod judgement;
 pub mod lanes;
 pub mod limit;

@@ -10,6 +10,7 @@ use crate::event::outcome::Status;
 use crate::event::{Source, Topic, TopicPartition};
 use crate::machine::breaker::Transition;
 use crate::machine::disposition::FallbackKind;
+use crate::machine::health::Health;
 use crate::machine::judgement::CallOutcome;
 use crate::machine::verdict::Rule;
 
@@ -35,6 +36,15 @@ pub enum Fact<'a> {
         /// How.
         outcome: CallOutcome,
         /// How long it took.
+        took: Duration,
+    },
+    /// A service was asked for its health.
+    HealthChecked {
+        /// Which.
+        service: usize,
+        /// What it said.
+        health: Health,
+        /// How long that took.
         took: Duration,
     },
     /// A verdict came too late to count.

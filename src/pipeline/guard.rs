@@ -255,8 +255,8 @@ impl<W: World> Drop for InFlight<'_, W> {
 }
 
 /// What came of a call.
-struct Came {
-    answer: Answer,
+pub(super) struct Came {
+    pub(super) answer: Answer,
     headers: Headers,
     /// The body, if it is an answer; else null.
     data: Bytes,
@@ -267,7 +267,7 @@ impl Came {
         Self { answer, headers: Headers::new(), data: NULL }
     }
 
-    fn of(reply: Reply) -> Self {
+    pub(super) fn of(reply: Reply) -> Self {
         let (body, data) = match reply.body {
             Body::CutOff => (BodyKind::CutOff, NULL),
             Body::TooLarge => (BodyKind::Unreadable, NULL),

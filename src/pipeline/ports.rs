@@ -88,6 +88,13 @@ pub trait Caller: Send + Sync + 'static {
     fn call(&self, call: Call<'_>) -> impl Future<Output = Result<Reply, CallError>> + Send;
 }
 
+/// Services' health over HTTP.
+pub trait HealthCheck: Send + Sync + 'static {
+    /// Asks a service, an index into the config's services, for its health, and reads the reply to its end. It sets no time limit (its caller
+    /// drops it), follows no redirect and tries nothing twice.
+    fn check(&self, service: usize) -> impl Future<Output = Result<Reply, CallError>> + Send;
+}
+
 /// One call of a service.
 #[derive(Debug)]
 pub struct Call<'a> {

@@ -6,7 +6,7 @@
 //! | any other transition, partitions come and go | info | |
 //! | the store goes, comes | warn, info | on change only |
 //! | dead letter, failed publish, failed expression, stuck record | warn | a few a second of each kind, then a count |
-//! | park, drain, fallback, refusal, late verdict, call, end of an event | debug | |
+//! | park, drain, fallback, refusal, late verdict, call, health check, end of an event | debug | |
 //!
 //! What happens for every event costs a few atomic additions and one comparison of levels; its fields are computed only if its line
 //! is written.
@@ -247,6 +247,10 @@ impl<C: Clock> Witness for Teller<C> {
             Fact::Called { service, outcome, took } => {
                 self.metrics.called(service, outcome, took);
                 debug!(target: TARGET, service = self.name(service), outcome = outcome.as_str(), took_ms = millis(took), "called");
+            }
+            Fact::HealthChecked { service, health, took } => {
+                self.metrics.health_checked(service, health);
+                debug!(target: TARGET, service = self.name(service), health = health.as_str(), took_ms = millis(took), "asked for its health");
             }
             Fact::Late { service } => {
                 self.metrics.late(service);

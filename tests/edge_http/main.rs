@@ -59,6 +59,7 @@ fn service(url: &str) -> Service {
             lease: Duration::from_secs(16),
         },
         rules: Rules::default(),
+        health: None,
         fallback: Fallback::Skip,
     }
 }

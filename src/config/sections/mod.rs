@@ -3,6 +3,7 @@
 mod adaptive;
 mod breaker;
 mod fallback;
+mod health;
 mod http;
 mod kafka;
 mod pipeline;

@@ -68,6 +68,14 @@ pub(super) fn of_call(fixed: &HeaderMap, call: &Call<'_>) -> HeaderMap {
     headers
 }
 
+/// What a request without a body carries of these: a service's own headers, and not those of a call.
+pub(super) fn without_body(fixed: &HeaderMap) -> HeaderMap {
+    let mut headers = fixed.clone();
+    headers.remove(CONTENT_TYPE);
+    headers.remove(IDEMPOTENCY_KEY);
+    headers
+}
+
 /// A reply's headers by name. Values of one name are joined by `, `, which HTTP says is the same (RFC 9110, 5.3).
 pub(super) fn of_reply(headers: &HeaderMap) -> Headers {
     let mut named = Headers::new();

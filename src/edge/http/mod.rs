@@ -21,7 +21,7 @@ use http_body_util::Full;
 
 use crate::config::Service;
 use crate::event::Headers;
-use crate::pipeline::ports::{Body, Call, CallError, Caller, Clock, Reply};
+use crate::pipeline::ports::{Body, Call, CallError, Caller, Clock, HealthCheck, Reply};
 
 use pool::Pool;
 pub use setup::HttpSetupError;
@@ -44,7 +44,16 @@ struct Target<C> {
     headers: HeaderMap,
     /// Whether somebody reads the replies' headers.
     keeps_headers: bool,
+    /// What asks it for its health; `None`: nobody does.
+    health: Option<Health>,
     max_reply_bytes: usize,
+}
+
+/// What a question for a service's health has, beside GET.
+#[derive(Debug)]
+struct Health {
+    path: Uri,
+    headers: HeaderMap,
 }
 
 impl<C: Clock> HttpCaller<C> {
@@ -64,13 +73,16 @@ impl<C: Clock> Target<C> {
     fn new(service: &Service, clock: C) -> Result<Self, HttpSetupError> {
         let uri = &service.endpoint.uri;
         let connector = setup::connector(service)?;
+        let fixed = headers::fixed(service, uri)?;
+        let health = service.health.as_ref().map(|health| Health { path: path_of(&health.uri), headers: headers::without_body(&fixed) });
         Ok(Self {
             name: service.name.clone(),
             pool: Pool::new(connector, uri.clone(), service.concurrency.get(), clock),
             method: service.endpoint.method.clone(),
-            headers: headers::fixed(service, uri)?,
+            headers: fixed,
             keeps_headers: service.rules.read_headers(),
-            path: uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from),
+            path: path_of(uri),
+            health,
             max_reply_bytes: service.max_reply_bytes.get(),
         })
     }
@@ -84,11 +96,14 @@ impl<C: Clock> Target<C> {
     }
 }
 
-impl<C: Clock> Caller for HttpCaller<C> {
-    async fn call(&self, call: Call<'_>) -> Result<Reply, CallError> {
-        // A caller and the indices it is asked by come from one config.
-        let target = &self.services[call.service];
-        let (response, connection) = target.pool.send(target.request(&call)).await.map_err(|error| {
+/// Path and query of a URL, as the request line has them.
+fn path_of(uri: &Uri) -> Uri {
+    uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from)
+}
+
+impl<C: Clock> HttpCaller<C> {
+    async fn send(&self, target: &Target<C>, request: Request<Full<Bytes>>) -> Result<Reply, CallError> {
+        let (response, connection) = target.pool.send(request).await.map_err(|error| {
             // The error's own text names no address; its sources, which may, are left out.
             tracing::debug!(service = target.name, %error, "a call got no reply");
             CallError::Connect
@@ -101,5 +116,25 @@ impl<C: Clock> Caller for HttpCaller<C> {
             target.pool.give_back(connection);
         }
         Ok(Reply { status, retry_after, headers, body })
+    }
+}
+
+impl<C: Clock> Caller for HttpCaller<C> {
+    async fn call(&self, call: Call<'_>) -> Result<Reply, CallError> {
+        // A caller and the indices it is asked by come from one config.
+        let target = &self.services[call.service];
+        self.send(target, target.request(&call)).await
+    }
+}
+
+impl<C: Clock> HealthCheck for HttpCaller<C> {
+    async fn check(&self, service: usize) -> Result<Reply, CallError> {
+        let target = &self.services[service];
+        // Nobody asks where the config does not say what to ask for.
+        let Some(health) = &target.health else { return Err(CallError::Connect) };
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = health.path.clone();
+        *request.headers_mut() = health.headers.clone();
+        self.send(target, request).await
     }
 }

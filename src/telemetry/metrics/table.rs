@@ -101,6 +101,10 @@ table! {
         "fusebox_breaker_late_total", &["service"],
         "Verdicts that came after the breaker had moved on, and were dropped."
     );
+    HEALTH_CHECKS = counter(
+        "fusebox_health_checks_total", &["service", "outcome"],
+        "Times that the service was asked for its health, by what it said."
+    );
     FALLBACKS = counter(
         "fusebox_fallbacks_total", &["service", "kind"],
         "Times that the service's fallback stood in for its answer."
