@@ -13,6 +13,7 @@ use fusebox::edge::clock::SystemClock;
 use fusebox::edge::embedded::stub::Stub;
 use fusebox::edge::http::HttpCaller;
 use fusebox::machine::breaker;
+use fusebox::machine::verdict::Rules;
 use fusebox::pipeline::ports::{Body, Call, Caller};
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -54,6 +55,8 @@ fn service(addr: SocketAddr) -> Service {
                 Duration::from_secs(16),
             )
         },
+        rules: Rules::default(),
+        health: None,
         fallback: Fallback::Skip,
     }
 }

@@ -37,7 +37,7 @@ impl Clock for Stopped {
 }
 
 fn metrics() -> Arc<Metrics> {
-    let service = |name: &str| ServiceLabels { name: name.to_owned(), parks: true, fallback_kind: FallbackKind::Park };
+    let service = |name: &str| ServiceLabels { name: name.to_owned(), parks: true, checked: false, fallback_kind: FallbackKind::Park };
     let services = ["rag", "rulegen", "notifier", "vms"].map(service).into();
     Arc::new(Metrics::new(&Series { services, topics: vec![Topic::from("outcomes")], store: true }, DroppedLines::default()))
 }

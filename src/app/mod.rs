@@ -31,7 +31,7 @@ use crate::pipeline::keeper::{Keeper, StoreHealth, run_timers};
 use crate::pipeline::ports::{Budget, Clock as _, World};
 use crate::pipeline::pulse::Pulse;
 use crate::pipeline::stop::{Ended, Stop};
-use crate::pipeline::{drain, process};
+use crate::pipeline::{drain, health, process};
 use crate::telemetry::facts::Teller;
 use crate::telemetry::metrics::{Metrics, Series};
 use crate::telemetry::pipe::DroppedLines;
@@ -179,6 +179,12 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     };
     let timers = background.spawn(until(ending.clone(), run_timers(Arc::clone(&breakers), clock)));
     tasks.push(("what runs the breakers' timers", timers.abort_handle()));
+
+    let asked = wiring::health(&config);
+    if !asked.is_empty() {
+        let asking = health::run(asked, Arc::clone(&breakers), Arc::clone(&caller), clock, Arc::clone(&teller));
+        tasks.push(("what asks services for their health", background.spawn(until(ending.clone(), asking)).abort_handle()));
+    }
 
     let guards = wiring::guards(&config, &breakers, &caller, clock, &teller, &stop);
     let producer = Producer::connect(&config.kafka).context("kafka")?;

@@ -18,12 +18,12 @@ use crate::machine::disposition::Bounds;
 use crate::machine::fallback::Cache;
 use crate::machine::progress::MAX_BYTES;
 use crate::machine::schedule::Schedule;
-use crate::pipeline::breakers::{Announcement, Breakers};
+use crate::pipeline::breakers::{Announcement, Breakers, Probes, Subject};
 use crate::pipeline::guard::{Guard, Manner};
 use crate::pipeline::ports::Budget;
 use crate::pipeline::stages::{Fallback, Stage, Stages};
 use crate::pipeline::stop::Stop;
-use crate::pipeline::{drain, process};
+use crate::pipeline::{drain, health, process};
 use crate::telemetry::facts::Teller;
 use crate::telemetry::metrics::Metrics;
 
@@ -36,8 +36,24 @@ pub(super) fn breakers(
     teller: &Arc<Teller<SystemClock>>,
     instance: &str,
 ) -> (Arc<Breakers<Real>>, mpsc::UnboundedReceiver<Announcement>) {
-    let services = config.services.iter().map(|service| (service.name.clone(), service.breaker.clone()));
+    let services = config.services.iter().map(|service| Subject {
+        service: service.name.clone(),
+        settings: service.breaker.clone(),
+        probes: if service.health.as_ref().is_some_and(|health| health.probe) { Probes::Checks } else { Probes::Calls },
+    });
     Breakers::new(services, clock, chance, Arc::clone(teller), instance.to_owned())
+}
+
+/// How the services are asked for their health that are.
+pub(super) fn health(config: &Config) -> Vec<health::Manner> {
+    let manner = |(service, health): (usize, &config::Health)| health::Manner {
+        service,
+        interval: health.interval,
+        timeout: health.timeout,
+        probes: health.probe,
+    };
+    let services = config.services.iter().enumerate();
+    services.filter_map(|(index, service)| Some((index, service.health.as_ref()?))).map(manner).collect()
 }
 
 pub(super) fn guards(
@@ -58,6 +74,7 @@ pub(super) fn guards(
                 _ => 0,
             },
             adaptive: service.adaptive,
+            rules: service.rules.clone(),
         };
         Arc::new(Guard::new(index, manner, Arc::clone(breakers), Arc::clone(caller), clock, Arc::clone(teller), stop.clone()))
     };

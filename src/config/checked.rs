@@ -13,6 +13,7 @@ use crate::event::Topic;
 use crate::machine::breaker;
 use crate::machine::expression::{Condition, Template};
 use crate::machine::limit;
+use crate::machine::verdict;
 
 /// The whole config.
 #[derive(Debug)]
@@ -207,8 +208,25 @@ pub struct Service {
     pub max_reply_bytes: NonZeroUsize,
     /// Its breaker.
     pub breaker: breaker::Settings,
+    /// What its breaker hears of a reply, where the status does not say it.
+    pub rules: verdict::Rules,
+    /// How it is asked for its health; `None`: it is not.
+    pub health: Option<Health>,
     /// What stands in when it has no answer.
     pub fallback: Fallback,
+}
+
+/// `[services.NAME.health]`
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// The service's scheme, host and port, then `path`.
+    pub uri: http::Uri,
+    /// From one question to the next.
+    pub interval: Duration,
+    /// The longest that an answer may take, at most the service's own `timeout`.
+    pub timeout: Duration,
+    /// Whether health checks, and not calls, are what goes while its breaker is half-open.
+    pub probe: bool,
 }
 
 /// Where and how a service is called.

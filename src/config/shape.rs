@@ -72,6 +72,22 @@ impl Shape for Scalar {
     }
 }
 
+/// Yes or no.
+pub(super) struct Flag;
+
+impl Shape for Flag {
+    type Value = bool;
+    fn expected(&self) -> String {
+        "`true` or `false`".to_owned()
+    }
+    fn schema(&self) -> Json {
+        json!({ "type": "boolean" })
+    }
+    fn read(&self, written: &Written<'_>) -> Result<bool, Problem> {
+        written.boolean().ok_or(Problem::Type)
+    }
+}
+
 /// A whole number in a range.
 pub(super) struct Whole<N>(pub(super) RangeInclusive<N>);
 

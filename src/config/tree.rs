@@ -98,6 +98,15 @@ impl Written<'_> {
         }
     }
 
+    /// Its yes or no.
+    pub(super) fn boolean(&self) -> Option<bool> {
+        match self.value {
+            Value::Bool(_, boolean) => Some(*boolean),
+            Value::String(_, text) if self.is_bare() => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
     /// A scalar's text, whatever its type: librdkafka takes its properties as text, but people write `6000` and `true`.
     pub(super) fn scalar(&self) -> Option<String> {
         match self.value {

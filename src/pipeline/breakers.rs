@@ -28,11 +28,54 @@ pub struct Breakers<W: World> {
     probes: Notify,
 }
 
+/// A service, and how its breaker is to work.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// Its name.
+    pub service: String,
+    /// What its breaker is told to do.
+    pub settings: Settings,
+    /// What goes while it is half-open.
+    pub probes: Probes,
+}
+
+/// What goes as a probe while a breaker is half-open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probes {
+    /// Calls, whoever comes first.
+    Calls,
+    /// Health checks alone ([`super::health`]): calls are refused until it is closed.
+    Checks,
+}
+
+impl From<(String, Settings)> for Subject {
+    fn from((service, settings): (String, Settings)) -> Self {
+        Self { service, settings, probes: Probes::Calls }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     service: String,
     breaker: SharedBreaker,
+    probes: Probes,
     remembered: Mutex<VecDeque<HistoryEntry>>,
+}
+
+/// What a call is told while the probes are health checks. When the next one goes is not the breaker's to know.
+const RESERVED: Refusal = Refusal { state: StateName::HalfOpen, until: None };
+
+impl Entry {
+    /// A call's refusal where the breaker would make it a probe, and probes are health checks: half-open, or about to be.
+    fn reserved(&self, now: Tick) -> Option<Refusal> {
+        if self.probes == Probes::Calls {
+            return None;
+        }
+        match self.breaker.state_name() {
+            StateName::Open | StateName::HalfOpen if self.breaker.refusal(now).is_none() => Some(RESERVED),
+            _ => None,
+        }
+    }
 }
 
 /// A change of state that was decided here, for the store.
@@ -89,7 +132,7 @@ pub struct View {
 impl<W: World> Breakers<W> {
     /// Closed breakers for these services. Changes that are decided here arrive on the receiver, for the [`super::keeper`].
     pub fn new(
-        services: impl IntoIterator<Item = (String, Settings)>,
+        services: impl IntoIterator<Item = impl Into<Subject>>,
         clock: W::Clock,
         chance: W::Chance,
         witness: Arc<W::Witness>,
@@ -98,8 +141,10 @@ impl<W: World> Breakers<W> {
         let now = clock.now();
         let entries = services
             .into_iter()
-            .map(|(service, settings)| Entry {
+            .map(Into::into)
+            .map(|Subject { service, settings, probes }| Entry {
                 service,
+                probes,
                 breaker: SharedBreaker::new(settings, now),
                 remembered: Mutex::new(VecDeque::new()),
             })
@@ -134,21 +179,40 @@ impl<W: World> Breakers<W> {
     /// # Errors
     /// The breaker's no.
     pub fn admit(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
+        let entry = &self.entries[service];
+        let answer = match entry.reserved(now) {
+            Some(refusal) => Err(refusal),
+            None => self.ask(service, now),
+        };
+        // It may have become half-open since that was looked at; what is dropped here gives its place back.
+        let answer =
+            answer.and_then(|admission| if entry.probes == Probes::Checks && admission.is_probe() { Err(RESERVED) } else { Ok(admission) });
+        if answer.is_err() {
+            self.witness.tell(Fact::Refused { service });
+        }
+        answer
+    }
+
+    /// Asks whether a health check may go, which changes nothing for calls but that it may take a probe's place. A refusal is told to nobody.
+    ///
+    /// # Errors
+    /// The breaker's no.
+    pub fn admit_check(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
+        match self.entries[service].breaker.refusal(now) {
+            Some(refusal) => Err(refusal),
+            None => self.ask(service, now),
+        }
+    }
+
+    fn ask(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
         let filed = |breaker: &Breaker, transition: &Transition| self.file(service, breaker, transition);
         let (answer, transition) = self.entries[service].breaker.admit_and(now, || self.chance.roll(), filed);
         self.announce(service, transition.as_ref());
-        match answer {
-            Ok(permit) => {
-                if permit.is_probe() {
-                    self.probes.notify_one();
-                }
-                Ok(Admission { breakers: self, service, permit: Some(permit) })
-            }
-            Err(refusal) => {
-                self.witness.tell(Fact::Refused { service });
-                Err(refusal)
-            }
+        let permit = answer?;
+        if permit.is_probe() {
+            self.probes.notify_one();
         }
+        Ok(Admission { breakers: self, service, permit: Some(permit) })
     }
 
     /// Whether a call would be refused now, as far as is known without asking. It changes nothing and is not counted.
@@ -158,7 +222,8 @@ impl<W: World> Breakers<W> {
 
     /// The same for who has read the clock already.
     pub fn refuses_at(&self, service: usize, now: Tick) -> bool {
-        self.entries[service].breaker.refusal(now).is_some()
+        let entry = &self.entries[service];
+        entry.reserved(now).is_some() || entry.breaker.refusal(now).is_some()
     }
 
     /// The state's name.
@@ -336,6 +401,11 @@ pub struct Admission<'a, W: World> {
 }
 
 impl<W: World> Admission<'_, W> {
+    /// Whether it holds a probe's place.
+    pub fn is_probe(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::is_probe)
+    }
+
     /// Reports the call's verdict. False if it came too late to count.
     pub fn settle(mut self, verdict: Verdict, took: Duration, now: Tick) -> bool {
         self.permit.take().is_some_and(|permit| self.breakers.settle(self.service, permit, verdict, took, now))

@@ -10,7 +10,9 @@ use crate::event::outcome::Status;
 use crate::event::{Source, Topic, TopicPartition};
 use crate::machine::breaker::Transition;
 use crate::machine::disposition::FallbackKind;
+use crate::machine::health::Health;
 use crate::machine::judgement::CallOutcome;
+use crate::machine::verdict::Rule;
 
 /// Something that happened. Services are indices into the config's services.
 #[derive(Debug)]
@@ -34,6 +36,15 @@ pub enum Fact<'a> {
         /// How.
         outcome: CallOutcome,
         /// How long it took.
+        took: Duration,
+    },
+    /// A service was asked for its health.
+    HealthChecked {
+        /// Which.
+        service: usize,
+        /// What it said.
+        health: Health,
+        /// How long that took.
         took: Duration,
     },
     /// A verdict came too late to count.
@@ -103,6 +114,15 @@ pub enum Fact<'a> {
         service: usize,
         /// The event's coordinates.
         source: &'a Source,
+        /// Why.
+        error: &'a str,
+    },
+    /// An expression that judges a service's replies could not be evaluated over one of them.
+    VerdictFailed {
+        /// Of which service.
+        service: usize,
+        /// Which expression.
+        rule: Rule,
         /// Why.
         error: &'a str,
     },

@@ -18,15 +18,17 @@ use super::ports::{Body, Call, CallError, Caller, Clock, Reply, Witness, World};
 use super::stop::Stop;
 use super::timers::Timers;
 use super::turns::{Class, Turn, Turns};
+use crate::event::Headers;
 use crate::event::outcome::NULL;
-use crate::machine::breaker::StateName;
+use crate::machine::breaker::{StateName, Verdict};
 use crate::machine::disposition::End;
-use crate::machine::judgement::{Answer, BodyKind, CallOutcome, CallVerdict, judge};
+use crate::machine::judgement::{Answer, BodyKind, CallOutcome, CallVerdict, Judgement, judge};
 use crate::machine::limit::{self, Sign};
 use crate::machine::time::Tick;
+use crate::machine::verdict::{self, Seen};
 
 /// How a service is called.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Manner {
     /// The longest a call may take, and the longest it waits for its turn.
     pub timeout: Duration,
@@ -38,6 +40,8 @@ pub struct Manner {
     pub drain_concurrency: usize,
     /// How many of them there are at a time, where that is found out; `None`: always all.
     pub adaptive: Option<limit::Settings>,
+    /// What its breaker hears of a reply, where the status does not say it.
+    pub rules: verdict::Rules,
 }
 
 /// One service's guard.
@@ -174,13 +178,13 @@ impl<W: World> Guard<W> {
         });
         let reply = reply.await;
         *now = self.clock.micros();
-        let (answer, data) = match reply {
+        let came = match reply {
             Waited::Cut => return (End::Stopped, NULL),
-            Waited::TooLong => (Answer::TimedOut, NULL),
-            Waited::Reply(Err(_)) => (Answer::NoReply, NULL),
-            Waited::Reply(Ok(reply)) => read(reply),
+            Waited::TooLong => Came::without_reply(Answer::TimedOut),
+            Waited::Reply(Err(_)) => Came::without_reply(Answer::NoReply),
+            Waited::Reply(Ok(reply)) => Came::of(reply),
         };
-        (in_flight.settle(answer, &turn, *now), data)
+        (in_flight.settle(&came, &turn, *now), came.data)
     }
 
     /// Waits for a turn, at most as long as a call may take.
@@ -192,6 +196,17 @@ impl<W: World> Guard<W> {
             () = self.stop.calls_cut() => Err(End::Stopped),
             () = self.clock.sleep_until(deadline) => Err(End::Overload),
         }
+    }
+}
+
+impl<W: World> Guard<W> {
+    /// What the service's expressions say of it. Apart, since most services have none.
+    #[inline(never)]
+    fn weigh(&self, judgement: &Judgement, came: &Came, took: Duration) -> Verdict {
+        let seen = Seen { answer: came.answer, headers: &came.headers, body: &came.data, took, slow: self.manner.slow };
+        self.manner.rules.verdict(judgement, &seen, |rule, error| {
+            self.witness.tell(Fact::VerdictFailed { service: self.service, rule, error: &error.0 });
+        })
     }
 }
 
@@ -210,14 +225,15 @@ struct InFlight<'a, W: World> {
 }
 
 impl<W: World> InFlight<'_, W> {
-    fn settle(mut self, answer: Answer, turn: &Turn, now: u64) -> End {
+    fn settle(mut self, came: &Came, turn: &Turn, now: u64) -> End {
         let took = Duration::from_micros(now - self.began);
-        let judgement = judge(answer, took, self.guard.manner.slow);
+        let judgement = judge(came.answer, took, self.guard.manner.slow);
+        let verdict = if self.guard.manner.rules.is_empty() { judgement.verdict } else { self.guard.weigh(&judgement, came, took) };
         self.guard.witness.tell(Fact::Called { service: self.guard.service, outcome: judgement.outcome, took });
         if let Some(admission) = self.admission.take() {
-            let counts = admission.settle(judgement.verdict, took, self.guard.clock.tick_at(now));
+            let counts = admission.settle(verdict, took, self.guard.clock.tick_at(now));
             // A late verdict is of a service as it was: what it says of its load is late too.
-            if let (true, Some(sign)) = (counts, Sign::of(answer)) {
+            if let (true, Some(sign)) = (counts, Sign::of(came.answer)) {
                 turn.tell(sign, self.began, took);
             }
         }
@@ -238,23 +254,37 @@ impl<W: World> Drop for InFlight<'_, W> {
     }
 }
 
-/// What a reply's body is, and the body if it is an answer.
-fn read(reply: Reply) -> (Answer, Bytes) {
-    let (body, data) = match reply.body {
-        Body::CutOff => (BodyKind::CutOff, NULL),
-        Body::TooLarge => (BodyKind::Unreadable, NULL),
-        Body::Whole(bytes) => {
-            let trimmed = bytes.trim_ascii();
-            if trimmed.is_empty() {
-                (BodyKind::Empty, NULL)
-            } else if is_json(trimmed) {
-                (BodyKind::Json, bytes.slice_ref(trimmed))
-            } else {
-                (BodyKind::Unreadable, NULL)
+/// What came of a call.
+pub(super) struct Came {
+    pub(super) answer: Answer,
+    headers: Headers,
+    /// The body, if it is an answer; else null.
+    data: Bytes,
+}
+
+impl Came {
+    fn without_reply(answer: Answer) -> Self {
+        Self { answer, headers: Headers::new(), data: NULL }
+    }
+
+    pub(super) fn of(reply: Reply) -> Self {
+        let (body, data) = match reply.body {
+            Body::CutOff => (BodyKind::CutOff, NULL),
+            Body::TooLarge => (BodyKind::Unreadable, NULL),
+            Body::Whole(bytes) => {
+                let trimmed = bytes.trim_ascii();
+                if trimmed.is_empty() {
+                    (BodyKind::Empty, NULL)
+                } else if is_json(trimmed) {
+                    (BodyKind::Json, bytes.slice_ref(trimmed))
+                } else {
+                    (BodyKind::Unreadable, NULL)
+                }
             }
-        }
-    };
-    (Answer::Replied { status: reply.status, body, retry_after: reply.retry_after }, data)
+        };
+        let answer = Answer::Replied { status: reply.status, body, retry_after: reply.retry_after };
+        Self { answer, headers: reply.headers, data }
+    }
 }
 
 fn is_json(bytes: &[u8]) -> bool {

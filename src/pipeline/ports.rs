@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::event::{Incoming, Offset, Record, TopicPartition, UnixMillis};
+use crate::event::{Headers, Incoming, Offset, Record, TopicPartition, UnixMillis};
 use crate::machine::breaker::{Snapshot, Transition};
 use crate::machine::time::Tick;
 
@@ -88,6 +88,13 @@ pub trait Caller: Send + Sync + 'static {
     fn call(&self, call: Call<'_>) -> impl Future<Output = Result<Reply, CallError>> + Send;
 }
 
+/// Services' health over HTTP.
+pub trait HealthCheck: Send + Sync + 'static {
+    /// Asks a service, an index into the config's services, for its health, and reads the reply to its end. It sets no time limit (its caller
+    /// drops it), follows no redirect and tries nothing twice.
+    fn check(&self, service: usize) -> impl Future<Output = Result<Reply, CallError>> + Send;
+}
+
 /// One call of a service.
 #[derive(Debug)]
 pub struct Call<'a> {
@@ -108,6 +115,8 @@ pub struct Reply {
     pub status: u16,
     /// `Retry-After`, seconds or date, as the time from now.
     pub retry_after: Option<Duration>,
+    /// The headers that are asked for, by lower-case name; the values of a name that comes more than once are joined by `, `.
+    pub headers: Headers,
     /// The body.
     pub body: Body,
 }

@@ -16,9 +16,9 @@ use crate::machine::disposition::FallbackKind;
 use crate::machine::time::Tick;
 use crate::pipeline::ports::Clock;
 
-/// Two services, of which the second parks, with a store.
+/// Two services, of which the second parks and is asked for its health, with a store.
 pub(super) fn series() -> Series {
-    let service = |name: &str, parks, fallback_kind| ServiceLabels { name: name.to_owned(), parks, fallback_kind };
+    let service = |name: &str, parks, fallback_kind| ServiceLabels { name: name.to_owned(), parks, checked: parks, fallback_kind };
     Series {
         services: vec![service("rag", false, FallbackKind::Cached), service("notifier", true, FallbackKind::Park)],
         topics: ["dead-letters", "outcomes", "retry"].map(Into::into).into(),

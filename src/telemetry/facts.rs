@@ -6,7 +6,7 @@
 //! | any other transition, partitions come and go | info | |
 //! | the store goes, comes | warn, info | on change only |
 //! | dead letter, failed publish, failed expression, stuck record | warn | a few a second of each kind, then a count |
-//! | park, drain, fallback, refusal, late verdict, call, end of an event | debug | |
+//! | park, drain, fallback, refusal, late verdict, call, health check, end of an event | debug | |
 //!
 //! What happens for every event costs a few atomic additions and one comparison of levels; its fields are computed only if its line
 //! is written.
@@ -27,6 +27,7 @@ use crate::event::dead_letter::Code;
 use crate::event::outcome::Status;
 use crate::event::{Source, Topic, TopicPartition};
 use crate::machine::breaker::{StateName, Transition};
+use crate::machine::verdict::Rule;
 use crate::pipeline::facts::Fact;
 use crate::pipeline::ports::{Clock, Witness};
 
@@ -200,6 +201,20 @@ impl<C: Clock> Teller<C> {
         }
     }
 
+    fn verdict_failed(&self, service: usize, rule: Rule, error: &str) {
+        self.metrics.expression_failed(service);
+        if let Admission::Write { left_out } = self.admit(self.expressions.get(service)) {
+            warn!(
+                target: TARGET,
+                service = self.name(service),
+                key = %rule,
+                error,
+                left_out = some(left_out),
+                "a reply could not be judged by an expression"
+            );
+        }
+    }
+
     fn revoked(&self, partitions: &[TopicPartition], lost: bool) {
         self.metrics.rebalanced();
         for partition in partitions {
@@ -233,6 +248,10 @@ impl<C: Clock> Witness for Teller<C> {
                 self.metrics.called(service, outcome, took);
                 debug!(target: TARGET, service = self.name(service), outcome = outcome.as_str(), took_ms = millis(took), "called");
             }
+            Fact::HealthChecked { service, health, took } => {
+                self.metrics.health_checked(service, health);
+                debug!(target: TARGET, service = self.name(service), health = health.as_str(), took_ms = millis(took), "asked for its health");
+            }
             Fact::Late { service } => {
                 self.metrics.late(service);
                 debug!(target: TARGET, service = self.name(service), "a verdict came too late to count");
@@ -264,6 +283,7 @@ impl<C: Clock> Witness for Teller<C> {
             }
             Fact::Revoked { partitions, lost } => self.revoked(partitions, lost),
             Fact::ExpressionFailed { service, source, error } => self.expression_failed(service, source, error),
+            Fact::VerdictFailed { service, rule, error } => self.verdict_failed(service, rule, error),
             Fact::Stuck { service, source, event, ran } => self.stuck(service, source, event, ran),
             Fact::Store { up, error } => self.store(up, error),
         }

@@ -17,6 +17,7 @@ use fusebox::edge::clock::SystemClock;
 use fusebox::edge::embedded::stub::Stub;
 use fusebox::edge::http::HttpCaller;
 use fusebox::machine::breaker;
+use fusebox::machine::verdict::Rules;
 use fusebox::pipeline::ports::{Call, CallError, Caller, Reply};
 
 /// Far more than anything here takes: what runs into it hangs.
@@ -55,6 +56,8 @@ fn service(url: &str) -> Service {
                 Duration::from_secs(16),
             )
         },
+        rules: Rules::default(),
+        health: None,
         fallback: Fallback::Skip,
     }
 }

@@ -3,11 +3,13 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use fusebox::config::Service;
 use fusebox::edge::embedded::stub::{Act, Behaviour, Ended, RetryAfter, Turn};
+use fusebox::machine::verdict::{Rules, compile};
 use fusebox::pipeline::ports::{Body, CallError, Caller, Reply};
 use http::StatusCode;
 
-use super::{MAX_REPLY, PATIENCE, ask, call, caller_of, stub};
+use super::{MAX_REPLY, PATIENCE, ask, call, caller, caller_of, service, stub};
 
 /// What a reply's body should be.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +76,17 @@ async fn every_answer() {
     }
     assert!(stub.journal().iter().all(|entry| entry.path == "/notify"), "no redirect was followed");
     assert_eq!(stub.counts().requests, 50, "nothing was asked twice");
+}
+
+#[tokio::test]
+async fn headers_are_handed_on_where_an_expression_reads_them() {
+    let stub = stub().await;
+    stub.set(Act::Redirect { status: StatusCode::FOUND, location: Some("/there".to_owned()) });
+    for (failure, expect) in [("status == 500", None), ("headers['location'] == '/here'", Some("/there"))] {
+        let rules = Rules { ignore: None, failure: Some(compile(failure).unwrap()) };
+        let reply = ask(&caller(Service { rules, ..service(&stub.url()) })).await.unwrap();
+        assert_eq!((reply.headers.text("location"), reply.headers.is_empty()), (expect, expect.is_none()), "{failure}");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,12 @@
 //! What a service gets to see.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use fusebox::pipeline::ports::{Call, Caller};
-use http::HeaderName;
+use fusebox::config::Health;
+use fusebox::edge::embedded::stub::Act;
+use fusebox::pipeline::ports::{Call, CallError, Caller, HealthCheck};
+use http::{HeaderName, StatusCode};
 
 use super::{call, caller, caller_of, service, stub};
 
@@ -46,6 +50,28 @@ async fn a_request_is_what_the_config_and_the_call_say() {
         let values: Vec<_> = entry.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
         assert_eq!(values, expect, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_health_check_has_the_service_s_own_headers_and_none_of_a_call() {
+    let stub = stub().await;
+    let mut service = service(&stub.url());
+    service.endpoint.headers.push((HeaderName::from_static("authorization"), "Bearer secret".to_owned().into()));
+    let uri = format!("{}/up?deep=1", stub.url()).parse().unwrap();
+    service.health = Some(Health { uri, interval: Duration::from_secs(5), timeout: Duration::from_secs(2), probe: true });
+    let caller = caller(service);
+    caller.call(call("first")).await.unwrap();
+    assert_eq!(caller.check(0).await.unwrap().status, 200);
+    stub.set(Act::fail(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(caller.check(0).await.unwrap().status, 503);
+    stub.set(Act::Reset);
+    assert_eq!(caller.check(0).await, Err(CallError::Connect));
+
+    let entry = stub.journal().remove(1);
+    assert_eq!((entry.method, entry.path.as_str(), entry.body.len(), entry.connection), (http::Method::GET, "/up?deep=1", 0, 1));
+    let mut names: Vec<_> = entry.headers.keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["accept", "authorization", "host", "user-agent"]);
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod exactly_once;
 mod fallbacks;
 mod forced;
 mod harness;
+mod health;
 mod held;
 mod kafka_away;
 mod main_job;

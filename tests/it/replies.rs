@@ -51,6 +51,35 @@ fn each_reply_of_a_service_with_a_fallback_has_its_judgement() {
     assert_eq!(instance.stop(), 0);
 }
 
+/// What expressions say of rag's replies: to the breaker, and to nobody else.
+#[test]
+fn expressions_judge_the_service_and_leave_the_call_alone() {
+    let failure = "status == 0 || 'retry-after' in headers || (body != null && has(body.similar_events))";
+    let rules =
+        format!("[services.rag.breaker]\nfail_max = 1000\nfailure = \"{failure}\"\nignore = \"status == 404 || outcome == 'timeout'\"");
+    let world = World::new("verdicts").config(TIMEOUT).config(&rules).start();
+    let mut instance = world.run();
+    let busy = Act::Fail { status: StatusCode::SERVICE_UNAVAILABLE, retry_after: Some(RetryAfter::seconds(1)) };
+    for (name, act, error, streak) in [
+        ("a body that it does not like", Act::Ok, None, 1),
+        ("a reset", Act::Reset, Some("connect"), 2),
+        ("a 404, which is ignored", Act::fail(StatusCode::NOT_FOUND), Some("rejected"), 2),
+        ("no answer, which is ignored", Act::Hang, Some("timeout"), 2),
+        ("a 503 with a header that says so", busy, Some("http_5xx"), 3),
+        ("a 500, which is none", Act::fail(StatusCode::INTERNAL_SERVER_ERROR), Some("http_5xx"), 0),
+        ("a body that it does not like, again", Act::Ok, None, 1),
+        ("a body that is not JSON", Act::NotJson, Some("bad_body"), 0),
+    ] {
+        world.stub("rag").set(act);
+        let outcome = world.outcome_of(&Event::of("cam-1").with("label", json!(name)));
+        let stage = &outcome["stages"]["rag"];
+        assert_eq!((&stage["error_type"], &stage["success"]), (&json!(error), &json!(error.is_none())), "{name}: {outcome}");
+        let breaker = instance.breaker("rag");
+        assert_eq!(breaker["counts"]["consecutive_failures"], streak, "{name}: {breaker}");
+    }
+    assert_eq!(instance.stop(), 0);
+}
+
 /// What the reply to a notification means: delivered, parked, or refused for good.
 #[test]
 fn each_reply_of_a_service_that_parks_has_its_judgement() {

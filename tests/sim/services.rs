@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fusebox::event::Headers;
 use fusebox::pipeline::ports::{Body, Call, CallError, Caller, Reply};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -161,7 +162,7 @@ impl Caller for FakeCaller {
         (services.observe)(call.service, call.idempotency_key, Moment::Begins);
         let mut ending = Ending { services, entry, service: call.service, key: call.idempotency_key.to_owned(), status: None };
         let reply = |status, body: &'static str, retry_after| {
-            Ok(Reply { status, retry_after, body: Body::Whole(Bytes::from_static(body.as_bytes())) })
+            Ok(Reply { status, retry_after, headers: Headers::new(), body: Body::Whole(Bytes::from_static(body.as_bytes())) })
         };
         match services.slow_key(&call.body) {
             Some(SlowKey { takes: Some(takes), .. }) => tokio::time::sleep(*takes).await,

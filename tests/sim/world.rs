@@ -10,6 +10,7 @@ use fusebox::machine::limit::{self, Law, aimd, gradient};
 use fusebox::machine::progress::MAX_BYTES;
 use fusebox::machine::schedule::Schedule;
 use fusebox::machine::time::Tick;
+use fusebox::machine::verdict::Rules;
 use fusebox::pipeline::breakers::Breakers;
 use fusebox::pipeline::facts::Fact;
 use fusebox::pipeline::guard::{Guard, Manner};
@@ -292,11 +293,18 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
     let stop = Stop::new();
     let caller = Arc::new(FakeCaller(Arc::clone(services)));
     let (timeout, slow) = (Duration::from_secs(2), Some(Duration::from_millis(300)));
-    let manner = Manner { timeout, slow, concurrency: plan.service_concurrency, drain_concurrency: 3, adaptive: plan.adaptive };
+    let manner = Manner {
+        timeout,
+        slow,
+        concurrency: plan.service_concurrency,
+        drain_concurrency: 3,
+        adaptive: plan.adaptive,
+        rules: Rules::default(),
+    };
     let guards: Vec<_> = (0..SERVICES.len())
         .map(|service| {
             let (breakers, caller) = (Arc::clone(&breakers), Arc::clone(&caller));
-            Arc::new(Guard::new(service, manner, breakers, caller, clock, Arc::clone(&witness), stop.clone()))
+            Arc::new(Guard::new(service, manner.clone(), breakers, caller, clock, Arc::clone(&witness), stop.clone()))
         })
         .collect();
     let bounds = Bounds {

@@ -3,6 +3,7 @@
 mod adaptive;
 mod breaker;
 mod fallback;
+mod health;
 mod http;
 mod kafka;
 mod pipeline;
@@ -12,6 +13,7 @@ mod redis;
 mod services;
 mod telemetry;
 mod topics;
+mod verdict;
 
 use std::time::Duration;
 

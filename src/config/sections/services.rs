@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use serde_json::{Value as Json, json};
 
 use super::topics::Claims;
-use super::{HOUR, MILLISECOND, adaptive, breaker, fallback};
+use super::{HOUR, MILLISECOND, adaptive, breaker, fallback, health, verdict};
 use crate::config::checked::{Endpoint, Identity, Service};
 use crate::config::faults::Fault;
 use crate::config::reader::{Section, Shown};
@@ -21,7 +21,9 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
     if !named {
         section.fault_here(format!("{name:?} is no service's name: 1 to 63 of letters, digits, `_` and `-`, the first a letter"));
     }
-    let endpoint = endpoint(section, warnings);
+    let url =
+        section.required("url", BaseUrl, "Where it is: `http://host:port` or `https://host:port`, with a path before `path` if need be.");
+    let endpoint = endpoint(section, url.clone(), warnings);
     let timeout = section.or("timeout", "30s", Time::between(MILLISECOND, HOUR), "The longest a call may take, body included.");
     let slow = section.optional(
         "slow",
@@ -38,7 +40,13 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
     let adaptive =
         section.section("adaptive", "How many of its places there are at a time.", |section| adaptive::read(section, concurrency, timeout));
     let max_reply_bytes = section.or("max_reply_bytes", "1MiB", Size(1..=1 << 30), "The largest reply that is read.");
-    let breaker = section.section("breaker", "When its circuit opens, and how it comes back.", |section| breaker::read(section, timeout));
+    let breaker = section.section("breaker", "When its circuit opens, and how it comes back.", |section| {
+        let (settings, rules) = (breaker::read(section, timeout), verdict::read(section));
+        Some((settings?, rules?))
+    });
+    let health = section.section("health", "How it is asked for its health while its breaker is not closed.", |section| {
+        health::read(section, url.as_ref(), timeout)
+    });
     let fallback = fallback::read(name, concurrency, section, claims);
     if let (Some(Some(slow)), Some(timeout)) = (slow, timeout)
         && slow >= timeout
@@ -49,6 +57,7 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
             format!("`slow`, {slow}, must be shorter than `timeout`, {timeout}: no call that long succeeds"),
         );
     }
+    let (breaker, rules) = breaker?;
     Some(Service {
         name: named.then(|| name.to_owned())?,
         endpoint: endpoint?,
@@ -58,7 +67,9 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
         concurrency: NonZeroUsize::new(concurrency? as usize)?,
         adaptive: adaptive?,
         max_reply_bytes: NonZeroUsize::new(max_reply_bytes?)?,
-        breaker: breaker?,
+        breaker,
+        rules,
+        health: health?,
         fallback: fallback?,
     })
 }
@@ -70,9 +81,7 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-fn endpoint(section: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Endpoint> {
-    let url =
-        section.required("url", BaseUrl, "Where it is: `http://host:port` or `https://host:port`, with a path before `path` if need be.");
+fn endpoint(section: &Section<'_>, url: Option<Uri>, warnings: &mut Vec<Fault>) -> Option<Endpoint> {
     let path = section.or("path", "/", UrlPath, "What is called there.");
     let method = section.or(
         "method",
@@ -104,7 +113,8 @@ pub(super) fn identity(section: &Section<'_>) -> Option<Option<Identity>> {
     }
 }
 
-fn join(url: &Uri, path: &str) -> Option<Uri> {
+/// The URL with this path behind its own; `None` if the two make no URL.
+pub(super) fn join(url: &Uri, path: &str) -> Option<Uri> {
     let path = format!("{}{path}", url.path().trim_end_matches('/'));
     let mut parts = url.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
@@ -156,7 +166,7 @@ impl Shape for BaseUrl {
 }
 
 /// A path that begins with `/`, with its query if it has one.
-struct UrlPath;
+pub(super) struct UrlPath;
 
 impl Shape for UrlPath {
     type Value = String;

@@ -91,6 +91,7 @@ fn what_it_says_of_a_default_is_so() {
         (&manual["services"]["rag"]["fallback"], &service["fallback"]["properties"]),
         (&manual["services"]["notifier"]["retry"], &service["retry"]["properties"]),
         (&manual["services"]["rag"]["adaptive"], &service["adaptive"]["properties"]),
+        (&manual["services"]["rag"]["health"], &service["health"]["properties"]),
         (&manual["services"]["vms"]["adaptive"], &service["adaptive"]["properties"]),
     ] {
         for (key, shown) in shown.as_object().unwrap() {

@@ -115,6 +115,23 @@ const WRONG: &[(&str, &[&str])] = &[
             "a.toml:4: services.rag.adaptive.tolerance: 0.5 is out of range: 1 to 10",
         ],
     ),
+    // Health.
+    (
+        "[services.rag.health]\ninterval = '1s'\nprobe = false",
+        &[
+            "a.toml:2: services.rag.health.interval: has no effect without `path`: the service is not asked",
+            "a.toml:3: services.rag.health.probe: has no effect without `path`: the service is not asked",
+        ],
+    ),
+    (
+        "[services.rag]\ntimeout = '1s'\n[services.rag.health]\npath = 'health'\ninterval = '1ms'\ntimeout = '2s'\nprobe = 'no'",
+        &[
+            "a.toml:4: services.rag.health.path: \"health\" is no path; it begins with `/`",
+            "a.toml:5: services.rag.health.interval: \"1ms\" is out of range: 10ms to 1h",
+            "a.toml:7: services.rag.health.probe: should be `true` or `false`, and is a string",
+            "a.toml:6: services.rag.health.timeout: 2s is longer than the service's own `timeout`, 1s",
+        ],
+    ),
     // Kafka.
     (
         "[kafka]\nproperties = { 'bootstrap.servers' = 'x', group.id = 'y', acks = 1 }",
@@ -369,9 +386,14 @@ fn all_faults_of_all_sources_come_at_once() {
 
 #[test]
 fn an_expression_that_does_not_compile_is_named_with_its_place() {
-    let world = World::file("[services.rag.fallback]\nkey = '1 +'\n[[pipeline]]\nservice = 'rag'\nwhen = '(('\nbody = '{'");
+    let world = World::file(
+        "[services.rag.fallback]\nkey = '1 +'\n[[pipeline]]\nservice = 'rag'\nwhen = '(('\nbody = '{'
+[services.rag.breaker]\nfailure = 'status >'\nignore = 'event.id == 1'",
+    );
     let faults = world.faults();
     let starts = [
+        "a.toml:8: services.rag.breaker.failure: does not compile: line 1, column ",
+        "a.toml:9: services.rag.breaker.ignore: does not compile: line 1, column 1: `event` is not known; the variables here are `status`",
         "a.toml:2: services.rag.fallback.key: does not compile: line 1, column ",
         "a.toml:5: pipeline[0].when: does not compile: line 1, column ",
         "a.toml:6: pipeline[0].body: does not compile: line 1, column ",

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use secrecy::ExposeSecret;
 
 use crate::config::Service;
+use crate::event::Headers;
 use crate::event::headers::name::{TRACEPARENT, TRACESTATE};
 use crate::pipeline::ports::Call;
 
@@ -67,6 +68,29 @@ pub(super) fn of_call(fixed: &HeaderMap, call: &Call<'_>) -> HeaderMap {
     headers
 }
 
+/// What a request without a body carries of these: a service's own headers, and not those of a call.
+pub(super) fn without_body(fixed: &HeaderMap) -> HeaderMap {
+    let mut headers = fixed.clone();
+    headers.remove(CONTENT_TYPE);
+    headers.remove(IDEMPOTENCY_KEY);
+    headers
+}
+
+/// A reply's headers by name. Values of one name are joined by `, `, which HTTP says is the same (RFC 9110, 5.3).
+pub(super) fn of_reply(headers: &HeaderMap) -> Headers {
+    let mut named = Headers::new();
+    for name in headers.keys() {
+        let mut values = headers.get_all(name).iter();
+        let mut joined = values.next().map_or_else(Vec::new, |first| first.as_bytes().to_vec());
+        for value in values {
+            joined.extend_from_slice(b", ");
+            joined.extend_from_slice(value.as_bytes());
+        }
+        named.append(name.as_str().to_owned(), Some(joined.into()));
+    }
+    named
+}
+
 /// The key as a header's value. A parked call's key is read back from Kafka, where others can write: a key with anything but visible
 /// ASCII and spaces is percent-encoded, so that the same key is the same value on every try and nothing is injected.
 fn idempotency_key(key: &str) -> HeaderValue {
@@ -106,6 +130,17 @@ mod tests {
             let uri: Uri = uri.parse().unwrap();
             assert_eq!(host(&uri).as_ref().map(|value| value.to_str().unwrap()), expect, "{uri}");
         }
+    }
+
+    #[test]
+    fn a_reply_s_headers_are_one_value_a_name() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("X-State", &b"degraded"[..]), ("via", b"a"), ("x-bytes", b"\xff"), ("Via", b"b")] {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value).unwrap());
+        }
+        let named = of_reply(&headers);
+        assert_eq!(named.iter().count(), 3);
+        assert_eq!((named.text("x-state"), named.text("via"), named.text("x-bytes")), (Some("degraded"), Some("a, b"), None));
     }
 
     #[test]

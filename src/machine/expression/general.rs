@@ -91,7 +91,7 @@ fn weight(place: Place<'_>) -> usize {
         Place::Text(raw) => text(raw),
         Place::Members(members) => members.iter().map(|(name, data)| name.len() + data.len()).sum(),
         Place::Headers(headers) => headers.size(),
-        Place::Int(_) | Place::Double(_) => 1,
+        Place::Int(_) | Place::Double(_) | Place::Duration(_) => 1,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::time::Duration;
 
 use base64::Engine as _;
 use cel::common::types::{CelBool, CelBytes, CelDouble, CelDuration, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString};
@@ -52,6 +53,11 @@ impl Kind {
     }
 }
 
+/// CEL's durations are nanoseconds in 64 bits with a sign.
+pub(super) fn cel_duration(duration: Duration) -> CelDuration {
+    CelDuration::from(chrono::Duration::nanoseconds(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)))
+}
+
 /// The CEL value of what lies at a path, borrowing its strings.
 pub(super) fn value<'e>(place: Place<'e>) -> Result<Box<dyn Val + 'e>, EvaluationError> {
     Ok(match place {
@@ -59,6 +65,7 @@ pub(super) fn value<'e>(place: Place<'e>) -> Result<Box<dyn Val + 'e>, Evaluatio
         Place::Text(text) => Box::new(CelString::from(text)),
         Place::Int(int) => Box::new(CelInt::from(int)),
         Place::Double(double) => Box::new(CelDouble::from(double)),
+        Place::Duration(duration) => Box::new(cel_duration(duration)),
         Place::Members(members) => {
             let mut map: HashMap<CelMapKey<'e>, Box<dyn Val + 'e>> = HashMap::with_capacity(members.len());
             for (name, data) in members {

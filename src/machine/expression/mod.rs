@@ -24,6 +24,7 @@ mod plan;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -81,8 +82,12 @@ pub enum Root<'a> {
     Headers(&'a Headers),
     /// An `int`.
     Int(i64),
+    /// A `string`.
+    Text(&'a str),
     /// A `double`.
     Double(f64),
+    /// A `duration`; one that is longer than CEL's longest, 292 years, is that.
+    Duration(Duration),
 }
 
 /// An expression that cannot be compiled.
@@ -128,6 +133,11 @@ impl Condition {
     /// What it says of every event, if that is written there: `true` or `false`.
     pub fn constant(&self) -> Option<bool> {
         self.plan.constant()
+    }
+
+    /// Whether its source names the variable of this name: what it does not read need not be made.
+    pub fn reads(&self, variable: &str) -> bool {
+        self.plan.paths.reads(variable)
     }
 
     /// Whether it holds.

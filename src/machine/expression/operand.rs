@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use cel::common::ast::LiteralValue;
-use cel::common::types::{CelBool, CelDouble, CelInt, CelNull, CelString, CelUInt};
+use cel::common::types::{CelBool, CelDouble, CelDuration, CelInt, CelNull, CelString, CelUInt};
 use cel::common::value::{CowVal, Val};
 use serde::de::{DeserializeSeed, Deserializer, Visitor};
 
@@ -22,6 +22,7 @@ pub(super) enum Operand<'e> {
     Int(CelInt),
     UInt(CelUInt),
     Double(CelDouble),
+    Duration(CelDuration),
     Text(CelString<'e>),
     Literal(&'e LiteralValue),
     /// A map or a list that has not been read.
@@ -46,6 +47,7 @@ impl<'e> Operand<'e> {
             Place::Text(text) => Self::Text(CelString::from(text)),
             Place::Int(int) => Self::Int(CelInt::from(int)),
             Place::Double(double) => Self::Double(CelDouble::from(double)),
+            Place::Duration(duration) => Self::Duration(json::cel_duration(duration)),
             Place::Members(_) | Place::Headers(_) => Self::Unread(place),
         })
     }
@@ -62,6 +64,7 @@ impl<'e> Operand<'e> {
             Self::Int(int) => CowVal::Borrowed(int),
             Self::UInt(uint) => CowVal::Borrowed(uint),
             Self::Double(double) => CowVal::Borrowed(double),
+            Self::Duration(duration) => CowVal::Borrowed(duration),
             Self::Text(text) => CowVal::Borrowed(text),
             Self::Literal(literal) => literal.to_val(),
             Self::Computed(value) => CowVal::Borrowed(value.as_ref()),
@@ -73,7 +76,14 @@ impl<'e> Operand<'e> {
         match self {
             Self::Unread(_) => true,
             Self::Computed(value) => value.as_iterable().is_some(),
-            Self::Null | Self::Bool(_) | Self::Int(_) | Self::UInt(_) | Self::Double(_) | Self::Text(_) | Self::Literal(_) => false,
+            Self::Null
+            | Self::Bool(_)
+            | Self::Int(_)
+            | Self::UInt(_)
+            | Self::Double(_)
+            | Self::Duration(_)
+            | Self::Text(_)
+            | Self::Literal(_) => false,
         }
     }
 
@@ -176,7 +186,7 @@ pub(super) fn write_place(place: Place<'_>, out: &mut Vec<u8>) -> Result<(), Eva
             }
             out.push(b'}');
         }
-        Place::Headers(_) | Place::Int(_) | Place::Double(_) => json::write(json::value(place)?.as_ref(), out)?,
+        Place::Headers(_) | Place::Int(_) | Place::Double(_) | Place::Duration(_) => json::write(json::value(place)?.as_ref(), out)?,
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -40,17 +41,26 @@ struct Node {
 pub(super) struct Paths {
     nodes: Vec<Node>,
     roots: usize,
+    /// Of each variable, whether the expression names it.
+    named: Vec<bool>,
 }
 
 impl Paths {
     pub(super) fn new(variables: &[&str]) -> Self {
         let nodes = variables.iter().map(|name| Node { parent: None, children: Vec::new(), text: (*name).to_owned() });
-        Self { nodes: nodes.collect(), roots: variables.len() }
+        Self { nodes: nodes.collect(), roots: variables.len(), named: vec![false; variables.len()] }
     }
 
-    /// The variable of this name.
-    pub(super) fn root(&self, name: &str) -> Option<PathId> {
-        self.nodes[..self.roots].iter().position(|node| node.text == name)
+    /// The variable of this name, which the expression reads.
+    pub(super) fn root(&mut self, name: &str) -> Option<PathId> {
+        let root = self.nodes[..self.roots].iter().position(|node| node.text == name)?;
+        self.named[root] = true;
+        Some(root)
+    }
+
+    /// Whether the expression reads the variable of this name.
+    pub(super) fn reads(&self, name: &str) -> bool {
+        self.nodes[..self.roots].iter().zip(&self.named).any(|(node, named)| *named && node.text == name)
     }
 
     /// The names of the variables.
@@ -110,6 +120,8 @@ pub(super) enum Place<'e> {
     Int(i64),
     /// A `double`.
     Double(f64),
+    /// A `duration`.
+    Duration(Duration),
 }
 
 impl Place<'_> {
@@ -121,6 +133,7 @@ impl Place<'_> {
             Self::Members(_) | Self::Headers(_) => "map",
             Self::Int(_) => "int",
             Self::Double(_) => "double",
+            Self::Duration(_) => "google.protobuf.Duration",
         }
     }
 
@@ -128,7 +141,7 @@ impl Place<'_> {
         match self {
             Self::Json(raw) => Kind::of(raw) == Kind::Object,
             Self::Members(_) | Self::Headers(_) => true,
-            Self::Text(_) | Self::Int(_) | Self::Double(_) => false,
+            Self::Text(_) | Self::Int(_) | Self::Double(_) | Self::Duration(_) => false,
         }
     }
 }
@@ -227,7 +240,7 @@ impl<'e> Places<'e> {
                     }
                 }
             }
-            Place::Text(_) | Place::Int(_) | Place::Double(_) => {}
+            Place::Text(_) | Place::Int(_) | Place::Double(_) | Place::Duration(_) => {}
         }
         Ok(())
     }
@@ -236,7 +249,10 @@ impl<'e> Places<'e> {
     fn members_of(&self, path: PathId) -> Option<&'e [(&'e str, &'e str)]> {
         match self.roots.get(path) {
             Some(Root::Document(document)) => document.members(),
-            Some(Root::Json(_) | Root::Members(_) | Root::Headers(_) | Root::Int(_) | Root::Double(_)) | None => None,
+            Some(
+                Root::Json(_) | Root::Members(_) | Root::Headers(_) | Root::Text(_) | Root::Int(_) | Root::Double(_) | Root::Duration(_),
+            )
+            | None => None,
         }
     }
 
@@ -271,7 +287,9 @@ fn root_state(root: Root<'_>) -> State<'_> {
         Root::Members(members) => State::At(Place::Members(members)),
         Root::Headers(headers) => State::At(Place::Headers(headers)),
         Root::Int(int) => State::At(Place::Int(int)),
+        Root::Text(text) => State::At(Place::Text(text)),
         Root::Double(double) => State::At(Place::Double(double)),
+        Root::Duration(duration) => State::At(Place::Duration(duration)),
     }
 }
 

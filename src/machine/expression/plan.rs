@@ -105,7 +105,7 @@ impl Plan<Output> {
         let event = match roots.first() {
             Some(Root::Json(bytes)) => bytes.len(),
             Some(Root::Document(document)) => document.text().map_or(0, str::len),
-            Some(Root::Members(_) | Root::Headers(_) | Root::Int(_) | Root::Double(_)) | None => 0,
+            Some(Root::Members(_) | Root::Headers(_) | Root::Text(_) | Root::Int(_) | Root::Double(_) | Root::Duration(_)) | None => 0,
         };
         let mut out = Vec::with_capacity(event + 256);
         Evaluation::new(&self.paths, roots).write(&self.root, &mut out)?;

@@ -10,6 +10,8 @@ use crate::machine::limit::{Law, aimd};
 use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock};
 use crate::pipeline::ports::CallError;
 
+mod verdicts;
+
 struct Answering;
 
 impl World for Answering {
@@ -40,16 +42,20 @@ impl Answers {
 }
 
 fn guard(fail_max: u32) -> (Arc<Answers>, Guard<Answering>) {
+    guard_by(fail_max, verdict::Rules::default())
+}
+
+fn guard_by(fail_max: u32, rules: verdict::Rules) -> (Arc<Answers>, Guard<Answering>) {
     let (clock, witness, caller) = (PausedClock::new(), Arc::new(Notes::default()), Arc::new(Answers::default()));
     let timeout = Duration::from_secs(10);
     let settings = Settings {
-        recovery_timeout_max: timeout,
+        recovery_timeout_max: timeout * 3,
         ..Settings::new(PolicySettings::Consecutive { fail_max: fail_max.try_into().expect("not zero") }, timeout, timeout)
     };
     let (breakers, _) = Breakers::new([("rag".to_owned(), settings)], clock, Always(0.0), Arc::clone(&witness), "here".to_owned());
     let law = Law::Aimd(aimd::Settings { latency: timeout, backoff_ratio: 0.5 });
     let adaptive = Some(limit::Settings { law, minimum: 1, initial: 8 });
-    let manner = Manner { timeout, slow: None, concurrency: 16, drain_concurrency: 4, adaptive };
+    let manner = Manner { timeout, slow: None, concurrency: 16, drain_concurrency: 4, adaptive, rules };
     (Arc::clone(&caller), Guard::new(0, manner, breakers, caller, clock, witness, Stop::new()))
 }
 
@@ -60,7 +66,7 @@ async fn call(guard: &Guard<Answering>, class: Class) -> Guarded {
 }
 
 fn replied(status: u16) -> Reply {
-    Reply { status, retry_after: None, body: Body::Whole(BODY) }
+    Reply { status, retry_after: None, headers: Headers::new(), body: Body::Whole(BODY) }
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::*;
 use crate::event::{Headers, Offset, Source, Topic, UnixMillis};
 use crate::machine::breaker::{self, PolicySettings};
+use crate::machine::verdict::Rules;
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock};
 use crate::pipeline::guard::{Guard, Manner};
@@ -72,7 +73,7 @@ fn stages(clock: ShortTimers, witness: &Arc<Notes>, stop: &Stop) -> Arc<Stages<B
     };
     let services = [("vms".to_owned(), settings)];
     let (breakers, _) = Breakers::<Broken>::new(services, clock, Always(0.0), Arc::clone(witness), "here".to_owned());
-    let manner = Manner { timeout: TIMEOUT, slow: None, concurrency: 1, drain_concurrency: 0, adaptive: None };
+    let manner = Manner { timeout: TIMEOUT, slow: None, concurrency: 1, drain_concurrency: 0, adaptive: None, rules: Rules::default() };
     let guard = Guard::new(0, manner, breakers, Arc::new(Silent), clock, Arc::clone(witness), stop.clone());
     let stage = Stage {
         service: 0,

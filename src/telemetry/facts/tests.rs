@@ -9,6 +9,7 @@ use crate::event::outcome::Status;
 use crate::event::{Offset, Partition};
 use crate::machine::breaker::{Cause, Counts, Generation};
 use crate::machine::disposition::FallbackKind;
+use crate::machine::health::Health;
 use crate::machine::judgement::CallOutcome;
 use crate::machine::time::Tick;
 use crate::telemetry::capture::{Stopped, logged, metrics};
@@ -189,6 +190,17 @@ fn each_fact_is_one_line_and_its_counters() {
             Fact::ExpressionFailed { service: RAG, source: &source, error: "no such key: query" },
             json!({"level": "WARN", "message": "an expression could not be evaluated", "service": "rag", "topic": "events", "partition": 3,
                    "offset": 42, "error": "no such key: query"}),
+            &[r#"expression_failures_total{service="rag"} 1"#],
+        ),
+        (
+            Fact::HealthChecked { service: NOTIFIER, health: Health::Unhealthy, took: Duration::from_micros(1_500) },
+            json!({"level": "DEBUG", "message": "asked for its health", "service": "notifier", "health": "unhealthy", "took_ms": 1.5}),
+            &[r#"health_checks_total{outcome="unhealthy",service="notifier"} 1"#],
+        ),
+        (
+            Fact::VerdictFailed { service: RAG, rule: Rule::Failure, error: "no such key: `body.error`" },
+            json!({"level": "WARN", "message": "a reply could not be judged by an expression", "service": "rag", "key": "failure",
+                   "error": "no such key: `body.error`"}),
             &[r#"expression_failures_total{service="rag"} 1"#],
         ),
         (

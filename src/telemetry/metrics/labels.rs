@@ -23,6 +23,8 @@ pub struct ServiceLabels {
     pub name: String,
     /// Whether calls of it are parked and drained.
     pub parks: bool,
+    /// Whether it is asked for its health.
+    pub checked: bool,
     /// Which fallback it has.
     pub fallback_kind: FallbackKind,
 }
@@ -30,7 +32,8 @@ pub struct ServiceLabels {
 impl Series {
     /// The series that a config can produce.
     pub fn of(config: &Config) -> Self {
-        let services = config.services.iter().map(|service| ServiceLabels::of(&service.name, &service.fallback)).collect();
+        let services =
+            config.services.iter().map(|service| ServiceLabels::of(&service.name, &service.fallback, service.health.is_some())).collect();
         let fixed = [&config.topics.events, &config.topics.outcomes, &config.topics.dead_letters];
         let retry = config.parking().map(|(_, retry)| &retry.topic);
         let mut topics: Vec<Topic> = fixed.into_iter().chain(&config.topics.deliveries).chain(retry).cloned().collect();
@@ -41,8 +44,8 @@ impl Series {
 }
 
 impl ServiceLabels {
-    /// A service with this fallback.
-    pub fn of(name: &str, fallback: &Fallback) -> Self {
+    /// A service with this fallback, which is asked for its health or not.
+    pub fn of(name: &str, fallback: &Fallback, checked: bool) -> Self {
         let fallback_kind = match fallback {
             Fallback::Cached { .. } => FallbackKind::Cached,
             Fallback::Default { .. } => FallbackKind::Default,
@@ -50,6 +53,6 @@ impl ServiceLabels {
             Fallback::Skip => FallbackKind::Skip,
             Fallback::Fail => FallbackKind::Fail,
         };
-        Self { name: name.to_owned(), parks: fallback_kind == FallbackKind::Park, fallback_kind }
+        Self { name: name.to_owned(), parks: fallback_kind == FallbackKind::Park, checked, fallback_kind }
     }
 }

@@ -27,6 +27,7 @@ use crate::event::envelope::Reason;
 use crate::event::outcome::Status;
 use crate::event::{Topic, TopicPartition};
 use crate::machine::breaker::{Cause, Generation, StateName, Transition};
+use crate::machine::health::Health;
 use crate::machine::judgement::CallOutcome;
 
 /// The content type of [`Metrics::render`].
@@ -51,7 +52,7 @@ macro_rules! in_order {
         };)*
     };
 }
-in_order! { Status Code Reason CallOutcome StateName Cause }
+in_order! { Status Code Reason CallOutcome Health StateName Cause }
 
 /// The metrics.
 pub struct Metrics {
@@ -231,6 +232,12 @@ impl Metrics {
     pub(super) fn called(&self, service: usize, outcome: CallOutcome, took: Duration) {
         if let Some(series) = self.services.get(service) {
             series.called(outcome, took);
+        }
+    }
+
+    pub(super) fn health_checked(&self, service: usize, health: Health) {
+        if let Some(series) = self.services.get(service) {
+            series.health_checked(health);
         }
     }
 

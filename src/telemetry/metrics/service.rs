@@ -10,6 +10,7 @@ use super::state::BreakerState;
 use super::{inc, register, table};
 use crate::event::envelope::Reason;
 use crate::machine::breaker::{Cause, StateName};
+use crate::machine::health::Health;
 use crate::machine::judgement::CallOutcome;
 
 /// The families whose series belong to services.
@@ -21,6 +22,7 @@ pub(super) struct Families {
     transitions: IntCounterVec,
     refused: IntCounterVec,
     late: IntCounterVec,
+    health_checks: IntCounterVec,
     fallbacks: IntCounterVec,
     expression_failures: IntCounterVec,
     parked: IntCounterVec,
@@ -40,6 +42,7 @@ impl Families {
             transitions: register::counters(registry, &table::BREAKER_TRANSITIONS),
             refused: register::counters(registry, &table::BREAKER_REFUSED),
             late: register::counters(registry, &table::BREAKER_LATE),
+            health_checks: register::counters(registry, &table::HEALTH_CHECKS),
             fallbacks: register::counters(registry, &table::FALLBACKS),
             expression_failures: register::counters(registry, &table::EXPRESSION_FAILURES),
             parked: register::counters(registry, &table::PARKED),
@@ -63,6 +66,8 @@ pub(super) struct ServiceSeries {
     pub(super) late: IntCounter,
     pub(super) fallbacks: IntCounter,
     pub(super) expression_failures: IntCounter,
+    /// Of a service that is asked.
+    health_checks: Option<[IntCounter; Health::ALL.len()]>,
     parking: Option<Parking>,
 }
 
@@ -94,6 +99,9 @@ impl ServiceSeries {
             late: families.late.with_label_values(&[name]),
             fallbacks: families.fallbacks.with_label_values(&[name, service.fallback_kind.as_str()]),
             expression_failures: families.expression_failures.with_label_values(&[name]),
+            health_checks: service
+                .checked
+                .then(|| Health::ALL.map(|health| families.health_checks.with_label_values(&[name, health.as_str()]))),
             parking: service.parks.then(|| Parking {
                 parked: Reason::ALL.map(|reason| families.parked.with_label_values(&[name, reason.as_str()])),
                 drained: families.drained.with_label_values(&[name]),
@@ -112,6 +120,12 @@ impl ServiceSeries {
     pub(super) fn transition(&self, from: StateName, to: StateName, cause: Cause) {
         if let Some(Some(counter)) = self.transitions.get(place(from, to, cause)) {
             counter.inc();
+        }
+    }
+
+    pub(super) fn health_checked(&self, health: Health) {
+        if let Some(counters) = &self.health_checks {
+            inc(counters, health as usize);
         }
     }
 

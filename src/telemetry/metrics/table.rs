@@ -101,13 +101,17 @@ table! {
         "fusebox_breaker_late_total", &["service"],
         "Verdicts that came after the breaker had moved on, and were dropped."
     );
+    HEALTH_CHECKS = counter(
+        "fusebox_health_checks_total", &["service", "outcome"],
+        "Times that the service was asked for its health, by what it said."
+    );
     FALLBACKS = counter(
         "fusebox_fallbacks_total", &["service", "kind"],
         "Times that the service's fallback stood in for its answer."
     );
     EXPRESSION_FAILURES = counter(
         "fusebox_expression_failures_total", &["service"],
-        "Expressions of the service's stage that could not be evaluated over an event."
+        "Expressions of the service's stage that could not be evaluated over an event, and of its verdicts that could not over a reply."
     );
     PARKED = counter(
         "fusebox_parked_total", &["service", "reason"],

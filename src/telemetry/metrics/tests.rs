@@ -50,6 +50,9 @@ fn every_series_of_the_config_is_there_from_the_start() {
     for reason in ["circuit_open", "timeout", "connect", "http_5xx", "http_429", "overload", "shutdown"] {
         add("parked_total", format!("reason=\"{reason}\",service=\"notifier\""));
     }
+    for outcome in ["healthy", "unhealthy", "timeout", "connect"] {
+        add("health_checks_total", format!("outcome=\"{outcome}\",service=\"notifier\""));
+    }
     for name in ["drained_total", "retry_depth", "retry_due", "retry_oldest_seconds"] {
         add(name, "service=\"notifier\"".into());
     }
@@ -193,7 +196,10 @@ fn a_service_has_the_fallback_that_its_config_says() {
         (Fallback::Skip, FallbackKind::Skip),
         (Fallback::Fail, FallbackKind::Fail),
     ] {
-        assert_eq!(ServiceLabels::of("vms", &fallback), ServiceLabels { name: "vms".into(), parks: false, fallback_kind: kind });
+        assert_eq!(
+            ServiceLabels::of("vms", &fallback, false),
+            ServiceLabels { name: "vms".into(), parks: false, checked: false, fallback_kind: kind }
+        );
     }
 }
 
@@ -216,6 +222,7 @@ fn reference() -> String {
     let statuses: Vec<_> = Status::ALL.map(Status::as_str).into_iter().chain([DEAD_LETTERED]).collect();
     row("`outcome` of events", &statuses);
     row("`outcome` of calls", &CallOutcome::ALL.map(CallOutcome::as_str));
+    row("`outcome` of health checks", &Health::ALL.map(Health::as_str));
     row("`state`, `from`, `to`", &StateName::ALL.map(StateName::as_str));
     row("`cause`", &Cause::ALL.map(Cause::as_str));
     row("`kind`", &FallbackKind::ALL.map(FallbackKind::as_str));
