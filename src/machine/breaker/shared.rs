@@ -38,7 +38,6 @@ pub struct SharedBreaker {
     slack: AtomicU64,
     /// A success that took longer is not quick, nanoseconds. Goes with the slack.
     quick: AtomicU64,
-    refused: AtomicU64,
     held: Mutex<Held>,
 }
 
@@ -59,7 +58,6 @@ impl SharedBreaker {
             gate: AtomicU64::new(Gate::ASK.word()),
             slack: AtomicU64::new(SlackWord::NONE.word()),
             quick: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
             held: Mutex::new(Held { breaker, offered: 0, stamp: 0 }),
         };
         drop(shared.hold());
@@ -86,13 +84,12 @@ impl SharedBreaker {
             return (Ok(permit), None);
         }
         if let Some(refusal) = gate.refuses(now) {
-            self.count_refusal();
             return (Err(refusal), None);
         }
         self.ask(now, roll, then)
     }
 
-    /// The refusal that a call would get at `now`, as far as is known without asking; it is not counted, and nothing changes.
+    /// The refusal that a call would get at `now`, as far as is known without asking; nothing changes.
     #[inline]
     pub fn refusal(&self, now: Tick) -> Option<Refusal> {
         self.gate().refuses(now)
@@ -134,11 +131,6 @@ impl SharedBreaker {
         }
     }
 
-    /// Calls refused so far.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
     /// Everything rarer: locks, snapshots, figures. What `f` does shows to the others when it returns, or panics. It holds them up
     /// meanwhile, and must not ask this same breaker.
     pub fn with<R>(&self, f: impl FnOnce(&mut Breaker) -> R) -> R {
@@ -153,11 +145,6 @@ impl SharedBreaker {
     #[inline]
     fn gate(&self) -> Gate {
         Gate::from_word(self.gate.load(Ordering::Relaxed))
-    }
-
-    #[inline]
-    fn count_refusal(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes a success that its policy need not hear of now. False if the breaker must be asked.
@@ -188,17 +175,13 @@ impl SharedBreaker {
         roll: impl FnMut() -> f64,
         then: impl FnOnce(&Breaker, &Transition),
     ) -> (Result<Permit, Refusal>, Option<Transition>) {
-        let answer = self.with(|breaker| {
+        self.with(|breaker| {
             let answer = breaker.admit(now, roll);
             if let Some(transition) = &answer.1 {
                 then(breaker, transition);
             }
             answer
-        });
-        if answer.0.is_err() {
-            self.count_refusal();
-        }
-        answer
+        })
     }
 
     fn hold(&self) -> Hold<'_> {

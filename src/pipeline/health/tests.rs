@@ -53,14 +53,9 @@ impl Fixture {
     fn new(probes: bool, answers: impl IntoIterator<Item = Result<Reply, CallError>>) -> Self {
         let (clock, notes) = (PausedClock::new(), Arc::new(Notes::default()));
         let settings = Settings {
-            policy: PolicySettings::Consecutive { fail_max: 1.try_into().expect("not zero") },
-            recovery_timeout: OPEN,
-            backoff_multiplier: 1.0,
             recovery_timeout_max: OPEN,
-            jitter: 0.0,
-            permits: 1,
             success_threshold: 2,
-            lease: TIMEOUT + SECOND,
+            ..Settings::new(PolicySettings::Consecutive { fail_max: 1.try_into().expect("not zero") }, OPEN, TIMEOUT + SECOND)
         };
         let subject = Subject { service: "rag".to_owned(), settings, probes: if probes { Probes::Checks } else { Probes::Calls } };
         let (breakers, _) = Breakers::new([subject], clock, Always(0.0), Arc::clone(&notes), "here".to_owned());
