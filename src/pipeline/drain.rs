@@ -373,18 +373,13 @@ impl<W: World> Drain<W> {
                     break;
                 }
                 if self.breakers.refuses(service) {
-                    self.queues[index].refused_until = Some(self.ask_again_at(service, now));
+                    self.queues[index].refused_until = Some(ask_again_at(self.breakers.retry_at(service), now));
                     continue;
                 }
                 self.start(index, now);
             }
         }
         next
-    }
-
-    /// When a breaker that refuses is asked again though nothing was heard of it: a probe that was lost gives its place back in silence.
-    fn ask_again_at(&self, service: usize, now: Tick) -> Tick {
-        self.breakers.retry_at(service).unwrap_or(now.plus(UNHEARD)).max(now.plus(SOON))
     }
 
     fn start(&mut self, index: usize, now: Tick) {
@@ -425,6 +420,7 @@ impl<W: World> Drain<W> {
             return;
         }
         let parking = waiting.parked.parking;
+        let retry_at = guarded.as_ref().and_then(|guarded| guarded.retry_at);
         // A call that met a defect counts as failed: it must not be tried for ever.
         let end = guarded
             .map_or(End::Failed { outcome: crate::machine::judgement::CallOutcome::Connect, retry_after: None }, |guarded| guarded.end);
@@ -434,10 +430,9 @@ impl<W: World> Drain<W> {
             Drained::Stay => {
                 let due = if end == End::Overload { now.plus(AFTER_OVERLOAD) } else { due };
                 if end == End::CircuitOpen {
-                    let service = queue.route.service;
-                    self.queues[index].refused_until = Some(self.ask_again_at(service, now));
+                    queue.refused_until = Some(ask_again_at(retry_at, now));
                 }
-                self.queues[index].waiting.push(due, waiting);
+                queue.waiting.push(due, waiting);
             }
             Drained::Delivered => {
                 let done = Done { queue: index, first_parked_at: parking.first_parked_at };
@@ -578,4 +573,9 @@ impl<W: World> Drain<W> {
     fn is_idle(&self) -> bool {
         self.running.is_empty() && self.finisher.is_empty() && self.hand_overs.is_empty()
     }
+}
+
+/// When a breaker that refuses is asked again though nothing was heard of it: a probe that was lost gives its place back in silence.
+fn ask_again_at(retry_at: Option<Tick>, now: Tick) -> Tick {
+    retry_at.unwrap_or(now.plus(UNHEARD)).max(now.plus(SOON))
 }

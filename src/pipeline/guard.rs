@@ -113,9 +113,9 @@ impl<W: World> Guard<W> {
     /// Makes a call, up to `tries` times while it fails and may be tried again. Each try is admitted and settled on its own.
     pub async fn call(&self, class: Class, request: Request<'_>, tries: u32) -> Guarded {
         let began = self.clock.micros();
-        let (mut failed_calls, mut now) = (0, began);
+        let (mut failed_calls, mut now, mut refused) = (0, began, None);
         let (end, data) = loop {
-            let (end, data) = self.attempt(class, request, &mut now).await;
+            let (end, data) = self.attempt(class, request, &mut now, &mut refused).await;
             if !matches!(end, End::Failed { .. }) {
                 break (end, data);
             }
@@ -132,13 +132,13 @@ impl<W: World> Guard<W> {
             failed_calls,
             took: Duration::from_micros(now - began),
             state: self.breakers.state(self.service),
-            retry_at: if matches!(end, End::Done { .. }) { None } else { self.breakers.retry_at(self.service) },
+            retry_at: if matches!(end, End::Done { .. }) { None } else { self.breakers.retry_at(self.service).or(refused) },
         }
     }
 
     /// One try. `now` is the clock's last reading, in microseconds, and is read anew after whatever took time: reading it costs as much
-    /// as asking the breaker.
-    async fn attempt(&self, class: Class, request: Request<'_>, now: &mut u64) -> (End, Bytes) {
+    /// as asking the breaker. `refused` is told until when the breaker refused it, where it says.
+    async fn attempt(&self, class: Class, request: Request<'_>, now: &mut u64, refused: &mut Option<Tick>) -> (End, Bytes) {
         // Refused now, it waits for no turn; admitted now, it would hold a probe's permit while it waits for one.
         if self.breakers.refuses_at(self.service, self.clock.tick_at(*now)) {
             self.witness.tell(Fact::Refused { service: self.service });
@@ -160,7 +160,13 @@ impl<W: World> Guard<W> {
             return (End::Stopped, NULL);
         }
         let tick = self.clock.tick_at(*now);
-        let Ok(admission) = self.breakers.admit(self.service, tick) else { return (End::CircuitOpen, NULL) };
+        let admission = match self.breakers.admit(self.service, tick) {
+            Ok(admission) => admission,
+            Err(refusal) => {
+                *refused = refusal.until;
+                return (End::CircuitOpen, NULL);
+            }
+        };
         let in_flight = InFlight { guard: self, began: *now, admission: Some(admission) };
         let call =
             Call { service: self.service, body: request.body.clone(), idempotency_key: request.idempotency_key, trace: request.trace };
