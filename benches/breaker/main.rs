@@ -22,6 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
+use fusebox::machine::breaker::PolicySettings;
 use tokio::runtime;
 
 const SERVICES: usize = 100_000;
@@ -102,6 +103,12 @@ impl Bench {
             let many = bench.measure(&format!("{name}: {SERVICES} services"), threads, many(), |many| admitted(many, true));
             [success, failure, refused, many]
         });
+    }
+
+    /// Measures one of our policies.
+    fn fusebox(&mut self, name: &'static str, policy: PolicySettings) {
+        let settings = ours::settings(policy);
+        self.breaker(name, |start| ours::Ours::new(&settings, start));
     }
 
     /// Measures a subject in one thing that it does.
@@ -209,13 +216,14 @@ fn main() {
     bench.breaker("by hand: streak in an atomic", floors::Streak::new);
     bench.breaker("by hand: Mutex<ring of 100>", floors::Ring::new);
 
-    bench.breaker("fusebox: consecutive", |start| ours::Ours::new(ours::consecutive(), start));
-    bench.breaker("fusebox: count", |start| ours::Ours::new(ours::count(), start));
-    bench.breaker("fusebox: time", |start| ours::Ours::new(ours::time(), start));
-    bench.breaker("fusebox: expression", |start| ours::Ours::new(ours::expression(), start));
-    bench.breaker("fusebox: adaptive", |start| ours::Ours::new(ours::adaptive(), start));
-    bench.breaker("fusebox: consecutive, clock read", |start| ours::Ours::reading_the_clock(ours::consecutive(), start));
-    let half_open = || ours::Ours::new(ours::consecutive(), Start::HalfOpen);
+    bench.fusebox("fusebox: consecutive", ours::consecutive());
+    bench.fusebox("fusebox: count", ours::count());
+    bench.fusebox("fusebox: time", ours::time());
+    bench.fusebox("fusebox: expression", ours::expression());
+    bench.fusebox("fusebox: adaptive", ours::adaptive());
+    let settings = ours::settings(ours::consecutive());
+    bench.breaker("fusebox: consecutive, clock read", |start| ours::Ours::reading_the_clock(&settings, start));
+    let half_open = || ours::Ours::new(&settings, Start::HalfOpen);
     bench.single("fusebox: half-open, probe ignored", half_open, |breaker| {
         black_box(breaker.probe());
     });

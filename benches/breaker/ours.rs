@@ -41,6 +41,11 @@ pub fn adaptive() -> PolicySettings {
     PolicySettings::Adaptive(AdaptiveSettings { window, multiplier: 2.0, trickle: Duration::ZERO, slow_call_duration })
 }
 
+/// These, with a policy.
+pub fn settings(policy: PolicySettings) -> Arc<Settings> {
+    Arc::new(Settings::new(policy, Duration::from_secs(3_600), Duration::from_secs(3_600)))
+}
+
 /// A breaker, and where the time that it is handed comes from.
 #[derive(Clone)]
 pub struct Ours {
@@ -50,9 +55,9 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// Of that policy, which must not trip by failing; handed the time.
-    pub fn new(policy: PolicySettings, start: Start) -> Self {
-        let settings = Settings::new(policy, Duration::from_secs(3_600), Duration::from_secs(3_600));
+    /// Of those settings, which must not trip by failing and are shared, as services share them that have them alike; handed the time.
+    pub fn new(settings: &Arc<Settings>, start: Start) -> Self {
+        let settings = Arc::clone(settings);
         let breaker = SharedBreaker::new(settings, NOW);
         let state = match start {
             Start::Closed => Automatic::Closed,
@@ -64,8 +69,8 @@ impl Ours {
     }
 
     /// The same, with a clock read at either end of a call, as most other breakers do of themselves.
-    pub fn reading_the_clock(policy: PolicySettings, start: Start) -> Self {
-        Self { clock: Some(Instant::now()), ..Self::new(policy, start) }
+    pub fn reading_the_clock(settings: &Arc<Settings>, start: Start) -> Self {
+        Self { clock: Some(Instant::now()), ..Self::new(settings, start) }
     }
 
     /// One probe that says nothing of the service.
@@ -93,7 +98,7 @@ impl Ours {
         let (Ok(permit), _) = self.breaker.admit(admitted, || 0.0) else { return false };
         let settled = self.now();
         let took = Duration::from_millis(settled.0 - admitted.0);
-        std::hint::black_box(self.breaker.settle(permit, verdict, took, settled, || 0.0));
+        std::hint::black_box(self.breaker.settle(permit, verdict, took, settled, || 0.0).late);
         true
     }
 }

@@ -129,6 +129,16 @@ pub struct View {
     pub settings: Arc<Settings>,
 }
 
+/// Settings that breakers have alike, shared. Few are distinct where there are many services; of many distinct ones the latest are looked at.
+fn shared(distinct: &mut Vec<Arc<Settings>>, settings: Settings) -> Arc<Settings> {
+    if let Some(known) = distinct.iter().rev().take(16).find(|known| ***known == settings) {
+        return Arc::clone(known);
+    }
+    let settings = Arc::new(settings);
+    distinct.push(Arc::clone(&settings));
+    settings
+}
+
 impl<W: World> Breakers<W> {
     /// Closed breakers for these services. Changes that are decided here arrive on the receiver, for the [`super::keeper`].
     pub fn new(
@@ -139,13 +149,14 @@ impl<W: World> Breakers<W> {
         instance: String,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Announcement>) {
         let now = clock.now();
+        let mut distinct = Vec::new();
         let entries = services
             .into_iter()
             .map(Into::into)
             .map(|Subject { service, settings, probes }| Entry {
                 service,
                 probes,
-                breaker: SharedBreaker::new(settings, now),
+                breaker: SharedBreaker::new(shared(&mut distinct, settings), now),
                 remembered: Mutex::new(VecDeque::new()),
             })
             .collect();
@@ -207,7 +218,7 @@ impl<W: World> Breakers<W> {
     fn ask(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
         let filed = |breaker: &Breaker, transition: &Transition| self.file(service, breaker, transition);
         let (answer, transition) = self.entries[service].breaker.admit_and(now, || self.chance.roll(), filed);
-        self.announce(service, transition.as_ref());
+        self.announce(service, transition.as_deref());
         let permit = answer?;
         if permit.is_probe() {
             self.probes.notify_one();
@@ -388,7 +399,7 @@ impl<W: World> Breakers<W> {
         if settled.transition.is_none() && probe {
             self.tell_changed();
         }
-        self.announce(service, settled.transition.as_ref());
+        self.announce(service, settled.transition.as_deref());
         !settled.late
     }
 }

@@ -102,8 +102,8 @@ pub enum Verdict {
 pub struct Settled {
     /// The verdict belonged to an earlier life, or to a probe given up, and was dropped.
     pub late: bool,
-    /// The change of state that it brought about.
-    pub transition: Option<Transition>,
+    /// The change of state that it brought about. Boxed, for it is rare, and every answer would have to make room for it.
+    pub transition: Option<Box<Transition>>,
 }
 
 impl Settled {
@@ -137,7 +137,7 @@ enum State {
         not_before: Tick,
         probed: Option<Box<Counts>>,
     },
-    HalfOpen(HalfOpen),
+    HalfOpen(Box<HalfOpen>),
     Locked(Box<Lock>),
 }
 
@@ -161,8 +161,8 @@ impl Breaker {
     /// `adaptive`.
     ///
     /// A state that has run out is left first, so the answer comes with the transition, if there was one.
-    pub fn admit(&mut self, now: Tick, mut roll: impl FnMut() -> f64) -> (Result<Permit, Refusal>, Option<Transition>) {
-        let transition = self.advance(now);
+    pub fn admit(&mut self, now: Tick, mut roll: impl FnMut() -> f64) -> (Result<Permit, Refusal>, Option<Box<Transition>>) {
+        let transition = self.advance(now).map(Box::new);
         let life = self.life;
         let answer = match &mut self.state {
             State::Closed { ramping } => {
@@ -224,7 +224,7 @@ impl Breaker {
                 None
             }
         };
-        Settled { late: false, transition }
+        Settled { late: false, transition: transition.map(Box::new) }
     }
 
     /// Gives a permit back without a verdict: the call was never made, or was cancelled by its caller.
@@ -445,7 +445,7 @@ impl Breaker {
 }
 
 fn half_open() -> State {
-    State::HalfOpen(HalfOpen::default())
+    State::HalfOpen(Box::default())
 }
 
 /// When a stay in half-open that began at `since` becomes too long. Not at once, for no probe could be sent in it.

@@ -1,6 +1,5 @@
 //! What comes to a breaker from outside: an operator's orders, and what other instances or an earlier life have decided.
 
-use super::half_open::HalfOpen;
 use super::{Breaker, Cause, Generation, Held, Lock, Snapshot, State, Transition};
 use crate::machine::time::Tick;
 
@@ -36,7 +35,7 @@ impl Breaker {
         let transition = match state {
             Automatic::Closed => self.recover(Cause::Forced, now),
             Automatic::Open => self.trip(Cause::Forced, None, now, roll),
-            Automatic::HalfOpen => self.enter(State::HalfOpen(HalfOpen::default()), Cause::Forced, now),
+            Automatic::HalfOpen => self.enter(State::HalfOpen(Box::default()), Cause::Forced, now),
         };
         transition.by(actor.to_owned(), reason.to_owned())
     }
@@ -101,7 +100,7 @@ impl Breaker {
             // A recovery that another instance saw is one here too, and its ramp began when it did there.
             Held::Closed => self.closed(snapshot.generation.is_own_decision()),
             Held::Open { until } => State::Open { until: *until, not_before: snapshot.since, probed: self.probed() },
-            Held::HalfOpen => State::HalfOpen(HalfOpen::default()),
+            Held::HalfOpen => State::HalfOpen(Box::default()),
             Held::Locked(lock) => State::Locked(Box::new(lock.clone())),
         };
         self.trips = snapshot.trips;

@@ -66,7 +66,7 @@ impl SharedBreaker {
 
     /// Asks whether a call may go; see [`Breaker::admit`].
     #[inline]
-    pub fn admit(&self, now: Tick, roll: impl FnMut() -> f64) -> (Result<Permit, Refusal>, Option<Transition>) {
+    pub fn admit(&self, now: Tick, roll: impl FnMut() -> f64) -> (Result<Permit, Refusal>, Option<Box<Transition>>) {
         self.admit_and(now, roll, |_, _| {})
     }
 
@@ -78,7 +78,7 @@ impl SharedBreaker {
         now: Tick,
         roll: impl FnMut() -> f64,
         then: impl FnOnce(&Breaker, &Transition),
-    ) -> (Result<Permit, Refusal>, Option<Transition>) {
+    ) -> (Result<Permit, Refusal>, Option<Box<Transition>>) {
         let gate = self.gate();
         if let Some(permit) = gate.admits() {
             return (Ok(permit), None);
@@ -174,7 +174,7 @@ impl SharedBreaker {
         now: Tick,
         roll: impl FnMut() -> f64,
         then: impl FnOnce(&Breaker, &Transition),
-    ) -> (Result<Permit, Refusal>, Option<Transition>) {
+    ) -> (Result<Permit, Refusal>, Option<Box<Transition>>) {
         self.with(|breaker| {
             let answer = breaker.admit(now, roll);
             if let Some(transition) = &answer.1 {

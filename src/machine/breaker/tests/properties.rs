@@ -22,7 +22,7 @@ enum Op {
 /// A breaker, or a shared one: they must not differ.
 trait Subject {
     fn build(settings: Settings) -> Self;
-    fn admit(&mut self, now: Tick) -> (Result<Permit, Refusal>, Option<Transition>);
+    fn admit(&mut self, now: Tick) -> (Result<Permit, Refusal>, Option<Box<Transition>>);
     fn settle(&mut self, permit: Permit, verdict: Verdict, took: Duration, now: Tick) -> Settled;
     fn abandon(&mut self, permit: Permit);
     fn with<R>(&mut self, f: impl FnOnce(&mut Breaker) -> R) -> R;
@@ -35,7 +35,7 @@ impl Subject for Breaker {
     fn build(settings: Settings) -> Self {
         Self::new(settings, Tick(0))
     }
-    fn admit(&mut self, now: Tick) -> (Result<Permit, Refusal>, Option<Transition>) {
+    fn admit(&mut self, now: Tick) -> (Result<Permit, Refusal>, Option<Box<Transition>>) {
         self.admit(now, || ROLL)
     }
     fn settle(&mut self, permit: Permit, verdict: Verdict, took: Duration, now: Tick) -> Settled {
@@ -56,7 +56,7 @@ impl Subject for SharedBreaker {
     fn build(settings: Settings) -> Self {
         Self::new(settings, Tick(0))
     }
-    fn admit(&mut self, now: Tick) -> (Result<Permit, Refusal>, Option<Transition>) {
+    fn admit(&mut self, now: Tick) -> (Result<Permit, Refusal>, Option<Box<Transition>>) {
         SharedBreaker::admit(self, now, || ROLL)
     }
     fn settle(&mut self, permit: Permit, verdict: Verdict, took: Duration, now: Tick) -> Settled {
@@ -226,7 +226,7 @@ fn live<S: Subject>(settings: &Settings, steps: Vec<(u64, Op)>) -> Result<(), Te
                             || tick >= leases_before
                     );
                 }
-                (transition, changed)
+                (transition.map(|transition| *transition), changed)
             }
             Op::Settle(index, verdict, took) if !out.is_empty() => {
                 let (permit, call) = out.swap_remove(index.index(out.len()));
@@ -234,7 +234,7 @@ fn live<S: Subject>(settings: &Settings, steps: Vec<(u64, Op)>) -> Result<(), Te
                 let (late, changed) = model.settle(call, verdict, took, ROLL, now);
                 prop_assert_eq!(settled.late, late);
                 untouched = late;
-                (settled.transition, changed)
+                (settled.transition.map(|transition| *transition), changed)
             }
             Op::Abandon(index) if !out.is_empty() => {
                 let (permit, call) = out.swap_remove(index.index(out.len()));

@@ -131,7 +131,7 @@ fn under(operation: &str, state: &str) -> String {
     let open = |generation| snapshot(generation, Held::Open { until: Tick(NOW + 5) });
     let settled = |breaker: &mut Breaker, permit, verdict| {
         let settled = settle(breaker, permit, verdict, NOW);
-        if settled.late { "late".to_owned() } else { shown(settled.transition.as_ref()) }
+        if settled.late { "late".to_owned() } else { shown(settled.transition.as_deref()) }
     };
     let forced = |breaker: &mut Breaker, kind| shown(Some(&breaker.lock(lock(kind, None), now)));
     let reset = |breaker: &mut Breaker, to| shown(Some(&breaker.reset_to(to, "ann", "drill", now, || 0.0)));
