@@ -169,6 +169,7 @@ impl SharedBreaker {
         }
     }
 
+    #[cold]
     fn ask(
         &self,
         now: Tick,
