@@ -1,0 +1,293 @@
+//! Recorded calls through a breaker that was not there, and how well it would have done.
+//!
+//! A call that the breaker admits ends as it was recorded to; one that it refuses is not made, and says nothing. So the service is taken to be
+//! as it was whether it was called or not.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::truth::{Call, Period};
+use crate::machine::breaker::{Breaker, Permit, Settings, StateName};
+use crate::machine::time::Tick;
+
+/// What a breaker would have done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// The states it would have been in, each from a time on; the first is `closed`.
+    pub states: Vec<(Tick, StateName)>,
+    /// When it would have refused.
+    pub refusals: Vec<Tick>,
+    /// How well that is.
+    pub score: Score,
+}
+
+/// How well a breaker would have done.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+pub struct Score {
+    /// Calls in the trace.
+    pub calls: u64,
+    /// Of these, admitted.
+    pub admitted: u64,
+    /// Of the admitted, probes.
+    pub probes: u64,
+    /// Calls refused while the service was well.
+    pub refused_while_healthy: u64,
+    /// Calls refused while it was bad.
+    pub refused_while_bad: u64,
+    /// Calls admitted that failed.
+    pub bad_admitted: u64,
+    /// Times it opened.
+    pub trips: u64,
+    /// Bad periods.
+    pub bad_periods: u64,
+    /// Of these, those in which it refused nothing.
+    pub missed: u64,
+    /// From the beginning of a bad period to the first refusal in it, the mean over those not missed; seconds.
+    pub mean_time_to_detect: Option<f64>,
+    /// The longest of these; seconds.
+    pub longest_time_to_detect: Option<f64>,
+    /// From the end of a bad period that was not missed to the last refusal before the next one, the mean; seconds.
+    pub mean_time_to_recover: Option<f64>,
+    /// The longest of these; seconds.
+    pub longest_time_to_recover: Option<f64>,
+}
+
+/// What each thing that a breaker does wrong costs, for one figure to compare by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    /// A call refused while the service was well.
+    pub refused_while_healthy: f64,
+    /// A call admitted that failed.
+    pub bad_admitted: f64,
+    /// A second of the mean time to detect.
+    pub detect_second: f64,
+    /// A second of the mean time to recover.
+    pub recover_second: f64,
+}
+
+impl Default for Cost {
+    fn default() -> Self {
+        Self { refused_while_healthy: 1.0, bad_admitted: 1.0, detect_second: 0.0, recover_second: 0.0 }
+    }
+}
+
+impl Cost {
+    /// The cost of what a breaker would have done.
+    #[expect(clippy::cast_precision_loss, reason = "a figure to compare by")]
+    pub fn of(&self, score: &Score) -> f64 {
+        self.refused_while_healthy * score.refused_while_healthy as f64
+            + self.bad_admitted * score.bad_admitted as f64
+            + self.detect_second * score.mean_time_to_detect.unwrap_or(0.0)
+            + self.recover_second * score.mean_time_to_recover.unwrap_or(0.0)
+    }
+}
+
+/// A call that is out, by when it ends and in which order it began.
+struct Out<'c> {
+    call: &'c Call,
+    permit: Permit,
+    number: usize,
+}
+
+impl Out<'_> {
+    fn key(&self) -> (Tick, usize) {
+        (self.call.ended(), self.number)
+    }
+}
+
+impl PartialEq for Out<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Out<'_> {}
+
+impl PartialOrd for Out<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Out<'_> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+/// Runs these calls, sorted by when they began, through a new breaker; `bad` are the periods in which the service was really bad. `roll` gives
+/// numbers in `[0, 1)`.
+pub fn run(settings: &Arc<Settings>, calls: &[Call], bad: &[Period], mut roll: impl FnMut() -> f64) -> Run {
+    let begin = calls.first().map(|call| call.at).unwrap_or_default();
+    let mut breaker = Breaker::new(Arc::clone(settings), begin);
+    let mut states = vec![(begin, StateName::Closed)];
+    let mut refusals = Vec::new();
+    let mut out: BinaryHeap<Reverse<Out<'_>>> = BinaryHeap::new();
+    let mut score = Score { calls: calls.len() as u64, bad_periods: bad.len() as u64, ..Score::default() };
+    let mut note = |states: &mut Vec<(Tick, StateName)>, now: Tick, state: StateName| {
+        if states.last().is_none_or(|(_, last)| *last != state) {
+            states.push((now, state));
+        }
+    };
+    for (number, call) in calls.iter().enumerate() {
+        end(&mut breaker, &mut out, call.at, &mut states, &mut note, &mut roll);
+        let (answer, _) = breaker.admit(call.at, &mut roll);
+        note(&mut states, call.at, breaker.state_name());
+        match answer {
+            Ok(permit) => {
+                score.admitted += 1;
+                score.probes += u64::from(permit.is_probe());
+                score.bad_admitted += u64::from(call.failed());
+                out.push(Reverse(Out { call, permit, number }));
+            }
+            Err(_) => {
+                refusals.push(call.at);
+                if bad.iter().any(|period| period.from <= call.at && call.at < period.to) {
+                    score.refused_while_bad += 1;
+                } else {
+                    score.refused_while_healthy += 1;
+                }
+            }
+        }
+    }
+    end(&mut breaker, &mut out, Tick::NEVER, &mut states, &mut note, &mut roll);
+    score.trips = states.windows(2).filter(|pair| pair[1].1 == StateName::Open).count() as u64;
+    times(&mut score, &refusals, bad);
+    Run { states, refusals, score }
+}
+
+/// Ends the calls that ended by `now`, and leaves at their times the states that run out meanwhile.
+fn end(
+    breaker: &mut Breaker,
+    out: &mut BinaryHeap<Reverse<Out<'_>>>,
+    now: Tick,
+    states: &mut Vec<(Tick, StateName)>,
+    note: &mut impl FnMut(&mut Vec<(Tick, StateName)>, Tick, StateName),
+    roll: &mut impl FnMut() -> f64,
+) {
+    while out.peek().is_some_and(|next| next.0.call.ended() <= now)
+        && let Some(Reverse(Out { call, permit, .. })) = out.pop()
+    {
+        advance(breaker, call.ended(), states, note);
+        breaker.settle(permit, call.verdict, call.took, call.ended(), &mut *roll);
+        note(states, call.ended(), breaker.state_name());
+    }
+    if now != Tick::NEVER {
+        advance(breaker, now, states, note);
+    }
+}
+
+fn advance(
+    breaker: &mut Breaker,
+    now: Tick,
+    states: &mut Vec<(Tick, StateName)>,
+    note: &mut impl FnMut(&mut Vec<(Tick, StateName)>, Tick, StateName),
+) {
+    while let Some(deadline) = breaker.next_deadline().filter(|deadline| *deadline <= now) {
+        let changed = breaker.advance(deadline).is_some();
+        let given_up = breaker.give_up(deadline);
+        note(states, deadline, breaker.state_name());
+        if !changed && !given_up {
+            break;
+        }
+    }
+}
+
+/// How soon the bad periods were noticed, and how soon it was noticed that they were over.
+fn times(score: &mut Score, refusals: &[Tick], bad: &[Period]) {
+    let (mut detect, mut recover) = (Vec::new(), Vec::new());
+    for (place, period) in bad.iter().enumerate() {
+        let next = bad.get(place + 1).map_or(Tick::NEVER, |next| next.from);
+        let first = refusals.partition_point(|at| *at < period.from);
+        match refusals.get(first) {
+            Some(at) if *at < period.to => {
+                detect.push(at.since(period.from));
+                let last = refusals[..refusals.partition_point(|at| *at < next)].last();
+                recover.push(last.map_or(Duration::ZERO, |last| last.since(period.to)));
+            }
+            _ => score.missed += 1,
+        }
+    }
+    (score.mean_time_to_detect, score.longest_time_to_detect) = mean_and_longest(&detect);
+    (score.mean_time_to_recover, score.longest_time_to_recover) = mean_and_longest(&recover);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a mean of seconds")]
+fn mean_and_longest(times: &[Duration]) -> (Option<f64>, Option<f64>) {
+    let longest = times.iter().max().map(Duration::as_secs_f64);
+    (longest.map(|_| times.iter().sum::<Duration>().as_secs_f64() / times.len() as f64), longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::truth::{Rule, bad_periods};
+    use super::*;
+    use crate::machine::breaker::{PolicySettings, Verdict};
+    use proptest::prelude::*;
+
+    const RULE: Rule = Rule { slot: Duration::from_secs(5), share: 0.5 };
+
+    fn settings(fail_max: u32, recovery: u64) -> Arc<Settings> {
+        let policy = PolicySettings::Consecutive { fail_max: fail_max.try_into().expect("is not zero") };
+        Arc::new(Settings::new(policy, Duration::from_secs(recovery), Duration::from_secs(31)))
+    }
+
+    /// Ten calls a second, 50 ms each; they fail from `from` until `to`, milliseconds.
+    fn outage(from: u64, to: u64, end: u64) -> Vec<Call> {
+        let call = |at: u64| {
+            let verdict = if (from..to).contains(&at) { Verdict::Failure { retry_after: None } } else { Verdict::Success };
+            Call { at: Tick(at), took: Duration::from_millis(50), verdict }
+        };
+        (0..end / 100).map(|number| call(number * 100)).collect()
+    }
+
+    #[test]
+    fn an_outage_as_it_would_have_gone() {
+        let calls = outage(10_000, 40_000, 60_000);
+        let bad = bad_periods(&calls, RULE);
+        assert_eq!(bad, [Period { from: Tick(10_050), to: Tick(40_000) }]);
+        let run = run(&settings(5, 8), &calls, &bad, || 0.0);
+        // Five failures, the last at 10.45 s; probes at 18.45, 26.5 and 34.6 s fail, and the one after that succeeds.
+        let opened: Vec<u64> = run.states.iter().filter(|(_, state)| *state == StateName::Open).map(|(at, _)| at.0).collect();
+        assert_eq!(opened, [10_450, 18_550, 26_650, 34_750]);
+        assert_eq!(run.states.last(), Some(&(Tick(42_850), StateName::Closed)));
+        let score = &run.score;
+        assert_eq!((score.calls, score.trips, score.probes, score.bad_admitted), (600, 4, 4, 8));
+        assert_eq!((score.refused_while_healthy, score.refused_while_bad), (28, 292));
+        assert_eq!(score.admitted + score.refused_while_bad + score.refused_while_healthy, score.calls);
+        assert_eq!((score.mean_time_to_detect, score.mean_time_to_recover), (Some(0.45), Some(2.7)));
+        assert!((Cost::default().of(score) - 36.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_breaker_that_never_opens_misses_all() {
+        let calls = outage(10_000, 20_000, 30_000);
+        let bad = bad_periods(&calls, RULE);
+        let score = run(&settings(u32::MAX, 8), &calls, &bad, || 0.0).score;
+        assert_eq!((score.missed, score.bad_admitted, score.trips, score.admitted), (1, 100, 0, 300));
+        assert_eq!((score.mean_time_to_detect, score.mean_time_to_recover), (None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn figures_add_up(steps in prop::collection::vec((0u64..400, 0u64..3_000, 0u8..4), 0..300), fail_max in 1u32..5) {
+            let mut now = 1_000_000;
+            let calls: Vec<Call> = steps.into_iter().map(|(step, took, verdict)| {
+                now += step;
+                let verdict = match verdict { 0 => Verdict::Success, 1 => Verdict::Ignored, _ => Verdict::Failure { retry_after: None } };
+                Call { at: Tick(now), took: Duration::from_millis(took), verdict }
+            }).collect();
+            let bad = bad_periods(&calls, RULE);
+            let once = run(&settings(fail_max, 2), &calls, &bad, || 0.0);
+            let score = &once.score;
+            prop_assert_eq!(score.admitted + score.refused_while_bad + score.refused_while_healthy, score.calls);
+            prop_assert_eq!(once.refusals.len() as u64, score.calls - score.admitted);
+            prop_assert!(score.missed <= score.bad_periods);
+            prop_assert!(once.states.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 != pair[1].1));
+            prop_assert!(bad.windows(2).all(|pair| pair[0].to <= pair[1].from));
+            prop_assert_eq!(&run(&settings(fail_max, 2), &calls, &bad, || 0.0), &once);
+        }
+    }
+}
