@@ -13,6 +13,7 @@ mod migrate;
 mod publish;
 mod retry;
 mod run;
+mod simulate;
 mod stub;
 mod table;
 mod token;
@@ -74,6 +75,8 @@ enum Command {
     Retry(retry::Args),
     /// Lists dead letters
     DeadLetters(dead_letters::Args),
+    /// Says what breakers would have done with recorded calls
+    Simulate(simulate::Args),
     /// Makes a token for the API
     Token(token::Args),
     /// Answers like a service, for trying things out
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Breakers(args) => breakers::run(&common, args),
         Command::Retry(args) => retry::run(&common, args),
         Command::DeadLetters(args) => dead_letters::run(&common, args),
+        Command::Simulate(args) => simulate::run(&common, args),
         Command::Token(args) => token::run(&common, args),
         Command::Stub(args) => stub::run(args),
         Command::Completions(args) => completions::run(args),
