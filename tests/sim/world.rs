@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fusebox::event::{Partition, Topic, TopicPartition, UnixMillis};
-use fusebox::machine::breaker::{PolicySettings, Settings};
+use fusebox::machine::breaker::{AdaptiveSettings, PolicySettings, Rates, Settings};
 use fusebox::machine::disposition::Bounds;
 use fusebox::machine::limit::{self, Law, aimd, gradient};
 use fusebox::machine::progress::MAX_BYTES;
@@ -112,7 +112,11 @@ pub struct Plan {
     max_in_flight: usize,
     max_in_flight_bytes: usize,
     service_concurrency: usize,
-    fail_max: u32,
+    policy: PolicySettings,
+    /// Probes are weighed together, there may be no end of them, and calls come back slowly.
+    half_open_failure_rate: Option<f64>,
+    half_open_timeout: Option<Duration>,
+    ramp: Duration,
     permits: u32,
     success_threshold: u32,
     tries: u32,
@@ -140,7 +144,10 @@ impl Plan {
             max_in_flight: dice.random_range(3..60),
             max_in_flight_bytes: if dice.random_bool(0.5) { 1 << 20 } else { dice.random_range(100..20_000) },
             service_concurrency: 8,
-            fail_max: dice.random_range(1..5),
+            policy: policy(dice),
+            half_open_failure_rate: dice.random_bool(0.3).then_some(0.5),
+            half_open_timeout: dice.random_bool(0.3).then_some(Duration::from_secs(4)),
+            ramp: if dice.random_bool(0.3) { Duration::from_secs(3) } else { Duration::ZERO },
             permits: dice.random_range(1..4),
             success_threshold: dice.random_range(1..4),
             tries: dice.random_range(1..3),
@@ -173,6 +180,23 @@ impl Plan {
 
     pub fn partitions_of(&self, topic: &str) -> Vec<TopicPartition> {
         (0..self.partitions).map(|partition| TopicPartition { topic: Topic::from(topic), partition: Partition(partition) }).collect()
+    }
+}
+
+fn policy(dice: &mut StdRng) -> PolicySettings {
+    let slow_call_duration = Duration::from_secs(1);
+    let rates = Rates { minimum_calls: dice.random_range(1..8), failure_rate: 0.5, slow_call_rate: 1.0, slow_call_duration };
+    let window = Duration::from_secs(dice.random_range(1..6));
+    let one = PolicySettings::Consecutive { fail_max: dice.random_range(1..5).try_into().expect("at least one") };
+    match dice.random_range(0..8) {
+        0 => PolicySettings::Count { size: dice.random_range(1..20), rates },
+        1 => PolicySettings::Time { window, rates },
+        2 => {
+            let trickle = Duration::from_millis(500);
+            PolicySettings::Adaptive(AdaptiveSettings { window, multiplier: 2.0, trickle, slow_call_duration })
+        }
+        3 => PolicySettings::Any(vec![one, PolicySettings::Time { window, rates }]),
+        _ => one,
     }
 }
 
@@ -282,11 +306,10 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         jitter: 0.2,
         permits: plan.permits,
         success_threshold: plan.success_threshold,
-        ..Settings::new(
-            PolicySettings::Consecutive { fail_max: plan.fail_max.try_into().expect("at least one") },
-            Duration::from_secs(2),
-            Duration::from_secs(3),
-        )
+        half_open_failure_rate: plan.half_open_failure_rate,
+        half_open_timeout: plan.half_open_timeout,
+        ramp: plan.ramp,
+        ..Settings::new(plan.policy.clone(), Duration::from_secs(2), Duration::from_secs(3))
     };
     let named = SERVICES.iter().map(|name| ((*name).to_owned(), settings.clone()));
     let (breakers, _announcements) = Breakers::<Sim>::new(named, clock, chance.clone(), Arc::clone(&witness), instance.clone());

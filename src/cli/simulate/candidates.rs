@@ -66,9 +66,8 @@ fn configured(config: &Config, service: &str) -> Base {
 
 /// `NAME='KEY = VALUE, …'`.
 fn parse(candidate: &str) -> Result<(String, Map<String, Json>), Failure> {
-    let wrong = |why: &str| {
-        Failure::Wrong(format!("--candidate {candidate:?}: {why}; write NAME='KEY = VALUE, …', such as strict='fail_max = 3'"))
-    };
+    let wrong =
+        |why: &str| Failure::Wrong(format!("--candidate {candidate:?}: {why}; write NAME='KEY = VALUE, …', such as strict='fail_max = 3'"));
     let (name, table) = candidate.split_once('=').ok_or_else(|| wrong("has no name"))?;
     let table = toml::from_str::<toml::Table>(&format!("table = {{ {table} }}")).map_err(|error| wrong(error.message()))?;
     let table = serde_json::to_value(table).map_err(|error| wrong(&error.to_string()))?;

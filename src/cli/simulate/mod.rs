@@ -52,7 +52,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     bad_slot: Duration,
     /// The share of failed calls that makes a slot bad
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
     bad_share: f64,
     /// Draws what each candidate would have done, a line each
     #[arg(long)]

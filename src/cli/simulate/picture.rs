@@ -11,7 +11,7 @@ use crate::machine::time::Tick;
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 150.0;
-const RIGHT: f64 = 20.0;
+const RIGHT: f64 = 40.0;
 /// The lane of the calls.
 const CALLS: f64 = 64.0;
 /// A candidate's lane.
@@ -97,7 +97,12 @@ fn bars(body: &mut String, calls: &[Call], scale: Scale, top: f64) {
         let heights = [("good", 0.0, f64::from(all)), ("failed", 0.0, f64::from(failed))];
         for (class, _, count) in heights.into_iter().filter(|(_, _, count)| *count > 0.0) {
             let height = CALLS * count / most;
-            draw!(body, "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"/>", top + CALLS - height, width - 0.5);
+            draw!(
+                body,
+                "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"/>",
+                top + CALLS - height,
+                width - 0.5
+            );
         }
     }
 }

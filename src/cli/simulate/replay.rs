@@ -138,7 +138,10 @@ mod tests {
                 "`breaker`: permits: 0 is out of range: 1 to 10000; fail_mx: there is no such key; did you mean `fail_max`?",
             ),
             (r#"{"timeout": 3, "ops": []}"#, "`timeout` should be a length of time such as \"30s\""),
-            (r#"{"ops": [[1, "go", 1]]}"#, "operation 0, [1,\"go\",1]: there is no operation \"go\"; known: acq, ok, err, ign, force:<state>, release, wait"),
+            (
+                r#"{"ops": [[1, "go", 1]]}"#,
+                "operation 0, [1,\"go\",1]: there is no operation \"go\"; known: acq, ok, err, ign, force:<state>, release, wait",
+            ),
             (r#"{"ops": [[-1, "acq", 1]]}"#, "operation 0, [-1,\"acq\",1]: dt_ms should be a number from 0"),
             (r#"{"ops": [[0, "acq"]]}"#, "operation 0, [0,\"acq\"]: needs the id of a call"),
             (r#"{"ops": [[0, "ok", 7]]}"#, "operation 0, [0,\"ok\",7]: no call of this id has asked"),

@@ -116,13 +116,22 @@ fn lines_of_time(tried: &Tried) -> String {
     let starts = || (0..SLOTS).map(|number| from.0 + number * slot).take_while(|start| *start <= to.0);
     let width = tried.candidates.iter().map(|(candidate, _)| candidate.name.chars().count()).max().unwrap_or(0).max("failing".len());
     let mut text = String::from("\n");
-    let truth: String = starts().map(|start| if tried.bad.iter().any(|period| period.from.0 < start + slot && period.to.0 > start) { '!' } else { '.' }).collect();
+    let truth: String = starts()
+        .map(|start| if tried.bad.iter().any(|period| period.from.0 < start + slot && period.to.0 > start) { '!' } else { '.' })
+        .collect();
     let _ = writeln!(text, "{:<width$}  {truth}", "failing");
     for (candidate, run) in &tried.candidates {
         let line: String = starts().map(|start| letter(run, start, start + slot)).collect();
         let _ = writeln!(text, "{:<width$}  {line}", candidate.name);
     }
-    let _ = writeln!(text, "{:<width$}  {} to {}, a column {:.1} s; . closed  ~ closed, refusing some  # open  ? half-open  ! failing", "", clock(from), clock(to), slot as f64 / 1_000.0);
+    let _ = writeln!(
+        text,
+        "{:<width$}  {} to {}, a column {:.1} s; . closed  ~ closed, refusing some  # open  ? half-open  ! failing",
+        "",
+        clock(from),
+        clock(to),
+        slot as f64 / 1_000.0
+    );
     text
 }
 

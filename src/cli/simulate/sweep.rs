@@ -101,7 +101,7 @@ fn values(range: &str) -> Result<Vec<Json>, String> {
     };
     let (to, step) = rest.split_once('/').map_or((rest, None), |(to, step)| (to, Some(step)));
     let count = |from: f64, to: f64, step: f64| {
-        if !(step > 0.0) || from > to {
+        if step <= 0.0 || from > to {
             return Err("goes nowhere: write FROM..TO or FROM..TO/STEP, upwards".to_owned());
         }
         let count = ((to - from) / step + 1e-9).floor();

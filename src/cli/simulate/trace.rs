@@ -63,7 +63,10 @@ pub(super) fn read(mut text: Box<dyn BufRead>, place: &str) -> Result<BTreeMap<S
         for record in lines.records() {
             let record = record.map_err(|error| Failure::Wrong(format!("{place}: {error}")))?;
             let number = record.position().map_or(0, csv::Position::line);
-            take(number, record.deserialize(Some(&headings)).map_err(|error| format!("is no recorded call ({error}); a line has {COLUMNS}")))?;
+            take(
+                number,
+                record.deserialize(Some(&headings)).map_err(|error| format!("is no recorded call ({error}); a line has {COLUMNS}")),
+            )?;
         }
     }
     for calls in services.values_mut() {
@@ -140,13 +143,31 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_its_line() {
         for (text, expected) in [
-            ("{\"at\": 1}", "calls:1: is no recorded call (missing field `service` at line 1 column 9); a line has at, service, duration_ms, verdict and, if need be, retry_after_ms"),
+            (
+                "{\"at\": 1}",
+                "calls:1: is no recorded call (missing field `service` at line 1 column 9); a line has at, service, duration_ms, verdict and, if need be, retry_after_ms",
+            ),
             ("{\"at\": 1, \"service\": \"a\", \"verdict\": \"ok\"}", "calls:1: has no `duration_ms`"),
-            ("{\"at\": 1, \"service\": \"a\", \"duration_ms\": -1, \"verdict\": \"ok\"}", "calls:1: `duration_ms`, -1, should be a number from 0"),
-            ("{\"at\": \"noon\", \"service\": \"a\", \"duration_ms\": 1, \"verdict\": \"ok\"}", "calls:1: `at`, \"noon\", should be Unix milliseconds or RFC 3339"),
-            ("{\"at\": 1, \"service\": \"a\", \"duration_ms\": 1, \"verdict\": \"meh\"}", "calls:1: `verdict`, \"meh\", should be success, slow, failure or ignored"),
-            ("at,service\n", "calls:1: there is no column \"verdict\"; CSV begins with a heading: at, service, duration_ms, verdict and, if need be, retry_after_ms"),
-            ("at,service,duration_ms,verdict\n1,a,1,ok\n1,a,1,meh\n", "calls:3: `verdict`, \"meh\", should be success, slow, failure or ignored"),
+            (
+                "{\"at\": 1, \"service\": \"a\", \"duration_ms\": -1, \"verdict\": \"ok\"}",
+                "calls:1: `duration_ms`, -1, should be a number from 0",
+            ),
+            (
+                "{\"at\": \"noon\", \"service\": \"a\", \"duration_ms\": 1, \"verdict\": \"ok\"}",
+                "calls:1: `at`, \"noon\", should be Unix milliseconds or RFC 3339",
+            ),
+            (
+                "{\"at\": 1, \"service\": \"a\", \"duration_ms\": 1, \"verdict\": \"meh\"}",
+                "calls:1: `verdict`, \"meh\", should be success, slow, failure or ignored",
+            ),
+            (
+                "at,service\n",
+                "calls:1: there is no column \"verdict\"; CSV begins with a heading: at, service, duration_ms, verdict and, if need be, retry_after_ms",
+            ),
+            (
+                "at,service,duration_ms,verdict\n1,a,1,ok\n1,a,1,meh\n",
+                "calls:3: `verdict`, \"meh\", should be success, slow, failure or ignored",
+            ),
         ] {
             assert_eq!(read_text(text).expect_err(text), expected);
         }

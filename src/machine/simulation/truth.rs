@@ -100,9 +100,8 @@ mod tests {
             '-' => Some(Verdict::Ignored),
             _ => None,
         };
-        let call = |(second, letter)| {
-            Some(Call { at: Tick(second as u64 * 1_000), took: Duration::from_millis(100), verdict: verdict(letter)? })
-        };
+        let call =
+            |(second, letter)| Some(Call { at: Tick(second as u64 * 1_000), took: Duration::from_millis(100), verdict: verdict(letter)? });
         text.chars().enumerate().filter_map(call).collect()
     }
 
