@@ -118,14 +118,17 @@ fn states(body: &mut String, run: &Run, scale: Scale, top: f64) {
         let (left, right) = (scale.x(*at), scale.x(ends));
         draw!(body, "<rect class=\"{class}\" x=\"{left:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{LANE}\"/>", (right - left).max(0.5));
     }
-    // Refusals lie close together: one mark for each place that has any.
-    let mut last = f64::MIN;
+    // Refusals lie close together: one mark for those that touch.
+    let mut marks: Vec<(f64, f64)> = Vec::new();
     for at in &run.refusals {
         let x = scale.x(*at);
-        if x - last >= 1.0 {
-            draw!(body, "<rect class=\"refused\" x=\"{x:.1}\" y=\"{:.1}\" width=\"1\" height=\"4\"/>", top + LANE - 4.0);
-            last = x;
+        match marks.last_mut() {
+            Some((_, right)) if x - *right <= 1.0 => *right = x + 1.0,
+            _ => marks.push((x, x + 1.0)),
         }
+    }
+    for (left, right) in marks {
+        draw!(body, "<rect class=\"refused\" x=\"{left:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"4\"/>", top + LANE - 4.0, right - left);
     }
 }
 
