@@ -34,7 +34,8 @@ fn root() -> &'static Path {
 }
 
 fn documents() -> Vec<Document> {
-    let beside = fs::read_dir(root().join("docs")).expect("docs/").map(|entry| entry.expect("an entry").path());
+    let beside = ["docs", "docs/guide"].into_iter().flat_map(|directory| fs::read_dir(root().join(directory)).expect(directory));
+    let beside = beside.map(|entry| entry.expect("an entry").path());
     let mut paths: Vec<PathBuf> = beside.filter(|path| path.extension().is_some_and(|end| end == "md")).collect();
     paths.extend(["README.md", "CHANGELOG.md"].map(|name| root().join(name)));
     paths.sort();
@@ -239,7 +240,8 @@ fn configs(document: &Document) -> Vec<String> {
     violations
 }
 
-/// Every `make …` has its target, and every path of a block behind `<!-- docs: tree -->` is there.
+/// Every `make …` has its target, every path of a block behind `<!-- docs: tree -->` is there, and every block behind `<!-- docs: from … -->`
+/// stands in that file.
 fn places(document: &Document) -> Vec<String> {
     let makefile = fs::read_to_string(root().join("Makefile")).expect("Makefile");
     let spans = document.spans().into_iter().flat_map(|(number, span)| words(span).into_iter().map(move |words| (number, words)));
@@ -250,6 +252,12 @@ fn places(document: &Document) -> Vec<String> {
             && !makefile.lines().any(|line| line.starts_with(&format!("{target}:")))
         {
             violations.push(format!("{}:{number}: the Makefile has no target `{target}`", document.path));
+        }
+    }
+    for block in &document.blocks() {
+        let Some(path) = block.above.strip_prefix("<!-- docs: from ").and_then(|rest| rest.strip_suffix(" -->")) else { continue };
+        if !fs::read_to_string(root().join(path)).is_ok_and(|text| text.contains(&block.text)) {
+            violations.push(format!("{}:{}: does not stand in {path} like this", document.path, block.line));
         }
     }
     for block in document.blocks().iter().filter(|block| block.above == "<!-- docs: tree -->") {
@@ -308,6 +316,8 @@ fn each_rule_finds_what_breaks_it() {
         (configs, "```sh\nFUSEBOX_KAFKA__GRUP=a fusebox run\n```", 1),
         (places, "`make test`\n<!-- docs: tree -->\n```text\nsrc/lib.rs  it\n```", 0),
         (places, "`make coffee`\n<!-- docs: tree -->\n\n```text\nsrc/nothing.rs  it\n```", 2),
+        (places, "<!-- docs: from src/lib.rs -->\n```rust\npub mod machine;\n```", 0),
+        (places, "<!-- docs: from src/lib.rs -->\n```rust\npub mod coffee;\n```\n<!-- docs: from src/no.rs -->\n```rust\n```", 2),
     ] {
         assert_eq!(check(rule, text), violations, "{text}");
     }

@@ -2,6 +2,7 @@
 //! by name, and the shared breaker under every interleaving.
 
 mod defects;
+mod example;
 mod interleavings;
 mod model;
 mod open_time;
@@ -10,6 +11,7 @@ mod recovery;
 mod shared;
 mod table;
 mod with_loom;
+mod worked;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
