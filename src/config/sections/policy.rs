@@ -1,7 +1,7 @@
 //! When a breaker opens: the policy of a `breaker` table, or of one table of its `any`.
 //!
 //! The keys that it takes depend on the policy, as a fallback's on its kind: what belongs to another one is left aside if an earlier layer
-//! wrote it, and a fault if not. Defaults of windows are resilience4j's.
+//! wrote it, and a fault if not. Defaults of rates are resilience4j's.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -115,7 +115,7 @@ fn one(section: &Section<'_>) -> Option<PolicySettings> {
         }
         Policy::Adaptive => {
             let (multiplier, trickle, slow_call_duration) = adaptive?;
-            let window = window?.unwrap_or(Duration::from_secs(120));
+            let window = window?.unwrap_or(Duration::from_secs(30));
             PolicySettings::Adaptive(AdaptiveSettings { window, multiplier, trickle, slow_call_duration })
         }
     })
@@ -126,7 +126,7 @@ fn window(section: &Section<'_>) -> Option<Option<Duration>> {
     let window = section.optional(
         "window",
         Time::between(SECOND, HOUR),
-        "`time`, `adaptive`: how long back calls count, whole seconds; 60 s and 2 min unless given. `expression`: the same, instead of `size`.",
+        "`time`, `adaptive`: how long back calls count, whole seconds; 60 s and 30 s unless given. `expression`: the same, instead of `size`.",
     )?;
     match window {
         Some(window) if window.subsec_nanos() > 0 => section.report("window", "must be whole seconds"),
