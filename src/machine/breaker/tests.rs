@@ -10,6 +10,7 @@ mod recovery;
 mod shared;
 mod slack;
 mod table;
+mod windows;
 mod with_loom;
 
 use std::num::NonZeroU32;
