@@ -1,12 +1,16 @@
 //! The breaker's tests: every state under every operation as a table, properties against a naive model, the defects of other breakers
 //! by name, and the shared breaker under every interleaving.
 
+mod adaptive;
 mod defects;
+mod extremes;
 mod interleavings;
 mod model;
 mod open_time;
 mod properties;
 mod recovery;
+mod retune;
+mod retuned_lives;
 mod shared;
 mod slack;
 mod table;
