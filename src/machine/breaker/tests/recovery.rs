@@ -198,8 +198,8 @@ fn a_working_service_closes_its_breaker_from_every_reachable_state() {
     };
     for (permits, success_threshold, lease) in [(1, 1, 2), (2, 2, 2), (2, 3, 1), (0, 0, 0), (0, 2, 0), (u32::MAX, 2, 2)] {
         let settings = Settings { permits, success_threshold, lease: Duration::from_millis(lease), ..small.clone() };
-        let states = explore(&settings, 5);
-        assert!(states > 200, "only {states} states were reached: the search has lost its way");
+        let states = explore(&settings, 8);
+        assert!(states > 1_000, "only {states} states were reached: the search has lost its way");
     }
     let round = |rate, timeout: Option<u64>, ramp| Settings {
         permits: 2,
@@ -210,8 +210,8 @@ fn a_working_service_closes_its_breaker_from_every_reachable_state() {
     };
     for (number, settings) in [round(Some(0.5), None, 0), round(Some(1.0), Some(0), 5), round(None, Some(2), 5)].into_iter().enumerate() {
         for policy in windows().into_iter().chain([consecutive(2)]) {
-            let states = explore(&Settings { policy, ignore_first: number as u32, ..settings.clone() }, 4);
-            assert!(states > 100, "only {states} states were reached: the search has lost its way");
+            let states = explore(&Settings { policy, ignore_first: number as u32, ..settings.clone() }, 6);
+            assert!(states > 1_000, "only {states} states were reached: the search has lost its way");
         }
     }
 }
