@@ -34,7 +34,7 @@ pub(super) struct Adaptive {
     latest: u64,
     total: Bucket,
     streak: u64,
-    last_admitted: Option<Tick>,
+    last_sent: Option<Tick>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,7 +57,7 @@ impl Bucket {
 impl Adaptive {
     pub(super) fn new(settings: AdaptiveSettings, now: Tick) -> Self {
         let buckets = vec![Bucket::default(); whole_seconds(settings.window) as usize].into_boxed_slice();
-        Self { settings, buckets, latest: second_of(now), total: Bucket::default(), streak: 0, last_admitted: None }
+        Self { settings, buckets, latest: second_of(now), total: Bucket::default(), streak: 0, last_sent: None }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "less than the number of buckets, which is a usize")]
@@ -73,6 +73,15 @@ impl Adaptive {
             self.total.take(bucket);
         }
         self.latest = self.latest.max(second);
+    }
+
+    fn total_at(&self, now: Tick) -> Bucket {
+        let mut total = self.total;
+        let gone = second_of(now).saturating_sub(self.latest);
+        for step in 1..=gone.min(self.buckets.len() as u64) {
+            total.take(self.buckets[self.place(self.latest.saturating_add(step))]);
+        }
+        total
     }
 
     /// Changes the present second's figures, and the window's with them.
@@ -103,7 +112,7 @@ impl Policy for Adaptive {
                 });
             }
             Verdict::Failure { .. } => {
-                self.streak += 1;
+                self.streak = self.streak.saturating_add(1);
                 self.note(now, |bucket| {
                     bucket.failures += 1;
                     bucket.slow += slow;
@@ -133,12 +142,14 @@ impl Policy for Adaptive {
 
     /// Calls are those that wanted to go, refused ones included.
     fn counts(&self, now: Tick) -> Counts {
-        let mut total = self.total;
-        let gone = second_of(now).saturating_sub(self.latest);
-        for step in 1..=gone.min(self.buckets.len() as u64) {
-            total.take(self.buckets[self.place(self.latest.saturating_add(step))]);
-        }
+        let total = self.total_at(now);
         Counts { calls: total.requests, failures: total.failures, slow: total.slow, consecutive_failures: self.streak }
+    }
+
+    /// Calls are those that ended: of a refused one nobody knows how it would have.
+    fn verdicts(&self, now: Tick) -> Counts {
+        let total = self.total_at(now);
+        Counts { calls: total.accepts + total.failures, failures: total.failures, slow: total.slow, consecutive_failures: self.streak }
     }
 
     fn retune(&mut self, settings: &PolicySettings, now: Tick) -> bool {
@@ -156,7 +167,7 @@ impl Policy for Adaptive {
             other.total.failures += bucket.failures;
             other.total.slow += bucket.slow;
         }
-        (other.streak, other.last_admitted) = (self.streak, self.last_admitted);
+        (other.streak, other.last_sent) = (self.streak, self.last_sent);
         *self = other;
         true
     }
@@ -164,12 +175,9 @@ impl Policy for Adaptive {
     fn inherit(&mut self, counts: Counts, now: Tick) {
         self.reset(now);
         self.streak = counts.consecutive_failures;
-        self.note(now, |bucket| {
-            bucket.requests = bucket.requests.saturating_add(counts.calls);
-            bucket.accepts = bucket.accepts.saturating_add(counts.calls.saturating_sub(counts.failures));
-            bucket.failures = bucket.failures.saturating_add(counts.failures.min(counts.calls));
-            bucket.slow = bucket.slow.saturating_add(counts.slow.min(counts.calls));
-        });
+        // More than so many say nothing more, and might be too many to count on from.
+        let Counts { calls, failures, slow, .. } = counts.cut_to(u32::MAX.into());
+        self.note(now, |bucket| *bucket = Bucket { requests: calls, accepts: calls - failures, failures, slow });
     }
 
     fn weighs_admissions(&self) -> bool {
@@ -179,13 +187,14 @@ impl Policy for Adaptive {
     fn admit(&mut self, now: Tick, roll: &mut dyn FnMut() -> f64) -> bool {
         self.move_to(second_of(now));
         let share = self.refusal_share();
-        let trickles = self.last_admitted.is_none_or(|last| now.since(last) >= self.settings.trickle);
-        let admits = share <= 0.0 || roll() >= share || trickles;
-        if admits {
-            self.last_admitted = Some(now);
-        }
+        let trickles = self.last_sent.is_none_or(|last| now.since(last) >= self.settings.trickle);
         self.note(now, |bucket| bucket.requests += 1);
-        admits
+        share <= 0.0 || roll() >= share || trickles
+    }
+
+    /// Only now: a call that another policy refuses is nobody's trickle.
+    fn send(&mut self, now: Tick) {
+        self.last_sent = Some(now);
     }
 
     fn forget(&mut self, now: Tick) {

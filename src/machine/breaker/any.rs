@@ -15,6 +15,14 @@ impl Any {
     }
 }
 
+/// The figures with most calls, the first of several, with the longest streak of all.
+fn most(figures: impl Iterator<Item = Counts>) -> Counts {
+    figures.fold(Counts::default(), |most, counts| {
+        let streak = most.consecutive_failures.max(counts.consecutive_failures);
+        Counts { consecutive_failures: streak, ..if counts.calls > most.calls { counts } else { most } }
+    })
+}
+
 impl Policy for Any {
     fn record(&mut self, verdict: Verdict, took: Duration, now: Tick) -> bool {
         // Counted, so that each is told, whatever the one before says.
@@ -43,18 +51,17 @@ impl Policy for Any {
 
     /// Those of the policy that knows of most calls, the first of several, with the longest streak that one of them knows.
     fn counts(&self, now: Tick) -> Counts {
-        let mut most = Counts::default();
-        for counts in self.0.iter().map(|policy| policy.counts(now)) {
-            let streak = most.consecutive_failures.max(counts.consecutive_failures);
-            most = Counts { consecutive_failures: streak, ..if counts.calls > most.calls { counts } else { most } };
-        }
-        most
+        most(self.0.iter().map(|policy| policy.counts(now)))
+    }
+
+    fn verdicts(&self, now: Tick) -> Counts {
+        most(self.0.iter().map(|policy| policy.verdicts(now)))
     }
 
     /// Each policy goes on as the one of its own kind at its place did; one that is new begins with the figures of all.
     fn retune(&mut self, settings: &PolicySettings, now: Tick) -> bool {
         let PolicySettings::Any(settings) = settings else { return false };
-        let counts = self.counts(now);
+        let verdicts = self.verdicts(now);
         let mut known = std::mem::take(&mut self.0).into_vec().into_iter();
         self.0 = settings
             .iter()
@@ -65,7 +72,7 @@ impl Policy for Any {
                     return policy;
                 }
                 let mut policy = policy::build(settings, now);
-                policy.inherit(counts, now);
+                policy.inherit(verdicts, now);
                 policy
             })
             .collect();
@@ -82,6 +89,10 @@ impl Policy for Any {
 
     fn admit(&mut self, now: Tick, roll: &mut dyn FnMut() -> f64) -> bool {
         self.0.iter_mut().filter_map(|policy| (!policy.admit(now, roll)).then_some(())).count() == 0
+    }
+
+    fn send(&mut self, now: Tick) {
+        self.0.iter_mut().for_each(|policy| policy.send(now));
     }
 
     fn forget(&mut self, now: Tick) {

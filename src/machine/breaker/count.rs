@@ -16,13 +16,14 @@ pub(super) struct Count {
 
 impl Count {
     pub(super) fn new(size: u32, rates: Rates) -> Self {
-        Self { ring: Ring::new(size), rates: within(rates, size) }
+        let ring = Ring::new(size);
+        Self { rates: within(rates, &ring), ring }
     }
 }
 
 /// A minimum that the window has no room for is one that is reached when it is full.
-fn within(rates: Rates, size: u32) -> Rates {
-    Rates { minimum_calls: rates.minimum_calls.min(size), ..rates }
+fn within(rates: Rates, ring: &Ring) -> Rates {
+    Rates { minimum_calls: rates.minimum_calls.min(ring.size()), ..rates }
 }
 
 impl Policy for Count {
@@ -59,7 +60,7 @@ impl Policy for Count {
     fn retune(&mut self, settings: &PolicySettings, _now: Tick) -> bool {
         let PolicySettings::Count { size, rates } = settings else { return false };
         self.ring.resize(*size);
-        self.rates = within(*rates, *size);
+        self.rates = within(*rates, &self.ring);
         true
     }
 

@@ -172,6 +172,7 @@ impl Breaker {
                 if share.is_some_and(|share| roll() >= share) || !self.policy.admit(now, &mut roll) {
                     Err(by_chance)
                 } else {
+                    self.policy.send(now);
                     Ok(Permit { life, probe: None })
                 }
             }
@@ -188,7 +189,13 @@ impl Breaker {
             },
             State::Locked(lock) => match lock.kind {
                 LockKind::ForcedOpen => Err(Refusal { state: StateName::ForcedOpen, until: lock.expires_at }),
-                LockKind::ForcedClosed | LockKind::MetricsOnly => Ok(Permit { life, probe: None }),
+                LockKind::ForcedClosed => Ok(Permit { life, probe: None }),
+                LockKind::MetricsOnly => {
+                    // Counted like any other, and with this roll never refused.
+                    self.policy.admit(now, &mut || 1.0);
+                    self.policy.send(now);
+                    Ok(Permit { life, probe: None })
+                }
             },
         };
         (answer, transition)
@@ -235,6 +242,7 @@ impl Breaker {
         match &mut self.state {
             State::HalfOpen(half_open) => half_open.drop_probe(permit.probe),
             State::Closed { .. } => self.policy.forget(now),
+            State::Locked(lock) if lock.kind == LockKind::MetricsOnly => self.policy.forget(now),
             State::Open { .. } | State::Locked(_) => {}
         }
     }
@@ -285,26 +293,30 @@ impl Breaker {
 
     /// Takes other settings, all of them. State, probes and locks stay, and the window as far as the new policy has room for it. What
     /// there is is weighed at once: a closed breaker may open, a half-open one close or open, an open one's time be over earlier or later.
+    /// Settings that say the same of any of this leave it as it is.
     pub fn retune(&mut self, settings: impl Into<Arc<Settings>>, now: Tick, roll: impl FnOnce() -> f64) -> Option<Transition> {
         let settings = settings.into();
-        if !self.policy.retune(&settings.policy, now) {
-            let counts = self.policy.counts(now);
+        let before = std::mem::replace(&mut self.settings, Arc::clone(&settings));
+        let other_policy = settings.policy != before.policy;
+        if other_policy && !self.policy.retune(&settings.policy, now) {
+            let verdicts = self.policy.verdicts(now);
             self.policy = policy::build(&settings.policy, now);
-            self.policy.inherit(counts, now);
+            self.policy.inherit(verdicts, now);
         }
         self.ignored_first = self.ignored_first.min(settings.ignore_first);
-        self.settings = settings;
         match &mut self.state {
             State::Closed { .. } => {
-                if self.policy.weigh(now) {
+                if other_policy && self.policy.weigh(now) {
                     return Some(self.trip(Cause::Policy, None, now, roll));
                 }
             }
             State::Open { until, not_before, .. } => {
-                *until = self.since.plus(self.settings.open_time(self.trips, None, roll())).max(*not_before);
+                if !settings.opens_as_long_as(&before) {
+                    *until = self.since.plus(settings.open_time(self.trips, None, roll())).max(*not_before);
+                }
             }
             State::HalfOpen(half_open) => {
-                let decision = half_open.decide(&self.settings);
+                let decision = half_open.decide(&settings);
                 return self.act_on(decision, now, roll);
             }
             State::Locked(_) => {}

@@ -40,6 +40,11 @@ pub trait Policy: fmt::Debug + Send + Sync {
     /// The figures it weighs, for people and for the record of a trip.
     fn counts(&self, now: Tick) -> Counts;
 
+    /// The figures of its verdicts, for another algorithm to begin with.
+    fn verdicts(&self, now: Tick) -> Counts {
+        self.counts(now)
+    }
+
     /// Takes other settings, and keeps its figures as far as they fit; false if these are another algorithm's.
     fn retune(&mut self, settings: &PolicySettings, now: Tick) -> bool;
 
@@ -55,6 +60,11 @@ pub trait Policy: fmt::Debug + Send + Sync {
     fn admit(&mut self, now: Tick, roll: &mut dyn FnMut() -> f64) -> bool {
         let _ = (now, roll);
         true
+    }
+
+    /// Takes note that a call goes, which it admitted just now and nobody else has refused.
+    fn send(&mut self, now: Tick) {
+        let _ = now;
     }
 
     /// Forgets a call that it admitted at some time before `now`, and that ended without a verdict.
@@ -106,6 +116,20 @@ pub struct Counts {
     pub slow: u64,
     /// Failures in a row up to now.
     pub consecutive_failures: u64,
+}
+
+impl Counts {
+    /// These, or so many calls of which the same shares failed and were slow.
+    pub(super) fn cut_to(self, most: u64) -> Self {
+        let calls = self.calls.min(most);
+        let [failures, slow] = [self.failures, self.slow].map(|part| proportion(part.min(self.calls), self.calls, calls));
+        Self { calls, failures, slow, ..self }
+    }
+}
+
+/// What `part` of `whole` is of `other`: rounded down; of nothing nothing. `part` is not more than `whole`.
+pub(super) fn proportion(part: u64, whole: u64, other: u64) -> u64 {
+    (u128::from(part) * u128::from(other)).checked_div(whole.into()).map_or(0, |share| u64::try_from(share).unwrap_or(other))
 }
 
 /// The policy that the settings name, without a verdict.

@@ -50,9 +50,6 @@ impl Rates {
     /// How many quick successes may follow on these figures, which are not too high, before they must be weighed again. A success only
     /// lowers a rate, so none need be, but for the one with which the rates begin to mean something.
     pub(super) fn indifferent_to(&self, counts: &Counts) -> u32 {
-        if self.failure_rate <= 0.0 || self.slow_call_rate <= 0.0 {
-            return 0;
-        }
         let clean = counts.failures == 0 && counts.slow == 0;
         let short = u64::from(self.minimum_calls).saturating_sub(counts.calls);
         if clean || short == 0 { u32::MAX } else { u32::try_from(short - 1).unwrap_or(u32::MAX) }
@@ -60,8 +57,8 @@ impl Rates {
 }
 
 /// Whether `part` of `whole`, which is not 0, is at least the share `threshold`, in per cent of single precision, as resilience4j reckons it:
-/// with more digits 7 of 100 would be less than 0.07.
+/// with more digits 7 of 100 would be less than 0.07. Nothing is too much of no share: a service that works reaches not even one of 0.
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "the arithmetic that is to be matched")]
 pub(super) fn reaches(part: u64, whole: u64, threshold: f64) -> bool {
-    part as f32 * 100.0 / whole as f32 >= (threshold * 100.0) as f32
+    part > 0 && part as f32 * 100.0 / whole as f32 >= (threshold * 100.0) as f32
 }

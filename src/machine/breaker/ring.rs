@@ -1,7 +1,11 @@
 //! The last so many calls: two bits each, in two rows of words.
 
 use super::Counts;
+use super::policy::proportion;
 use super::rates::Mark;
+
+/// The most calls that a window is over. More are taken for it, so that no setting makes a breaker larger than a quarter of a megabyte.
+const MOST: u32 = 1_000_000;
 
 /// A window over the last `size` calls.
 #[derive(Debug)]
@@ -15,9 +19,9 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A window without a call; `size` is taken for 1 where it is 0.
+    /// A window without a call; `size` is taken for 1 where it is 0, and for [`MOST`] where it is more.
     pub fn new(size: u32) -> Self {
-        let size = size.max(1);
+        let size = size.clamp(1, MOST);
         let row = || vec![0; size.div_ceil(u64::BITS) as usize].into_boxed_slice();
         Self { failed: row(), slow: row(), size, next: 0, counts: Counts::default() }
     }
@@ -34,7 +38,7 @@ impl Ring {
         counts.failures -= u64::from(self.failed[word] & bit != 0);
         counts.slow += u64::from(mark.slow);
         counts.slow -= u64::from(self.slow[word] & bit != 0);
-        counts.consecutive_failures = if mark.failed { counts.consecutive_failures + 1 } else { 0 };
+        counts.consecutive_failures = if mark.failed { counts.consecutive_failures.saturating_add(1) } else { 0 };
         self.failed[word] = self.failed[word] & !bit | if mark.failed { bit } else { 0 };
         self.slow[word] = self.slow[word] & !bit | if mark.slow { bit } else { 0 };
         self.next = if self.next + 1 == self.size { 0 } else { self.next + 1 };
@@ -48,7 +52,10 @@ impl Ring {
             return;
         }
         if self.counts.failures == 0 && self.counts.slow == 0 {
-            // Nothing goes out that would be missed: every bit is 0, and stays so.
+            // Nothing goes out that would be missed: every bit is 0, and stays so. A streak there may be, of failures that are out already.
+            if successes > 0 {
+                self.counts.consecutive_failures = 0;
+            }
             self.counts.calls = (self.counts.calls + u64::from(successes)).min(u64::from(self.size));
             self.next = (self.next + successes) % self.size;
             return;
@@ -56,6 +63,11 @@ impl Ring {
         for _ in 0..successes {
             self.push(Mark { failed: false, slow: false });
         }
+    }
+
+    /// The most calls that it holds.
+    pub fn size(&self) -> u32 {
+        self.size
     }
 
     pub fn counts(&self) -> Counts {
@@ -71,7 +83,7 @@ impl Ring {
 
     /// Makes it another size; the latest calls stay.
     pub fn resize(&mut self, size: u32) {
-        if size.max(1) == self.size {
+        if size.clamp(1, MOST) == self.size {
             return;
         }
         let mut other = Self::new(size);
@@ -83,19 +95,19 @@ impl Ring {
         *self = other;
     }
 
-    /// Takes in as many calls as figures from elsewhere tell of, the streak last.
+    /// Takes in as many calls as figures from elsewhere tell of, the streak last. Of more than there is room for, the shares stay.
     pub fn fill(&mut self, counts: Counts) {
         self.clear();
-        let size = u64::from(self.size);
-        let streak = counts.consecutive_failures.min(counts.failures);
-        let before = counts.calls.saturating_sub(streak).min(size);
-        let (failed, slow) = ((counts.failures - streak).min(before), counts.slow.min(before));
-        for number in 0..before {
-            // Their order is not known: the failures come first, so that they are the first to be forgotten.
-            self.push(Mark { failed: number < failed, slow: number < slow });
-        }
-        for _ in 0..streak.min(size) {
-            self.push(Mark { failed: true, slow: false });
+        let Counts { calls, .. } = counts;
+        let failures = counts.failures.min(calls);
+        let streak = counts.consecutive_failures.min(failures);
+        let last = streak.min(self.size.into());
+        let before = (calls - streak).min(u64::from(self.size) - last);
+        let failed = proportion(failures - streak, calls - streak, before);
+        let slow = proportion(counts.slow.min(calls), calls, before + last);
+        for number in 0..before + last {
+            // Their order is not known: what was bad comes first, so that it is the first to be forgotten.
+            self.push(Mark { failed: number < failed || number >= before, slow: number < slow });
         }
         self.counts.consecutive_failures = counts.consecutive_failures;
     }

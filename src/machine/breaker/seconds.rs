@@ -44,7 +44,7 @@ impl Seconds {
     pub fn push(&mut self, mark: Mark, now: Tick) {
         self.move_to(second_of(now));
         self.add(1, u32::from(mark.failed), u32::from(mark.slow));
-        self.total.consecutive_failures = if mark.failed { self.total.consecutive_failures + 1 } else { 0 };
+        self.total.consecutive_failures = if mark.failed { self.total.consecutive_failures.saturating_add(1) } else { 0 };
     }
 
     /// Takes in so many calls of the latest second that neither failed nor were slow.
@@ -117,12 +117,12 @@ impl Seconds {
         *self = other;
     }
 
-    /// Takes in figures from elsewhere, as if all of it had happened in the present second.
+    /// Takes in figures from elsewhere, as if all of it had happened in the present second. Of more than it has room for, the shares stay.
     pub fn fill(&mut self, counts: Counts, now: Tick) {
         self.clear(now);
-        let narrow = |figure: u64| u32::try_from(figure).unwrap_or(u32::MAX);
-        let calls = narrow(counts.calls);
-        self.add(calls, narrow(counts.failures).min(calls), narrow(counts.slow).min(calls));
+        let Counts { calls, failures, slow, .. } = counts.cut_to(u32::MAX.into());
+        let [calls, failures, slow] = [calls, failures, slow].map(|figure| u32::try_from(figure).unwrap_or(u32::MAX));
+        self.add(calls, failures, slow);
         self.total.consecutive_failures = counts.consecutive_failures;
     }
 

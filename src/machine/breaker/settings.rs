@@ -127,6 +127,16 @@ impl Settings {
         stretched(base, 1.0 + share(self.jitter) * share(roll)).saturating_add(past)
     }
 
+    /// Whether these say the same of open times as others do.
+    pub(super) fn opens_as_long_as(&self, other: &Self) -> bool {
+        let past = |settings: &Self| settings.policy.rates().is_some();
+        self.recovery_timeout == other.recovery_timeout
+            && self.backoff_multiplier.to_bits() == other.backoff_multiplier.to_bits()
+            && self.recovery_timeout_max == other.recovery_timeout_max
+            && self.jitter.to_bits() == other.jitter.to_bits()
+            && past(self) == past(other)
+    }
+
     /// What of a service's `Retry-After` is heeded; nothing is none.
     pub(super) fn bounded(&self, retry_after: Option<Duration>) -> Duration {
         retry_after.unwrap_or_default().min(self.recovery_timeout_max.max(self.recovery_timeout))

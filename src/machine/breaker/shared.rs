@@ -5,7 +5,7 @@
 //! one load. Successes that a window counts are taken from another word, the [`SlackWord`], with one exchange, and told to the breaker by
 //! whoever asks it next. All else goes through a mutex, held for nanoseconds and never during a call.
 //!
-//! Guarantees, each run through every interleaving in `tests/interleavings.rs`:
+//! Guarantees, each run through every interleaving in `tests/interleavings.rs`, those of the slack in `tests/slack.rs`:
 //! - It answers like some [`Breaker`] that is asked one question after the other. The gate is written under the mutex, before it is
 //!   let go, and is one word. Whoever reads it finds what some holder of the mutex published, and answers as the breaker did then;
 //!   that moment is the answer's place in the order of all answers.
@@ -187,8 +187,9 @@ impl SharedBreaker {
 
     fn hold(&self) -> Hold<'_> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        // Only the mutex's holder offers, so where nothing is offered nothing can be.
-        if self.slack.load(Ordering::Relaxed) != SlackWord::NONE.word() {
+        // Only the mutex's holder offers, so where nothing was offered nothing can have been taken. The word does not tell: with all of an offer
+        // taken, it may look as if there had been none.
+        if held.offered > 0 {
             let left = SlackWord::from_word(self.slack.swap(SlackWord::NONE.word(), Ordering::AcqRel)).left();
             let taken = held.offered - left;
             held.breaker.absorb(taken);

@@ -27,7 +27,7 @@ impl SlackWord {
     pub(super) fn of(slack: Slack, stamp: u64) -> Self {
         let Slack::Some { successes, second } = slack else { return Self::NONE };
         let second = second.unwrap_or(ANY);
-        if successes == 0 || second > ANY {
+        if successes == 0 || second >= ANY {
             return Self::NONE;
         }
         Self(stamp << STAMP_SHIFT | second << LEFT_BITS | u64::from(successes.min(MOST)))

@@ -1,15 +1,21 @@
 //! The breaker's tests: every state under every operation as a table, properties against a naive model, the defects of other breakers
 //! by name, and the shared breaker under every interleaving.
 
+mod adaptive;
 mod defects;
 mod example;
+mod extremes;
 mod interleavings;
 mod model;
 mod open_time;
 mod properties;
 mod recovery;
+mod retune;
+mod retuned_lives;
 mod shared;
+mod slack;
 mod table;
+mod windows;
 mod with_loom;
 mod worked;
 
@@ -32,6 +38,39 @@ fn settings() -> Settings {
 
 fn consecutive(fail_max: u32) -> PolicySettings {
     PolicySettings::Consecutive { fail_max: NonZeroU32::new(fail_max).expect("is not zero") }
+}
+
+/// A window's thresholds, with which a call is slow beyond 10 ms and no rate of slow ones is too high.
+fn rates(minimum_calls: u32, failure_rate: f64) -> Rates {
+    Rates { minimum_calls, failure_rate, slow_call_rate: f64::INFINITY, slow_call_duration: Duration::from_millis(10) }
+}
+
+fn count(size: u32, rates: Rates) -> PolicySettings {
+    PolicySettings::Count { size, rates }
+}
+
+fn time(seconds: u64, rates: Rates) -> PolicySettings {
+    PolicySettings::Time { window: Duration::from_secs(seconds), rates }
+}
+
+fn adaptive(seconds: u64, multiplier: f64, trickle: u64) -> PolicySettings {
+    PolicySettings::Adaptive(AdaptiveSettings {
+        window: Duration::from_secs(seconds),
+        multiplier,
+        trickle: Duration::from_millis(trickle),
+        slow_call_duration: Duration::from_millis(10),
+    })
+}
+
+/// Ordinary otherwise: see [`settings`].
+fn by(policy: PolicySettings) -> Settings {
+    Settings { policy, ..settings() }
+}
+
+/// One call from its beginning to its end.
+fn call(breaker: &mut Breaker, verdict: Verdict, now: u64) -> Settled {
+    let permit = admitted(breaker, now);
+    settle(breaker, permit, verdict, now)
 }
 
 const FAILURE: Verdict = Verdict::Failure { retry_after: None };

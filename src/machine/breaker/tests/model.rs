@@ -331,8 +331,9 @@ impl Model {
         let retry_after = if let Verdict::Failure { retry_after } = verdict { retry_after } else { None };
         let change = match self.stay().held.clone() {
             Held::Closed => {
+                // What says nothing of the service is not weighed, though the window may have moved on.
                 let policy = self.settings.policy.clone();
-                self.is_bad(&policy, now).then(|| self.open(Cause::Policy, retry_after, roll, now))
+                (verdict != Verdict::Ignored && self.is_bad(&policy, now)).then(|| self.open(Cause::Policy, retry_after, roll, now))
             }
             Held::HalfOpen => self.decide(roll, now),
             Held::Open { .. } | Held::Locked(_) => None,

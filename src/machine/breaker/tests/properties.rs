@@ -7,7 +7,7 @@ use super::model::{CallId, Change, Model};
 use super::*;
 
 #[derive(Debug, Clone)]
-enum Op {
+pub(super) enum Op {
     Admit,
     Settle(Index, Verdict, Duration),
     Abandon(Index),
@@ -86,7 +86,7 @@ fn any_rates() -> impl Strategy<Value = Rates> {
     })
 }
 
-fn any_policy() -> impl Strategy<Value = PolicySettings> {
+pub(super) fn any_policy() -> impl Strategy<Value = PolicySettings> {
     let fail_max = prop_oneof![4 => 1u32..4, 1 => Just(u32::MAX)];
     let size = || prop_oneof![4 => 1u32..8, 1 => Just(70)];
     let window = || (1u64..4).prop_map(Duration::from_secs);
@@ -102,7 +102,7 @@ fn any_policy() -> impl Strategy<Value = PolicySettings> {
     prop_oneof![6 => one.clone(), 1 => prop::collection::vec(one, 1..4).prop_map(PolicySettings::Any)]
 }
 
-fn any_settings() -> impl Strategy<Value = Settings> {
+pub(super) fn any_settings() -> impl Strategy<Value = Settings> {
     let millis = || prop_oneof![Just(0), Just(1), 1u64..200, Just(u64::MAX)].prop_map(Duration::from_millis);
     let count = || prop_oneof![4 => 0u32..4, 1 => Just(u32::MAX)];
     let rate = proptest::option::of(prop::sample::select(vec![0.01, 0.5, 1.0]));
@@ -163,7 +163,7 @@ fn any_held() -> impl Strategy<Value = Held> {
     ]
 }
 
-fn any_op() -> impl Strategy<Value = Op> {
+pub(super) fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => Just(Op::Admit),
         12 => (any::<Index>(), any_verdict(), prop::sample::select(vec![0, 10, 11])).prop_map(|(call, verdict, took)| {
@@ -179,7 +179,7 @@ fn any_op() -> impl Strategy<Value = Op> {
 }
 
 /// Time goes on by nothing mostly, by a lease or an open time often, and sometimes by fifty days or half of all there is.
-fn any_steps() -> impl Strategy<Value = Vec<(u64, Op)>> {
+pub(super) fn any_steps() -> impl Strategy<Value = Vec<(u64, Op)>> {
     let step = prop_oneof![12 => Just(0), 4 => 1u64..20, 2 => 90u64..210, 2 => prop::sample::select(vec![999, 1_000, 1_001, 2_500]), 1 => Just(50 * 24 * 3_600_000), 1 => Just(u64::MAX / 2)];
     prop::collection::vec((step, any_op()), 0..120)
 }

@@ -18,6 +18,8 @@ enum Step {
     Reset(Automatic),
     /// Hears of another instance's state in the generation this far above.
     Hear(u64, u8),
+    /// Takes other settings: these of [`others`].
+    Retune(u8),
 }
 
 const STEPS: &[Step] = &[
@@ -40,17 +42,43 @@ const STEPS: &[Step] = &[
     Step::Hear(0, 1),
     Step::Hear(1, 1),
     Step::Hear(1, 2),
+    Step::Retune(0),
+    Step::Retune(1),
+    Step::Retune(2),
+    Step::Retune(3),
 ];
 
+/// What the settings of a search may be changed to.
+fn others(settings: &Settings) -> [Arc<Settings>; 4] {
+    let [count, time, ..] = windows();
+    let (none, little) = (Duration::ZERO, Duration::from_millis(2));
+    [
+        settings.clone(),
+        Settings { policy: count, permits: 3, half_open_failure_rate: Some(0.0), half_open_timeout: None, ..settings.clone() },
+        Settings {
+            policy: time,
+            permits: 1,
+            success_threshold: 2,
+            half_open_failure_rate: None,
+            recovery_timeout: none,
+            ..settings.clone()
+        },
+        Settings { policy: consecutive(1), half_open_timeout: Some(little), lease: none, ramp: little, ..settings.clone() },
+    ]
+    .map(Arc::new)
+}
+
 struct World {
+    others: [Arc<Settings>; 4],
     breaker: Breaker,
     out: VecDeque<Permit>,
     now: u64,
 }
 
 impl World {
-    fn after(settings: &Settings, path: &[Step]) -> Self {
-        let mut world = Self { breaker: Breaker::new(settings.clone(), Tick(0)), out: VecDeque::new(), now: 0 };
+    fn after(others: &[Arc<Settings>; 4], path: &[Step]) -> Self {
+        let mut world =
+            Self { others: others.clone(), breaker: Breaker::new(Arc::clone(&others[0]), Tick(0)), out: VecDeque::new(), now: 0 };
         for step in path {
             world.take(*step);
         }
@@ -77,6 +105,9 @@ impl World {
                 let heard = Snapshot { trips: 1, ..snapshot(self.breaker.generation().0 + ahead, held) };
                 self.breaker.yield_to(&heard, now);
             }
+            Step::Retune(number) => {
+                self.breaker.retune(Arc::clone(&self.others[usize::from(number)]), now, || 0.0);
+            }
         }
     }
 
@@ -94,12 +125,13 @@ impl World {
             State::Locked(lock) => format!("{:?} {:?}", lock.kind, lock.expires_at.map(left)),
         };
         let current: Vec<_> = self.out.iter().map(|permit| permit.life == self.breaker.life).collect();
-        format!("{state} {:?} {current:?} {}", self.breaker.counts(Tick(self.now)), self.breaker.trips.min(2))
+        let settings = self.others.iter().position(|settings| Arc::ptr_eq(settings, self.breaker.settings()));
+        format!("{settings:?} {state} {:?} {current:?} {}", self.breaker.counts(Tick(self.now)), self.breaker.trips.min(2))
     }
 
     /// The service works from now on. A lock for good is taken off, another's end awaited; else nobody does anything but call, and wait as
     /// they are told.
-    fn heal(&mut self, settings: &Settings) -> Result<(), String> {
+    fn heal(&mut self) -> Result<(), String> {
         match &self.breaker.state {
             State::Locked(lock) => match lock.expires_at {
                 None => self.take(Step::Release),
@@ -107,6 +139,7 @@ impl World {
             },
             State::Closed { .. } | State::Open { .. } | State::HalfOpen(_) => {}
         }
+        let settings = Arc::clone(self.breaker.settings());
         let enough = settings.round().map_or(settings.success_threshold, |round| round.size).max(1) + 8;
         for _ in 0..enough {
             let (answer, _) = self.breaker.admit(Tick(self.now), || 0.0);
@@ -124,17 +157,18 @@ impl World {
 }
 
 fn explore(settings: &Settings, depth: usize) -> usize {
+    let others = others(settings);
     let mut seen = HashSet::new();
     let mut paths: VecDeque<Vec<Step>> = VecDeque::from([Vec::new()]);
     while let Some(path) = paths.pop_front() {
         for step in STEPS {
             let mut path = path.clone();
             path.push(*step);
-            let mut world = World::after(settings, &path);
+            let mut world = World::after(&others, &path);
             if !seen.insert(world.key()) {
                 continue;
             }
-            if let Err(stuck) = world.heal(settings) {
+            if let Err(stuck) = world.heal() {
                 panic!("after {path:?}: {stuck}");
             }
             if path.len() < depth && world.out.len() < 4 {
@@ -164,8 +198,8 @@ fn a_working_service_closes_its_breaker_from_every_reachable_state() {
     };
     for (permits, success_threshold, lease) in [(1, 1, 2), (2, 2, 2), (2, 3, 1), (0, 0, 0), (0, 2, 0), (u32::MAX, 2, 2)] {
         let settings = Settings { permits, success_threshold, lease: Duration::from_millis(lease), ..small.clone() };
-        let states = explore(&settings, 5);
-        assert!(states > 200, "only {states} states were reached: the search has lost its way");
+        let states = explore(&settings, 8);
+        assert!(states > 1_000, "only {states} states were reached: the search has lost its way");
     }
     let round = |rate, timeout: Option<u64>, ramp| Settings {
         permits: 2,
@@ -176,8 +210,8 @@ fn a_working_service_closes_its_breaker_from_every_reachable_state() {
     };
     for (number, settings) in [round(Some(0.5), None, 0), round(Some(1.0), Some(0), 5), round(None, Some(2), 5)].into_iter().enumerate() {
         for policy in windows().into_iter().chain([consecutive(2)]) {
-            let states = explore(&Settings { policy, ignore_first: number as u32, ..settings.clone() }, 4);
-            assert!(states > 100, "only {states} states were reached: the search has lost its way");
+            let states = explore(&Settings { policy, ignore_first: number as u32, ..settings.clone() }, 6);
+            assert!(states > 1_000, "only {states} states were reached: the search has lost its way");
         }
     }
 }

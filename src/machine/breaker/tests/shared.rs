@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
 use super::super::gate::Gate;
+use super::super::slack::SlackWord;
 use super::*;
 
 fn shared(settings: Settings) -> SharedBreaker {
@@ -122,4 +123,31 @@ fn lives_of_one_generation_differ_at_the_gate_too() {
         assert!(breaker.settle(permit, Verdict::Success, Duration::ZERO, Tick(0), || 0.0).late);
     }
     assert!(!breaker.settle(current, Verdict::Success, Duration::ZERO, Tick(0), || 0.0).late);
+}
+
+/// However many successes come before anybody asks: all of them are counted, the last of an offer too.
+#[test]
+fn no_success_of_a_whole_offer_is_lost() {
+    for policy in [time(1, rates(1, 0.5)), count(1_000_000, rates(1, 0.5))] {
+        for successes in [4_094, 4_095, 4_096, 10_000] {
+            let breaker = shared(by(policy.clone()));
+            for _ in 0..successes {
+                let permit = breaker.admit(Tick(0), || 0.0).0.expect("closed");
+                breaker.settle(permit, Verdict::Success, Duration::ZERO, Tick(0), || 0.0);
+            }
+            assert_eq!(breaker.with(|breaker| breaker.counts(Tick(0)).calls), successes, "{policy:?}");
+        }
+    }
+}
+
+/// The second that a word would read as "any" is offered to nobody.
+#[test]
+fn a_second_beyond_the_words_room_is_not_any_second() {
+    const ROOM: u64 = u32::MAX as u64;
+    for (second, offered) in [(0, true), (ROOM - 1, true), (ROOM, false), (ROOM + 1, false), (u64::MAX / 1_000, false)] {
+        let word = SlackWord::of(Slack::Some { successes: 9, second: Some(second) }, 1);
+        assert_eq!(word != SlackWord::NONE, offered, "{second}");
+        assert_eq!(word.less_one(Tick(second * 1_000)).is_some(), offered);
+        assert_eq!(word.less_one(Tick(5_000)), None, "another second");
+    }
 }
