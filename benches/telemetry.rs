@@ -8,6 +8,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use fusebox::event::envelope::Reason;
 use fusebox::event::outcome::Status;
 use fusebox::event::{Topic, UnixMillis};
+use fusebox::machine::breaker::Verdict;
 use fusebox::machine::disposition::FallbackKind;
 use fusebox::machine::judgement::CallOutcome;
 use fusebox::machine::time::Tick;
@@ -39,7 +40,7 @@ impl Clock for Stopped {
 fn metrics() -> Arc<Metrics> {
     let service = |name: &str| ServiceLabels { name: name.to_owned(), parks: true, checked: false, fallback_kind: FallbackKind::Park };
     let services = ["rag", "rulegen", "notifier", "vms"].map(service).into();
-    Arc::new(Metrics::new(&Series { services, topics: vec![Topic::from("outcomes")], store: true }, DroppedLines::default()))
+    Arc::new(Metrics::new(&Series { services, topics: vec![Topic::from("outcomes")], store: true }, DroppedLines::default(), None))
 }
 
 fn telemetry(c: &mut Criterion) {
@@ -51,7 +52,7 @@ fn telemetry(c: &mut Criterion) {
     let teller = Teller::new(Arc::clone(&metrics), Stopped);
     let took = Duration::from_millis(12);
     c.bench_function("tell called", |b| {
-        b.iter(|| teller.tell(black_box(Fact::Called { service: 2, outcome: CallOutcome::Ok, took })));
+        b.iter(|| teller.tell(black_box(Fact::Called { service: 2, outcome: CallOutcome::Ok, verdict: Some(Verdict::Success), took })));
     });
     c.bench_function("tell finished", |b| {
         b.iter(|| teller.tell(black_box(Fact::Finished { status: Some(Status::Ok), took })));

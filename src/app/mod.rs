@@ -32,6 +32,7 @@ use crate::pipeline::ports::{Budget, Clock as _, World};
 use crate::pipeline::pulse::Pulse;
 use crate::pipeline::stop::{Ended, Stop};
 use crate::pipeline::{drain, health, process};
+use crate::telemetry::calls::Recorder;
 use crate::telemetry::facts::Teller;
 use crate::telemetry::metrics::{Metrics, Series};
 use crate::telemetry::pipe::DroppedLines;
@@ -89,6 +90,8 @@ pub struct Setting {
     pub signals: Signals,
     /// The count of log lines that nobody could take.
     pub dropped: DroppedLines,
+    /// Where judged calls are recorded, if they are.
+    pub recorder: Option<Recorder>,
     /// Routes beside the API's.
     pub extra: api::Extra,
     /// Whether its Kafka can be asked how topics are set up; the embedded one cannot.
@@ -145,10 +148,10 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// # Errors
 /// What cannot be set up: a certificate that cannot be read, a property that librdkafka does not take. That a server is away is no error.
 pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended> {
-    let Setting { role, instance, listener, signals, dropped, extra, inspects_topics, started } = setting;
+    let Setting { role, instance, listener, signals, dropped, recorder, extra, inspects_topics, started } = setting;
     let (clock, chance) = (SystemClock::new(), ThreadChance);
-    let metrics = Arc::new(Metrics::new(&Series::of(&config), dropped));
-    let teller = Arc::new(Teller::new(Arc::clone(&metrics), clock));
+    let metrics = Arc::new(Metrics::new(&Series::of(&config), dropped, recorder.as_ref().map(Recorder::dropped)));
+    let teller = Arc::new(Teller::new(Arc::clone(&metrics), clock).recording(recorder));
     let caller = Arc::new(HttpCaller::new(&config.services, clock)?);
     let stop = Stop::new();
 

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 
 use super::run::listen_for_signals;
 use super::token::generate;
-use super::{Common, Done, Failure, say};
+use super::{Common, Done, Failure, recorder, say};
 use crate::app::{self, Role, Setting, Signals};
 use crate::config::{Config, Guarantee, Loaded, Override};
 use crate::edge::api;
@@ -87,6 +87,7 @@ async fn start(common: &Common, args: Args) -> Result<Ended, Failure> {
     let instance = app::instance_name();
     let telemetry = screen.telemetry(&config.telemetry);
     let log = subscriber::init(&telemetry, &instance).map_err(|error| Failure::Wrong(error.to_string()))?;
+    let calls = recorder(&telemetry)?;
     let listener = api::listen(config.http.listen)
         .await
         .with_context(|| format!("cannot listen on {}; --http-port chooses another port", config.http.listen))?;
@@ -99,6 +100,7 @@ async fn start(common: &Common, args: Args) -> Result<Ended, Failure> {
         listener,
         signals: signals.clone(),
         dropped: log.dropped(),
+        recorder: calls.as_ref().map(|(recorder, _flusher)| recorder.clone()),
         extra: control::routes(Arc::clone(&world.stubs)),
         inspects_topics: false,
         started: Some(started),

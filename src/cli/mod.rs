@@ -23,7 +23,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::{Faults, Loaded, Override, Sources, load};
+use crate::config::{Faults, Loaded, Override, Sources, Telemetry, load};
+use crate::telemetry::calls::Recorder;
+use crate::telemetry::pipe::Flusher;
 
 /// Circuit-breaker-guarded Kafka event processor: what cannot be delivered is parked, and drained when the service is back.
 #[derive(Debug, Parser)]
@@ -196,6 +198,15 @@ impl Common {
 fn usable(config: &crate::config::Config) -> Result<(), Failure> {
     let faults = crate::app::unusable(config);
     if faults.is_empty() { Ok(()) } else { Err(Failure::Wrong(faults.join("\n"))) }
+}
+
+/// Opens the file that calls are recorded in, if they are; its flusher is to be kept until nothing is called any more.
+fn recorder(telemetry: &Telemetry) -> Result<Option<(Recorder, Flusher)>, Failure> {
+    let open = |path: &PathBuf| {
+        let cannot = |error| Failure::Wrong(format!("telemetry.record_calls: {} cannot be opened for appending: {error}", path.display()));
+        Recorder::open(path).map_err(cannot)
+    };
+    telemetry.record_calls.as_ref().map(open).transpose()
 }
 
 /// An override as a flag writes it: TOML if it is that, else text.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Common, Done, Failure, usable};
+use super::{Common, Done, Failure, recorder, usable};
 use crate::app::{self, Role, Setting, Signals};
 use crate::config::Loaded;
 use crate::edge::api;
@@ -29,6 +29,8 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
     usable(&config)?;
     let instance = app::instance_name();
     let log = subscriber::init(&config.telemetry, &instance).map_err(|error| Failure::Wrong(error.to_string()))?;
+    // Dropped before the log, which hears of what cannot be written.
+    let calls = recorder(&config.telemetry)?;
     for warning in warnings {
         tracing::warn!(target: "fusebox", "{warning}");
     }
@@ -44,6 +46,7 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
             listener,
             signals,
             dropped: log.dropped(),
+            recorder: calls.as_ref().map(|(recorder, _flusher)| recorder.clone()),
             extra: api::Extra::new(),
             inspects_topics: true,
             started: None,

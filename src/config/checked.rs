@@ -313,6 +313,8 @@ pub struct Telemetry {
     pub log: String,
     /// How lines look.
     pub format: LogFormat,
+    /// Where judged calls are recorded, if they are.
+    pub record_calls: Option<PathBuf>,
 }
 
 /// How log lines look.

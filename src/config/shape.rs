@@ -269,6 +269,27 @@ impl Shape for ReadableFile {
     }
 }
 
+/// A file to append to, by its path; a relative one starts at the working directory. It need not exist, and is not created here: a config
+/// is read where nothing is run.
+pub(super) struct AppendedFile;
+
+impl Shape for AppendedFile {
+    type Value = PathBuf;
+    fn expected(&self) -> String {
+        "a file's path".to_owned()
+    }
+    fn schema(&self) -> Json {
+        json!({ "type": "string", "minLength": 1 })
+    }
+    fn read(&self, written: &Written<'_>) -> Result<PathBuf, Problem> {
+        let path = PathBuf::from(written.text().ok_or(Problem::Type)?);
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => wrong(format!("{} is a directory, not a file", path.display())),
+            Ok(_) | Err(_) => Ok(path),
+        }
+    }
+}
+
 /// A table that is handed on as it is.
 pub(super) struct Object;
 

@@ -8,7 +8,7 @@ use crate::event::dead_letter::Code;
 use crate::event::envelope::Reason;
 use crate::event::outcome::Status;
 use crate::event::{Source, Topic, TopicPartition};
-use crate::machine::breaker::Transition;
+use crate::machine::breaker::{Transition, Verdict};
 use crate::machine::disposition::FallbackKind;
 use crate::machine::health::Health;
 use crate::machine::judgement::CallOutcome;
@@ -35,6 +35,8 @@ pub enum Fact<'a> {
         service: usize,
         /// How.
         outcome: CallOutcome,
+        /// What the breaker hears of it; `None`: nothing, for it was cancelled.
+        verdict: Option<Verdict>,
         /// How long it took.
         took: Duration,
     },

@@ -235,7 +235,7 @@ impl<W: World> InFlight<'_, W> {
         let took = Duration::from_micros(now - self.began);
         let judgement = judge(came.answer, took, self.guard.manner.slow);
         let verdict = if self.guard.manner.rules.is_empty() { judgement.verdict } else { self.guard.weigh(&judgement, came, took) };
-        self.guard.witness.tell(Fact::Called { service: self.guard.service, outcome: judgement.outcome, took });
+        self.guard.witness.tell(Fact::Called { service: self.guard.service, outcome: judgement.outcome, verdict: Some(verdict), took });
         if let Some(admission) = self.admission.take() {
             let counts = admission.settle(verdict, took, self.guard.clock.tick_at(now));
             // A late verdict is of a service as it was: what it says of its load is late too.
@@ -255,7 +255,7 @@ impl<W: World> Drop for InFlight<'_, W> {
     fn drop(&mut self) {
         if self.admission.is_some() {
             let (service, took) = (self.guard.service, Duration::from_micros(self.guard.clock.micros() - self.began));
-            self.guard.witness.tell(Fact::Called { service, outcome: CallOutcome::Cancelled, took });
+            self.guard.witness.tell(Fact::Called { service, outcome: CallOutcome::Cancelled, verdict: None, took });
         }
     }
 }

@@ -26,9 +26,10 @@ pub(super) fn series() -> Series {
     }
 }
 
+/// Their metrics, while calls are recorded.
 pub(super) fn metrics() -> Arc<Metrics> {
     LazyLock::force(&SUBSCRIBERS);
-    Arc::new(Metrics::new(&series(), DroppedLines::default()))
+    Arc::new(Metrics::new(&series(), DroppedLines::default(), Some(DroppedLines::default())))
 }
 
 /// A clock that stands until it is set.

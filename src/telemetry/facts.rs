@@ -20,6 +20,7 @@ use tokio::sync::broadcast;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
+use super::calls::Recorder;
 use super::flood::{Admission, Flood};
 use super::metrics::{DEAD_LETTERED, Metrics};
 use super::notice::{Listeners, Notice};
@@ -47,6 +48,7 @@ pub struct Teller<C> {
     stuck: Flood,
     store: AtomicU8,
     listeners: Listeners,
+    recorder: Option<Recorder>,
 }
 
 /// What is known of the store.
@@ -67,11 +69,18 @@ impl<C: Clock> Teller<C> {
             stuck: Flood::default(),
             store: AtomicU8::new(UNKNOWN),
             listeners: Listeners::new(),
+            recorder: None,
             services,
             topics,
             metrics,
             clock,
         }
+    }
+
+    /// Has every judged call recorded.
+    #[must_use]
+    pub fn recording(self, recorder: Option<Recorder>) -> Self {
+        Self { recorder, ..self }
     }
 
     /// Notices from now on, for a screen.
@@ -244,8 +253,11 @@ impl<C: Clock> Witness for Teller<C> {
                 self.metrics.refused(service);
                 debug!(target: TARGET, service = self.name(service), "refused");
             }
-            Fact::Called { service, outcome, took } => {
+            Fact::Called { service, outcome, verdict, took } => {
                 self.metrics.called(service, outcome, took);
+                if let (Some(recorder), Some(verdict)) = (&self.recorder, verdict) {
+                    recorder.record(self.name(service), self.clock.wall(), took, verdict);
+                }
                 debug!(target: TARGET, service = self.name(service), outcome = outcome.as_str(), took_ms = millis(took), "called");
             }
             Fact::HealthChecked { service, health, took } => {

@@ -1,5 +1,5 @@
-//! What the program says of itself: [`metrics`] for machines, [`subscriber`] for the log's lines, and [`facts`], the witness that
-//! turns each thing that happened into one line and its counters.
+//! What the program says of itself: [`metrics`] for machines, [`subscriber`] for the log's lines, [`calls`] for a record of
+//! every call, and [`facts`], the witness that turns each thing that happened into one line and its counters.
 //!
 //! Guarantees:
 //! - Telling a fact never waits: not for a reader of the log, not for a scrape, not for a subscriber of [`notice`].
@@ -9,6 +9,7 @@
 //! What it leaves to others: serving the text over HTTP, the clock, and the wording of errors, which arrive as sentences that name
 //! no host and no credential. It is the only part of the program that names the `prometheus` crate.
 
+pub mod calls;
 #[cfg(test)]
 mod capture;
 pub mod facts;

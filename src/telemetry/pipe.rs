@@ -1,10 +1,12 @@
-//! Between those who log and the file descriptor that the lines go to: a buffer and a thread.
+//! Between those who write lines and the file descriptor that the lines go to: a buffer and a thread. The log has one, and so have the
+//! [records of calls](super::calls).
 //!
 //! Guarantees:
-//! - Logging never waits for a reader. A line is copied into the buffer under a lock that is held for the copy alone; when the
+//! - Putting a line never waits for a reader. A line is copied into the buffer under a lock that is held for the copy alone; when the
 //!   buffer is full, the line is dropped and counted.
 //! - A pipe that is full, gone, or not blocking harms nobody: lines that cannot be written are dropped and counted, and the next
 //!   ones are tried again.
+//! - A thread that lingers is woken for many lines at once, not for each.
 //! - Memory is bounded in bytes, whatever the lines' lengths: [`CAPACITY`] waiting and as much being written.
 //! - The end waits [`FLUSH`] at most for what is still in the buffer.
 //!
@@ -38,7 +40,7 @@ impl DroppedLines {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn add(&self, lines: u64) {
+    pub(super) fn add(&self, lines: u64) {
         self.0.fetch_add(lines, Ordering::Relaxed);
     }
 }
@@ -61,6 +63,7 @@ struct Shared {
     idle: Condvar,
     dropped: DroppedLines,
     capacity: usize,
+    linger: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -71,25 +74,37 @@ struct Buffer {
 }
 
 impl Pipe {
-    /// Starts the thread that writes to `out`.
+    /// Starts the thread of this name that writes to `out`. A line waits up to `linger` for others to be written with, unless the buffer
+    /// is half full before, or the end comes.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(out: impl Write + Send + 'static) -> io::Result<(Self, Flusher)> {
-        Self::with_capacity(out, CAPACITY)
+    pub fn start(thread: &str, linger: Duration, out: impl Write + Send + 'static) -> io::Result<(Self, Flusher)> {
+        Self::with_capacity(thread, linger, out, CAPACITY)
     }
 
-    fn with_capacity(out: impl Write + Send + 'static, capacity: usize) -> io::Result<(Self, Flusher)> {
+    pub(super) fn with_capacity(
+        thread: &str,
+        linger: Duration,
+        out: impl Write + Send + 'static,
+        capacity: usize,
+    ) -> io::Result<(Self, Flusher)> {
         let shared = Arc::new(Shared {
             buffer: Mutex::default(),
             wake: Condvar::new(),
             idle: Condvar::new(),
             dropped: DroppedLines::default(),
             capacity,
+            linger,
         });
         let theirs = Arc::clone(&shared);
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || theirs.run(out))?;
+        std::thread::Builder::new().name(thread.to_owned()).spawn(move || theirs.run(out))?;
         Ok((Self(Arc::clone(&shared)), Flusher(shared)))
+    }
+
+    /// Puts a line, its end included, or counts it as dropped.
+    pub fn put(&self, line: &[u8]) {
+        self.0.put(line);
     }
 
     /// The count of what could not be written.
@@ -111,9 +126,18 @@ impl Shared {
             self.dropped.add(1);
             return;
         }
+        let before = buffer.waiting.len();
         buffer.waiting.extend_from_slice(line);
+        // The thread sleeps only over an empty buffer, or one that is less than half full.
+        let wakes = before == 0 || (!self.is_half_full(before) && self.is_half_full(buffer.waiting.len()));
         drop(buffer);
-        self.wake.notify_one();
+        if wakes {
+            self.wake.notify_one();
+        }
+    }
+
+    fn is_half_full(&self, waiting: usize) -> bool {
+        waiting >= self.capacity / 2
     }
 
     fn run(&self, mut out: impl Write) {
@@ -135,6 +159,10 @@ impl Shared {
                 return false;
             }
             buffer = self.wake.wait(buffer).unwrap_or_else(PoisonError::into_inner);
+        }
+        if !self.linger.is_zero() {
+            let fills = |buffer: &mut Buffer| !buffer.closing && !self.is_half_full(buffer.waiting.len());
+            (buffer, _) = self.wake.wait_timeout_while(buffer, self.linger, fills).unwrap_or_else(PoisonError::into_inner);
         }
         std::mem::swap(batch, &mut buffer.waiting);
         buffer.writing = true;

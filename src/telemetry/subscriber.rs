@@ -3,6 +3,7 @@
 //! Lines go to stderr, so that what a command answers on stdout can be piped on. Colour is for terminals, unless `NO_COLOR` is set.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -72,7 +73,7 @@ pub fn init(settings: &Telemetry, instance: &str) -> Result<Log, InitError> {
 
 fn start(wanted: &str, format: LogFormat, instance: &str) -> Result<Log, InitError> {
     let filter = filter(wanted)?;
-    let (pipe, flusher) = Pipe::start(io::stderr())?;
+    let (pipe, flusher) = Pipe::start("log", Duration::ZERO, io::stderr())?;
     let dropped = pipe.dropped();
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing::subscriber::set_global_default(subscriber(filter, format, instance, colour, pipe))?;

@@ -42,7 +42,7 @@ impl Screen {
     /// The log beside the screen: lines in between would tear it apart, so a terminal shows errors only.
     pub(super) fn telemetry(&self, wanted: &Telemetry) -> Telemetry {
         let log = if self.lines.is_some() { "error".to_owned() } else { wanted.log.clone() };
-        Telemetry { log, format: crate::config::LogFormat::Text }
+        Telemetry { log, format: crate::config::LogFormat::Text, record_calls: wanted.record_calls.clone() }
     }
 
     /// A sentence of the story.

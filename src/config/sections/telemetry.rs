@@ -1,4 +1,4 @@
-//! `[telemetry]`: the log.
+//! `[telemetry]`: the log, and the record of calls.
 
 use serde_json::{Value as Json, json};
 use tracing_subscriber::EnvFilter;
@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::checked::{LogFormat, Telemetry};
 use crate::config::faults::nearest;
 use crate::config::reader::Section;
-use crate::config::shape::{Problem, Shape, Word, wrong};
+use crate::config::shape::{AppendedFile, Problem, Shape, Word, wrong};
 use crate::config::tree::Written;
 
 /// What `[telemetry]` holds.
@@ -17,7 +17,12 @@ pub(super) fn read(section: &Section<'_>) -> Option<Telemetry> {
         Word(&[("text", LogFormat::Text), ("json", LogFormat::Json)]),
         "How lines look: for people or for machines.",
     );
-    Some(Telemetry { log: log?, format: format? })
+    let record_calls = section.optional(
+        "record_calls",
+        AppendedFile,
+        "A file that a line is appended to for each call of a service: when it began, how long it took, and what the breaker heard of it.",
+    );
+    Some(Telemetry { log: log?, format: format?, record_calls: record_calls? })
 }
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

@@ -349,6 +349,8 @@ const WRONG: &[(&str, &[&str])] = &[
             "a.toml:2: telemetry.log: \"a=b=c\" is no log filter: error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5",
         ],
     ),
+    ("[telemetry]\nrecord_calls = '/'", &["a.toml:2: telemetry.record_calls: / is a directory, not a file"]),
+    ("[telemetry]\nrecord_calls = true", &["a.toml:2: telemetry.record_calls: should be a file's path, and is a boolean"]),
 ];
 
 #[test]

@@ -7,7 +7,7 @@ use crate::config::LogFormat;
 use crate::event::envelope::Reason;
 use crate::event::outcome::Status;
 use crate::event::{Offset, Partition};
-use crate::machine::breaker::{Cause, Counts, Generation};
+use crate::machine::breaker::{Cause, Counts, Generation, Verdict};
 use crate::machine::disposition::FallbackKind;
 use crate::machine::health::Health;
 use crate::machine::judgement::CallOutcome;
@@ -109,7 +109,7 @@ fn each_fact_is_one_line_and_its_counters() {
             &[r#"breaker_refused_total{service="rag"} 1"#],
         ),
         (
-            Fact::Called { service: NOTIFIER, outcome: CallOutcome::Http5xx, took },
+            Fact::Called { service: NOTIFIER, outcome: CallOutcome::Http5xx, verdict: Some(Verdict::Failure { retry_after: None }), took },
             json!({"level": "DEBUG", "message": "called", "service": "notifier", "outcome": "http_5xx", "took_ms": 1500.0}),
             &[
                 r#"call_duration_seconds_count{service="notifier"} 1"#,
@@ -281,7 +281,7 @@ fn the_store_is_spoken_of_when_it_changes() {
 fn at_info_an_event_writes_nothing() {
     let teller = teller();
     let written = lines("info", || {
-        teller.tell(Fact::Called { service: RAG, outcome: CallOutcome::Ok, took: Duration::ZERO });
+        teller.tell(Fact::Called { service: RAG, outcome: CallOutcome::Ok, verdict: Some(Verdict::Success), took: Duration::ZERO });
         teller.tell(Fact::Refused { service: RAG });
         teller.tell(Fact::FellBack { service: RAG, kind: FallbackKind::Cached });
         teller.tell(Fact::Parked { service: NOTIFIER, reason: Reason::CircuitOpen });
@@ -310,7 +310,7 @@ fn listeners_hear_what_a_screen_shows() {
     let opened = transition(StateName::Closed, StateName::Open, Cause::Policy, 1);
     let source = origin(7);
     teller.tell(Fact::Transition { service: RAG, transition: &opened });
-    teller.tell(Fact::Called { service: RAG, outcome: CallOutcome::Ok, took: Duration::ZERO });
+    teller.tell(Fact::Called { service: RAG, outcome: CallOutcome::Ok, verdict: Some(Verdict::Success), took: Duration::ZERO });
     teller.tell(Fact::Parked { service: NOTIFIER, reason: Reason::Timeout });
     teller.tell(Fact::Drained { service: NOTIFIER, parked_for: Duration::from_secs(3) });
     teller.tell(Fact::DeadLettered { code: Code::Expired, error: "too old", origin: &source });
@@ -322,4 +322,36 @@ fn listeners_hear_what_a_screen_shows() {
         Notice::DeadLettered { code: Code::Expired, origin: source },
     ];
     assert_eq!(heard, expected);
+}
+
+#[test]
+fn judged_calls_are_recorded_and_cancelled_ones_are_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("calls.jsonl");
+    let (recorder, flusher) = Recorder::open(&path).unwrap();
+    let teller = teller().recording(Some(recorder));
+    let took = Duration::from_millis(5);
+    let failure = Verdict::Failure { retry_after: Some(Duration::from_secs(1)) };
+    for (service, outcome, verdict) in [
+        (RAG, CallOutcome::Ok, Some(Verdict::Success)),
+        (NOTIFIER, CallOutcome::Http5xx, Some(failure)),
+        (RAG, CallOutcome::Cancelled, None),
+        // An expression has had another word than the status.
+        (RAG, CallOutcome::Ok, Some(Verdict::Ignored)),
+    ] {
+        teller.tell(Fact::Called { service, outcome, verdict, took });
+    }
+    teller.tell(Fact::Refused { service: RAG });
+    teller.tell(Fact::HealthChecked { service: NOTIFIER, health: Health::Healthy, took });
+    drop(flusher);
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        lines,
+        [
+            json!({"at": -5, "service": "rag", "duration_ms": 5.0, "verdict": "success"}),
+            json!({"at": -5, "service": "notifier", "duration_ms": 5.0, "verdict": "failure", "retry_after_ms": 1000}),
+            json!({"at": -5, "service": "rag", "duration_ms": 5.0, "verdict": "ignored"}),
+        ]
+    );
 }

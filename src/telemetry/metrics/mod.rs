@@ -72,15 +72,15 @@ pub struct Metrics {
     rebalances: IntCounter,
     commits: [IntCounter; COMMIT_RESULTS.len()],
     store_up: Option<IntGauge>,
-    log_lines_dropped: IntCounter,
-    dropped: DroppedLines,
+    log_lines_dropped: Mirror,
+    call_records_dropped: Option<Mirror>,
     /// Held while gauges are set from what they mirror and read: two scrapes at once would see each other's half.
     scrape: Mutex<()>,
 }
 
 impl Metrics {
-    /// Every series of a config. `dropped` is the log's count of what it lost.
-    pub fn new(series: &Series, dropped: DroppedLines) -> Self {
+    /// Every series of a config. `log` counts the lines that the log lost, `records` the calls that were to be recorded and were not.
+    pub fn new(series: &Series, log: DroppedLines, records: Option<DroppedLines>) -> Self {
         let registry = Registry::new();
         let families = Families::register(&registry);
         let events = register::counters(&registry, &table::EVENTS);
@@ -109,8 +109,8 @@ impl Metrics {
             rebalances: register::counter(&registry, &table::REBALANCES),
             commits: COMMIT_RESULTS.map(|result| commits.with_label_values(&[result])),
             store_up: series.store.then(|| register::gauge(&registry, &table::STORE_UP)),
-            log_lines_dropped: register::counter(&registry, &table::LOG_LINES_DROPPED),
-            dropped,
+            log_lines_dropped: Mirror { shown: register::counter(&registry, &table::LOG_LINES_DROPPED), of: log },
+            call_records_dropped: records.map(|of| Mirror { shown: register::counter(&registry, &table::CALL_RECORDS_DROPPED), of }),
             scrape: Mutex::new(()),
             registry,
         };
@@ -128,7 +128,9 @@ impl Metrics {
             for service in &self.services {
                 service.state.show();
             }
-            self.log_lines_dropped.inc_by(self.dropped.get().saturating_sub(self.log_lines_dropped.get()));
+            for dropped in std::iter::once(&self.log_lines_dropped).chain(&self.call_records_dropped) {
+                dropped.show();
+            }
             self.registry.gather()
         };
         let mut text = String::with_capacity(64 * 1024);
@@ -291,6 +293,18 @@ impl Metrics {
 
     pub(super) fn rebalanced(&self) {
         self.rebalances.inc();
+    }
+}
+
+/// A counter of what others count.
+struct Mirror {
+    shown: IntCounter,
+    of: DroppedLines,
+}
+
+impl Mirror {
+    fn show(&self) {
+        self.shown.inc_by(self.of.get().saturating_sub(self.shown.get()));
     }
 }
 

@@ -181,6 +181,10 @@ table! {
         "fusebox_log_lines_dropped_total", &[],
         "Log lines that nobody could take: the pipe was full or gone."
     );
+    CALL_RECORDS_DROPPED = counter(
+        "fusebox_call_records_dropped_total", &[],
+        "Calls that were to be recorded in `telemetry.record_calls` and were not: the disk was full, or too slow."
+    );
     BUILD_INFO = gauge(
         "fusebox_build_info", &["version", "revision"],
         "1; its labels say what is running."

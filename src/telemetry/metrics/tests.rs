@@ -73,7 +73,9 @@ fn every_series_of_the_config_is_there_from_the_start() {
     for plain in ["event_duration_seconds_sum", "event_duration_seconds_count", "in_flight", "in_flight_bytes", "paused_partitions"] {
         expected.insert(format!("fusebox_{plain}"));
     }
-    for plain in ["rebalances_total", "stalled_partitions", "stuck_records", "store_up", "log_lines_dropped_total"] {
+    for plain in
+        ["rebalances_total", "stalled_partitions", "stuck_records", "store_up", "log_lines_dropped_total", "call_records_dropped_total"]
+    {
         expected.insert(format!("fusebox_{plain}"));
     }
     let build = text.lines().find(|line| line.starts_with("fusebox_build_info")).unwrap();
@@ -90,8 +92,22 @@ fn every_series_of_the_config_is_there_from_the_start() {
 
 #[test]
 fn without_a_store_there_is_no_store_that_could_be_down() {
-    let text = Metrics::new(&Series { store: false, ..series() }, DroppedLines::default()).render();
+    let text = Metrics::new(&Series { store: false, ..series() }, DroppedLines::default(), None).render();
     assert!(!text.contains("store_up"), "{text}");
+}
+
+#[test]
+fn what_could_not_be_recorded_is_counted_where_calls_are_recorded() {
+    let dropped = || DroppedLines::default();
+    assert!(!Metrics::new(&series(), dropped(), None).render().contains("call_records"));
+    let records = dropped();
+    let metrics = Metrics::new(&series(), dropped(), Some(records.clone()));
+    for (more, expected) in [(0, 0.0), (2, 2.0), (0, 2.0), (1, 3.0)] {
+        records.add(more);
+        let text = metrics.render();
+        assert_eq!(value(&text, "fusebox_call_records_dropped_total"), Some(expected));
+        assert_eq!(value(&text, "fusebox_log_lines_dropped_total"), Some(0.0));
+    }
 }
 
 #[test]

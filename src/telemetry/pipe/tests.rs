@@ -43,7 +43,7 @@ fn what_a_descriptor_answers_and_what_is_lost() {
 #[test]
 fn the_end_waits_for_every_line() {
     let taken = Arc::new(Mutex::new(Vec::new()));
-    let (pipe, flusher) = Pipe::start(Script { answers: vec![Ok(1)], taken: Arc::clone(&taken) }).unwrap();
+    let (pipe, flusher) = Pipe::start("log", Duration::ZERO, Script { answers: vec![Ok(1)], taken: Arc::clone(&taken) }).unwrap();
     for number in 0..100 {
         writeln!(pipe.make_writer(), "{number}").unwrap();
     }
@@ -58,7 +58,7 @@ fn the_end_waits_for_every_line() {
 fn a_broken_pipe_is_counted_and_tried_again() {
     let taken = Arc::new(Mutex::new(Vec::new()));
     let answers = vec![Err(io::Error::from(ErrorKind::BrokenPipe))];
-    let (pipe, flusher) = Pipe::start(Script { answers, taken: Arc::clone(&taken) }).unwrap();
+    let (pipe, flusher) = Pipe::start("log", Duration::ZERO, Script { answers, taken: Arc::clone(&taken) }).unwrap();
     pipe.make_writer().write_all(b"lost\n").unwrap();
     let idle = pipe.0.idle.wait_while(pipe.0.lock(), |buffer| buffer.writing || !buffer.waiting.is_empty()).unwrap();
     drop(idle);
@@ -90,7 +90,7 @@ impl Write for Stalled {
 fn a_full_pipe_drops_lines_and_waits_for_nobody() {
     let (began, begun) = mpsc::channel();
     let (let_go, go) = mpsc::channel();
-    let (pipe, flusher) = Pipe::with_capacity(Stalled { began, go }, 10).unwrap();
+    let (pipe, flusher) = Pipe::with_capacity("log", Duration::ZERO, Stalled { began, go }, 10).unwrap();
     pipe.make_writer().write_all(b"first\n").unwrap();
     begun.recv().unwrap();
     for line in ["12345\n", "789\n", "x\n", "\n"] {
@@ -102,4 +102,35 @@ fn a_full_pipe_drops_lines_and_waits_for_nobody() {
     let_go.send(()).unwrap();
     drop(flusher);
     assert_eq!(pipe.dropped().get(), 2);
+}
+
+/// Says of each write how many bytes it was.
+struct Sizes(mpsc::Sender<usize>);
+
+impl Write for Sizes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(bytes.len()).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn lines_linger_for_each_other_until_the_buffer_is_half_full_or_the_end_comes() {
+    let (sizes, seen) = mpsc::channel();
+    // Longer than a test may take: whatever is written was not waited out.
+    let hour = Duration::from_secs(3_600);
+    let (pipe, flusher) = Pipe::with_capacity("log", hour, Sizes(sizes), 30).unwrap();
+    for _ in 0..3 {
+        pipe.put(b"1234\n");
+    }
+    assert_eq!(seen.recv(), Ok(15), "half of the buffer, in one write");
+    pipe.put(b"the\n");
+    pipe.put(b"end\n");
+    drop(flusher);
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), [8]);
+    assert_eq!(pipe.dropped().get(), 0);
 }
