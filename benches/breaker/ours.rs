@@ -37,8 +37,8 @@ pub fn expression() -> PolicySettings {
 
 /// Throttling over ten seconds that lets every call trickle through.
 pub fn adaptive() -> PolicySettings {
-    let (window, slow_call_duration) = (Duration::from_secs(10), Duration::from_secs(60));
-    PolicySettings::Adaptive(AdaptiveSettings { window, multiplier: 2.0, trickle: Duration::ZERO, slow_call_duration })
+    let (window, patience, slow_call_duration) = (Duration::from_secs(10), Duration::from_secs(2), Duration::from_secs(60));
+    PolicySettings::Adaptive(AdaptiveSettings { window, multiplier: 2.0, trickle: Duration::ZERO, patience, slow_call_duration })
 }
 
 /// These, with a policy.

@@ -120,6 +120,7 @@ fn policy_table(policy: &PolicySettings) -> Map<String, Json> {
             ("window", time(adaptive.window)),
             ("multiplier", json!(adaptive.multiplier)),
             ("trickle", time(adaptive.trickle)),
+            ("patience", time(adaptive.patience)),
             ("slow_call_duration", time(adaptive.slow_call_duration)),
         ])),
         PolicySettings::Any(_) => {}

@@ -192,8 +192,8 @@ fn policy(dice: &mut StdRng) -> PolicySettings {
         0 => PolicySettings::Count { size: dice.random_range(1..20), rates },
         1 => PolicySettings::Time { window, rates },
         2 => {
-            let trickle = Duration::from_millis(500);
-            PolicySettings::Adaptive(AdaptiveSettings { window, multiplier: 2.0, trickle, slow_call_duration })
+            let (trickle, patience) = (Duration::from_millis(500), Duration::from_secs(dice.random_range(0..3)));
+            PolicySettings::Adaptive(AdaptiveSettings { window, multiplier: 2.0, trickle, patience, slow_call_duration })
         }
         3 => PolicySettings::Any(vec![one, PolicySettings::Time { window, rates }]),
         _ => one,

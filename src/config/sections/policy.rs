@@ -40,7 +40,7 @@ impl Policy {
 }
 
 /// The keys that only some policies take.
-const KEYS: [(&str, &[Policy]); 10] = [
+const KEYS: [(&str, &[Policy]); 11] = [
     ("fail_max", &[Policy::Consecutive]),
     ("size", &[Policy::Count, Policy::Expression]),
     ("window", &[Policy::Time, Policy::Expression, Policy::Adaptive]),
@@ -51,6 +51,7 @@ const KEYS: [(&str, &[Policy]); 10] = [
     ("trip", &[Policy::Expression]),
     ("multiplier", &[Policy::Adaptive]),
     ("trickle", &[Policy::Adaptive]),
+    ("patience", &[Policy::Adaptive]),
 ];
 
 /// What of a table says when a breaker opens.
@@ -98,7 +99,7 @@ fn one(section: &Section<'_>) -> Option<PolicySettings> {
     let trip = wanted(&[Policy::Expression])
         .then(|| section.optional("trip", TripText, "`expression`: opens it when it holds; CEL over the window's figures."))
         .flatten();
-    let adaptive = wanted(&[Policy::Adaptive]).then(|| adaptive(section, slow)).flatten();
+    let adaptive = wanted(&[Policy::Adaptive]).then(|| adaptive(section)).flatten();
     let usual = Duration::from_secs(60);
     Some(match policy? {
         Policy::Consecutive => PolicySettings::Consecutive { fail_max: NonZeroU32::new(fail_max?)? },
@@ -114,9 +115,9 @@ fn one(section: &Section<'_>) -> Option<PolicySettings> {
             PolicySettings::Expression { trip, over, slow: slow? }
         }
         Policy::Adaptive => {
-            let (multiplier, trickle, slow_call_duration) = adaptive?;
+            let (multiplier, trickle, patience) = adaptive?;
             let window = window?.unwrap_or(Duration::from_secs(30));
-            PolicySettings::Adaptive(AdaptiveSettings { window, multiplier, trickle, slow_call_duration })
+            PolicySettings::Adaptive(AdaptiveSettings { window, multiplier, trickle, patience, slow_call_duration: slow? })
         }
     })
 }
@@ -156,7 +157,8 @@ fn rates(section: &Section<'_>, slow: Option<Duration>) -> Option<Rates> {
     Some(Rates { minimum_calls: minimum_calls?, failure_rate: failure_rate?, slow_call_rate: slow_call_rate?, slow_call_duration: slow? })
 }
 
-fn adaptive(section: &Section<'_>, slow: Option<Duration>) -> Option<(f64, Duration, Duration)> {
+/// Of `adaptive` what no other policy takes: the multiplier, the trickle and the patience.
+fn adaptive(section: &Section<'_>) -> Option<(f64, Duration, Duration)> {
     let multiplier = section.or(
         "multiplier",
         2.0,
@@ -165,7 +167,13 @@ fn adaptive(section: &Section<'_>, slow: Option<Duration>) -> Option<(f64, Durat
     );
     let trickle =
         section.or("trickle", "1s", Time::between(MILLISECOND, DAY), "`adaptive`: the longest without a call that is let through.");
-    Some((multiplier?, trickle?, slow?))
+    let patience = section.or(
+        "patience",
+        "2s",
+        Time::between(Duration::ZERO, HOUR),
+        "`adaptive`: how long a call may be out before it counts as not answered; whole seconds, give or take one.",
+    );
+    Some((multiplier?, trickle?, patience?))
 }
 
 /// Leaves a key of another policy aside, or finds fault with it if the layer that chose the policy, or a later one, wrote it.

@@ -3,8 +3,9 @@
 //! `max(0, (requests - multiplier × accepts) / (requests + 1))`, where requests are the calls that wanted to go, refused ones included,
 //! and accepts those that the service answered.
 //!
-//! A call counts from when it begins, so a service that hangs is spared before the first timeout. A call a `trickle` is let through
-//! whatever the figures say: without one nobody would know that the service is back.
+//! A call counts from when it begins, so a service that hangs is spared before the first timeout: one that is out for `patience` counts as
+//! not answered until it is. Until then it counts for nothing, or a burst of calls to a service that works would refuse itself. A call a
+//! `trickle` is let through whatever the figures say: without one nobody would know that the service is back.
 
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub struct AdaptiveSettings {
     pub multiplier: f64,
     /// The longest without a call that is let through.
     pub trickle: Duration,
+    /// How long a call may be out before it counts as not answered: whole seconds, up to the window, give or take one; zero: at once.
+    pub patience: Duration,
     /// What took longer than this was slow: for people, no call is refused for it.
     pub slow_call_duration: Duration,
 }
@@ -43,6 +46,8 @@ struct Bucket {
     accepts: u64,
     failures: u64,
     slow: u64,
+    /// Calls that began in this second and are out. Not in the total.
+    out: u64,
 }
 
 impl Bucket {
@@ -92,17 +97,43 @@ impl Adaptive {
         change(&mut self.total);
     }
 
+    /// The seconds, latest first, in which a call that is out has been so for less than `patience`.
+    fn young_seconds(&self) -> impl DoubleEndedIterator<Item = u64> + use<> {
+        let patience = self.settings.patience.as_secs().min(self.buckets.len() as u64).min(self.latest.saturating_add(1));
+        let latest = self.latest;
+        (0..patience).map(move |back| latest - back)
+    }
+
+    /// Calls that are out and of which nothing can be said yet.
+    fn young(&self) -> u64 {
+        self.young_seconds().map(|second| self.buckets[self.place(second)].out).sum()
+    }
+
+    /// Notes that a call is no longer out that began at `began`.
+    fn back(&mut self, began: Tick) {
+        let second = second_of(began);
+        if self.latest.saturating_sub(second) < self.buckets.len() as u64 {
+            let place = self.place(second);
+            self.buckets[place].out = self.buckets[place].out.saturating_sub(1);
+        }
+    }
+
     /// The probability of a refusal.
     #[expect(clippy::cast_precision_loss, reason = "of figures beyond 2^53 the ratio is as good")]
     fn refusal_share(&self) -> f64 {
         let (requests, accepts) = (self.total.requests as f64, self.total.accepts as f64);
-        ((requests - self.settings.multiplier.max(1.0) * accepts) / (requests + 1.0)).max(0.0)
+        let unanswered = self.total.requests.saturating_sub(self.young()) as f64 - self.settings.multiplier.max(1.0) * accepts;
+        (unanswered / (requests + 1.0)).max(0.0)
     }
 }
 
 impl Policy for Adaptive {
     fn record(&mut self, verdict: Verdict, took: Duration, now: Tick) -> bool {
         let slow = u64::from(took > self.settings.slow_call_duration || verdict == Verdict::Slow);
+        if verdict != Verdict::Ignored {
+            self.move_to(second_of(now));
+            self.back(Tick(now.0.saturating_sub(u64::try_from(took.as_millis()).unwrap_or(u64::MAX))));
+        }
         match verdict {
             Verdict::Success | Verdict::Slow => {
                 self.streak = 0;
@@ -177,7 +208,7 @@ impl Policy for Adaptive {
         self.streak = counts.consecutive_failures;
         // More than so many say nothing more, and might be too many to count on from.
         let Counts { calls, failures, slow, .. } = counts.cut_to(u32::MAX.into());
-        self.note(now, |bucket| *bucket = Bucket { requests: calls, accepts: calls - failures, failures, slow });
+        self.note(now, |bucket| *bucket = Bucket { requests: calls, accepts: calls - failures, failures, slow, out: 0 });
     }
 
     fn weighs_admissions(&self) -> bool {
@@ -195,10 +226,19 @@ impl Policy for Adaptive {
     /// Only now: a call that another policy refuses is nobody's trickle.
     fn send(&mut self, now: Tick) {
         self.last_sent = Some(now);
+        self.move_to(second_of(now));
+        let place = self.place(self.latest);
+        self.buckets[place].out += 1;
     }
 
     fn forget(&mut self, now: Tick) {
         self.move_to(second_of(now));
+        // Nobody says when it began. It is taken for the oldest of which nothing can be said.
+        let oldest = self.young_seconds().rev().find(|second| self.buckets[self.place(*second)].out > 0);
+        if let Some(second) = oldest {
+            let place = self.place(second);
+            self.buckets[place].out -= 1;
+        }
         let place = self.place(self.latest);
         // The second in which it began may be another one, or out of the window: it is taken from the present one as far as that goes.
         if self.buckets[place].requests > 0 {

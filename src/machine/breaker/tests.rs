@@ -58,6 +58,7 @@ fn adaptive(seconds: u64, multiplier: f64, trickle: u64) -> PolicySettings {
         window: Duration::from_secs(seconds),
         multiplier,
         trickle: Duration::from_millis(trickle),
+        patience: Duration::ZERO,
         slow_call_duration: Duration::from_millis(10),
     })
 }

@@ -86,6 +86,39 @@ fn a_service_that_hangs_is_spared_before_the_first_timeout() {
     assert!((1..20).contains(&sent), "{sent} of 500 calls were sent within the first second");
 }
 
+fn patient(seconds: u64) -> Breaker {
+    let PolicySettings::Adaptive(settings) = adaptive(10, 2.0, NEVER) else { panic!("is adaptive") };
+    let patience = Duration::from_secs(seconds);
+    Breaker::new(by(PolicySettings::Adaptive(AdaptiveSettings { patience, ..settings })), Tick(0))
+}
+
+/// Of many calls at once none is answered yet, however well the service is.
+#[test]
+fn a_burst_is_not_refused_for_being_one_and_a_hang_is_found_once_patience_is_out() {
+    let mut breaker = patient(2);
+    let burst: Vec<_> = (0..200).map(|_| ask(&mut breaker, 0.0, 100).expect("nothing speaks against it")).collect();
+    // A second later they are still young; in the second after that they are not.
+    assert!(ask(&mut breaker, 0.0, 1_999).is_some());
+    assert!(ask(&mut breaker, 0.0, 2_000).is_none(), "200 calls have been out for two seconds");
+    for permit in burst {
+        breaker.settle(permit, Verdict::Success, Duration::from_millis(1_950), Tick(2_050), || 0.0);
+    }
+    assert!(ask(&mut breaker, 0.0, 2_050).is_some(), "they were slow, and answered");
+}
+
+#[test]
+fn a_call_that_failed_young_counts_at_once_and_one_given_back_never() {
+    let mut breaker = patient(2);
+    for _ in 0..10 {
+        let permit = ask(&mut breaker, 0.0, 0).expect("nothing has failed for good");
+        breaker.abandon(permit, Tick(500));
+    }
+    assert_eq!(breaker.counts(Tick(500)).calls, 0);
+    let permit = ask(&mut breaker, 0.0, 600).expect("nothing is known");
+    breaker.settle(permit, FAILURE, Duration::from_millis(10), Tick(610), || 0.0);
+    assert!(ask(&mut breaker, 0.49, 620).is_none(), "one of one has failed");
+}
+
 #[test]
 fn a_trickle_goes_whatever_the_figures_say() {
     for trickle in [1, 100, 1_000] {

@@ -56,6 +56,7 @@ impl Dice {
                 window: self.window(),
                 multiplier: self.float(),
                 trickle: self.duration(),
+                patience: self.duration(),
                 slow_call_duration: self.duration(),
             }),
             7 => {

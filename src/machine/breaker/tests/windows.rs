@@ -70,7 +70,7 @@ fn a_probe_lost_between_two_of_a_round_is_sent_again() {
 }
 
 fn settle_one(breaker: &mut Breaker, verdict: Verdict, now: u64) -> Option<Transition> {
-    call(breaker, verdict, now).transition
+    call(breaker, verdict, now).transition.map(|transition| *transition)
 }
 
 #[test]

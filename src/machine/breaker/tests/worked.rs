@@ -87,7 +87,13 @@ fn any_by_example() {
 
 #[test]
 fn adaptive_by_example() {
-    let settings = AdaptiveSettings { window: 120 * SECOND, multiplier: 2.0, trickle: SECOND, slow_call_duration: 60 * SECOND };
+    let settings = AdaptiveSettings {
+        window: 120 * SECOND,
+        multiplier: 2.0,
+        trickle: SECOND,
+        patience: Duration::ZERO,
+        slow_call_duration: 60 * SECOND,
+    };
     // Of 100 calls so many are answered: the 101st is refused by rolls below the share.
     for (answered, share) in [(100, 0.0), (50, 0.0), (20, 60.0 / 101.0), (0, 100.0 / 101.0)] {
         let mut breaker = Breaker::new(with(PolicySettings::Adaptive(settings)), Tick(0));
@@ -105,7 +111,13 @@ fn adaptive_by_example() {
 #[test]
 fn adaptive_begins_after_half_of_its_window() {
     for (multiplier, window, seconds) in [(2.0, 10, 5), (2.0, 120, 60), (1.25, 10, 2)] {
-        let settings = AdaptiveSettings { window: window * SECOND, multiplier, trickle: 3_600 * SECOND, slow_call_duration: 60 * SECOND };
+        let settings = AdaptiveSettings {
+            window: window * SECOND,
+            multiplier,
+            trickle: 3_600 * SECOND,
+            patience: Duration::ZERO,
+            slow_call_duration: 60 * SECOND,
+        };
         let mut breaker = Breaker::new(with(PolicySettings::Adaptive(settings)), Tick(0));
         let outage = 1_000 * u64::from(window);
         let refused = (0..2 * outage / 100).map(|number| number * 100).find(|now| {
@@ -120,7 +132,13 @@ fn adaptive_begins_after_half_of_its_window() {
 /// Of 100 calls a second a service answers the first ten of each second that reach it.
 #[test]
 fn adaptive_sends_twice_what_is_answered() {
-    let settings = AdaptiveSettings { window: 10 * SECOND, multiplier: 2.0, trickle: SECOND, slow_call_duration: 60 * SECOND };
+    let settings = AdaptiveSettings {
+        window: 10 * SECOND,
+        multiplier: 2.0,
+        trickle: SECOND,
+        patience: Duration::ZERO,
+        slow_call_duration: 60 * SECOND,
+    };
     let mut breaker = Breaker::new(with(PolicySettings::Adaptive(settings)), Tick(0));
     let mut chance: u64 = 1;
     let mut sent = 0;
