@@ -26,11 +26,10 @@ impl SlackWord {
     /// What `slack` leaves to be taken. More than a word has room for is cut: it only has to be asked for sooner.
     pub(super) fn of(slack: Slack, stamp: u64) -> Self {
         let Slack::Some { successes, second } = slack else { return Self::NONE };
-        let second = second.unwrap_or(ANY);
-        if successes == 0 || second >= ANY {
+        if successes == 0 || second.is_some_and(|second| second >= ANY) {
             return Self::NONE;
         }
-        Self(stamp << STAMP_SHIFT | second << LEFT_BITS | u64::from(successes.min(MOST)))
+        Self(stamp << STAMP_SHIFT | second.unwrap_or(ANY) << LEFT_BITS | u64::from(successes.min(MOST)))
     }
 
     pub(super) fn from_word(word: u64) -> Self {

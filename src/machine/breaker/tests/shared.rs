@@ -149,5 +149,56 @@ fn a_second_beyond_the_words_room_is_not_any_second() {
         assert_eq!(word != SlackWord::NONE, offered, "{second}");
         assert_eq!(word.less_one(Tick(second * 1_000)).is_some(), offered);
         assert_eq!(word.less_one(Tick(5_000)), None, "another second");
+        let any = SlackWord::of(Slack::Some { successes: 9, second: None }, 1);
+        assert!(any.less_one(Tick(second * 1_000)).is_some(), "a window of calls asks for no second");
+    }
+}
+
+/// As among loom's few threads, so among real ones with many calls each.
+#[test]
+fn no_call_of_many_threads_is_lost_by_a_window() {
+    const CALLS: u64 = 20_000;
+    let breaker = shared(by(count(1_000_000, rates(1, f64::INFINITY))));
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for number in 1..=CALLS {
+                    let permit = breaker.admit(Tick(1), || 0.0).0.expect("closed");
+                    let verdict = if number % 50 == 0 { FAILURE } else { Verdict::Success };
+                    breaker.settle(permit, verdict, Duration::ZERO, Tick(1), || 0.0);
+                    if number % 7 == 0 {
+                        breaker.with(|_| ());
+                    }
+                }
+            });
+        }
+    });
+    let Counts { calls, failures, .. } = breaker.with(|breaker| breaker.counts(Tick(1)));
+    assert_eq!((calls, failures), (3 * CALLS, 3 * CALLS / 50));
+}
+
+#[test]
+fn no_success_of_many_threads_is_counted_in_another_life() {
+    for _ in 0..400 {
+        let breaker = shared(by(count(1_000, rates(1, f64::INFINITY))));
+        let of_last = thread::scope(|scope| {
+            let callers = [(); 2].map(|()| {
+                scope.spawn(|| {
+                    let mut ends = Vec::new();
+                    for _ in 0..60 {
+                        let permit = breaker.admit(Tick(1), || 0.0).0.expect("closed");
+                        ends.push(permit.generation());
+                        breaker.settle(permit, Verdict::Success, Duration::ZERO, Tick(1), || 0.0);
+                    }
+                    ends
+                })
+            });
+            for _ in 0..20 {
+                breaker.with(|breaker| breaker.reset_to(Automatic::Closed, "ann", "drill", Tick(1), || 0.0));
+            }
+            let last = breaker.with(|breaker| breaker.generation());
+            callers.into_iter().flat_map(|caller| caller.join().expect("does not panic")).filter(|life| *life == last).count()
+        });
+        assert_eq!(breaker.with(|breaker| breaker.counts(Tick(1)).calls), of_last as u64);
     }
 }
