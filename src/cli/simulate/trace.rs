@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::super::Failure;
+use super::super::{Failure, say};
 use crate::event::UnixMillis;
 use crate::machine::breaker::Verdict;
 use crate::machine::simulation::truth::Call;
@@ -48,9 +48,16 @@ pub(super) fn read(mut text: Box<dyn BufRead>, place: &str) -> Result<BTreeMap<S
     if first.trim_ascii_start().first().is_none_or(|first| *first == b'{') {
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.map_err(|error| Failure::Wrong(format!("{place}:{number}: cannot be read: {error}")))?;
-            if !line.trim().is_empty() {
-                take(number, serde_json::from_str(&line).map_err(|error| format!("is no recorded call ({error}); a line has {COLUMNS}")))?;
+            if line.trim().is_empty() {
+                continue;
             }
+            let read = serde_json::from_str(&line);
+            if read.as_ref().is_err_and(serde_json::Error::is_eof) {
+                // Whoever recorded it was killed while it wrote.
+                say(&format!("{place}:{number}: the line is cut off, and left out"));
+                continue;
+            }
+            take(number, read.map_err(|error| format!("is no recorded call ({error}); a line has {COLUMNS}")))?;
         }
     } else {
         let mut lines = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text);
@@ -126,6 +133,7 @@ mod tests {
     fn json_lines_and_csv_are_the_same() {
         let lines = read_text(
             "{\"at\": 2000, \"service\": \"rag\", \"duration_ms\": 1.5, \"verdict\": \"failure\", \"retry_after_ms\": 3000}\n\n\
+             {\"at\": 3000, \"service\": \"rag\", \"dura\n\
              {\"at\": \"1970-01-01T00:00:01Z\", \"service\": \"rag\", \"duration\": \"20ms\", \"verdict\": \"ok\"}\n",
         );
         let table = read_text(
