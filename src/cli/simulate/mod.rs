@@ -32,8 +32,10 @@ fusebox simulate calls.jsonl --service rag --sweep 'fail_max = 2..10, recovery_t
 pub(super) struct Args {
     /// Recorded calls, JSON lines or CSV with a heading: `at`, `service`, `duration_ms`, `verdict`, optional `retry_after_ms`; with `--replay` operations;
     /// `-` is standard input
+    #[arg(required = false, required_unless_present = "replay", default_value_if("replay", "true", "-"))]
     trace: PathBuf,
-    /// Leads a breaker through operations, one JSON object a line, and prints each line with what came of them
+    /// Leads a breaker through operations, one JSON object a line, and prints each line with what came of them; of standard input unless
+    /// a file is given
     #[arg(long, conflicts_with_all = ["service", "candidate", "sweep", "cost", "timeline", "svg"])]
     replay: bool,
     /// Only the calls of this service
