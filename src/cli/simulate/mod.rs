@@ -45,9 +45,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME='KEY = VALUE, …'")]
     candidate: Vec<String>,
     /// Tries all combinations of values: `fail_max = 2..10, recovery_timeout = 10s..60s/10s, policy = count|time`
-    #[arg(long, value_name = "KEY = RANGE, …", requires = "service")]
+    #[arg(long, value_name = "KEY = RANGE, …", requires = "service", conflicts_with_all = ["timeline", "svg"])]
     sweep: Option<String>,
-    /// What things cost, in points: `refused_while_healthy`, `bad_admitted`, `detect_second`, `recover_second`
+    /// What things cost, in points: `refused_while_healthy`, `bad_admitted`, `detect_second`, `recover_second`; what is not named costs nothing
     #[arg(long, value_name = "THING=POINTS,…", default_value = "refused_while_healthy=1,bad_admitted=1")]
     cost: String,
     /// The length of the slots in which calls are judged
