@@ -132,6 +132,30 @@ fn each_line_is_answered_before_the_next_is_written() {
 }
 
 #[test]
+fn the_guides_lines_of_operations_are_what_is_printed() {
+    let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guide/simulate.md")).expect("is there");
+    let lines: Vec<&str> = guide.lines().filter(|line| line.starts_with('{') && line.contains("\"ops\"")).collect();
+    let [given, printed] = lines[..] else { panic!("a line of operations and what is printed of it: {lines:?}") };
+    let done = fusebox(&["simulate", "--replay"], &format!("{given}\n"));
+    assert_eq!((done.status.code(), text(&done.stdout)), (Some(0), format!("{printed}\n")));
+}
+
+#[test]
+fn the_guides_recorded_calls_are_read() {
+    let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guide/simulate.md")).expect("is there");
+    let lines: String = guide.lines().filter(|line| line.starts_with("{\"at\"")).map(|line| format!("{line}\n")).collect();
+    let table: String = guide
+        .lines()
+        .skip_while(|line| !line.starts_with("at,"))
+        .take_while(|line| *line != "```")
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let json = |trace: &str| text(&fusebox(&["simulate", "-", "--output", "json"], trace).stdout);
+    assert!(json(&lines).contains("\"calls\""), "{lines}");
+    assert_eq!(json(&lines), json(&table), "the same calls, written in two ways");
+}
+
+#[test]
 fn wrong_input_is_exit_code_two_and_says_where() {
     for (args, input, expected) in [
         (&["simulate", "--replay", "-"][..], "{\"ops\": []}\n{\"ops\": [[0, \"go\"]]}\n", "standard input:2: operation 0"),
