@@ -1,15 +1,18 @@
 //! `fusebox simulate` as its users run it: the picture in the docs, replays from standard input, and what it says to wrong input.
 
 use std::fs;
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value as Json;
 
 const TRACE: &str = "docs/examples/outage.csv";
 
-fn fusebox(args: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fusebox"))
+fn started(args: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_fusebox"))
         .args(args)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env_remove("FUSEBOX_CONFIG")
@@ -17,7 +20,11 @@ fn fusebox(args: &[&str], input: &str) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("runs");
+        .expect("runs")
+}
+
+fn fusebox(args: &[&str], input: &str) -> Output {
+    let mut child = started(args);
     // It may have said no before it has read all.
     drop(child.stdin.take().expect("is piped").write_all(input.as_bytes()));
     child.wait_with_output().expect("ends")
@@ -108,6 +115,47 @@ fn operations_are_completed_line_by_line() {
 }
 
 #[test]
+fn each_line_is_answered_before_the_next_is_written() {
+    let mut child = started(&["simulate", "--replay"]);
+    let mut input = child.stdin.take().expect("is piped");
+    let output = BufReader::new(child.stdout.take().expect("is piped"));
+    let (lines, answers) = mpsc::channel();
+    let reader = thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+    for id in 0..3 {
+        writeln!(input, r#"{{"ops":[[0,"acq",{id}]]}}"#).expect("is read");
+        let answer = answers.recv_timeout(Duration::from_secs(60)).expect("is answered, though more may come");
+        assert_eq!(answer, format!(r#"{{"ops":[[0,"acq",{id},true,"closed",0,0,0,0]]}}"#));
+    }
+    drop(input);
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
+    assert!(reader.join().expect("ends").is_ok());
+}
+
+#[test]
+fn the_guides_lines_of_operations_are_what_is_printed() {
+    let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guide/simulate.md")).expect("is there");
+    let lines: Vec<&str> = guide.lines().filter(|line| line.starts_with('{') && line.contains("\"ops\"")).collect();
+    let [given, printed] = lines[..] else { panic!("a line of operations and what is printed of it: {lines:?}") };
+    let done = fusebox(&["simulate", "--replay"], &format!("{given}\n"));
+    assert_eq!((done.status.code(), text(&done.stdout)), (Some(0), format!("{printed}\n")));
+}
+
+#[test]
+fn the_guides_recorded_calls_are_read() {
+    let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guide/simulate.md")).expect("is there");
+    let lines: String = guide.lines().filter(|line| line.starts_with("{\"at\"")).map(|line| format!("{line}\n")).collect();
+    let table: String = guide
+        .lines()
+        .skip_while(|line| !line.starts_with("at,"))
+        .take_while(|line| *line != "```")
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let json = |trace: &str| text(&fusebox(&["simulate", "-", "--output", "json"], trace).stdout);
+    assert!(json(&lines).contains("\"calls\""), "{lines}");
+    assert_eq!(json(&lines), json(&table), "the same calls, written in two ways");
+}
+
+#[test]
 fn wrong_input_is_exit_code_two_and_says_where() {
     for (args, input, expected) in [
         (&["simulate", "--replay", "-"][..], "{\"ops\": []}\n{\"ops\": [[0, \"go\"]]}\n", "standard input:2: operation 0"),
@@ -118,7 +166,10 @@ fn wrong_input_is_exit_code_two_and_says_where() {
         (&["simulate", TRACE, "--candidate", "x=fail_mx = 3"], "", "fail_mx: there is no such key; did you mean `fail_max`?"),
         (&["simulate", TRACE, "--candidate", "x=policy = \"count\", fail_max = 3"], "", "fail_max: has no effect"),
         (&["simulate", TRACE, "--candidate", "fail_max"], "", "has no name"),
+        (&["simulate", TRACE, "--candidate", "x=fail_max = 3", "--candidate", "x=fail_max = 4"], "", "there is one named \"x\" already"),
         (&["simulate", TRACE, "--cost", "money=3"], "", "there is no \"money\""),
+        (&["simulate"], "", "<TRACE>"),
+        (&["simulate", TRACE, "--service", "rag", "--sweep", "fail_max = 1..3", "--timeline"], "", "cannot be used with"),
         (&["simulate", TRACE, "--service", "rag", "--sweep", "fail_max = 1..1000, permits = 1..1000"], "", "1000000 combinations"),
         (&["simulate", TRACE, "--sweep", "fail_max = 1..3"], "", "--service"),
         (&["simulate", TRACE, "--bad-share", "0"], "", "--bad-share"),

@@ -38,13 +38,15 @@ pub(super) fn of(config: &Config, service: &str, candidates: &[String]) -> Resul
     if candidates.is_empty() {
         return Ok(vec![Candidate { name: "configured".to_owned(), settings: Arc::new(base.settings) }]);
     }
-    candidates
-        .iter()
-        .map(|candidate| {
-            let (name, table) = parse(candidate)?;
-            Ok(Candidate { name, settings: Arc::new(changed(&base, &table, candidate)?) })
-        })
-        .collect()
+    let mut named: Vec<Candidate> = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        let (name, table) = parse(candidate)?;
+        if named.iter().any(|known| known.name == name) {
+            return Err(Failure::Wrong(format!("--candidate {candidate:?}: there is one named {name:?} already")));
+        }
+        named.push(Candidate { name, settings: Arc::new(changed(&base, &table, candidate)?) });
+    }
+    Ok(named)
 }
 
 /// What changes of settings come to.

@@ -32,8 +32,10 @@ fusebox simulate calls.jsonl --service rag --sweep 'fail_max = 2..10, recovery_t
 pub(super) struct Args {
     /// Recorded calls, JSON lines or CSV with a heading: `at`, `service`, `duration_ms`, `verdict`, optional `retry_after_ms`; with `--replay` operations;
     /// `-` is standard input
+    #[arg(required = false, required_unless_present = "replay", default_value_if("replay", "true", "-"))]
     trace: PathBuf,
-    /// Leads a breaker through operations, one JSON object a line, and prints each line with what came of them
+    /// Leads a breaker through operations, one JSON object a line, and prints each line with what came of them; of standard input unless
+    /// a file is given
     #[arg(long, conflicts_with_all = ["service", "candidate", "sweep", "cost", "timeline", "svg"])]
     replay: bool,
     /// Only the calls of this service
@@ -43,9 +45,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME='KEY = VALUE, …'")]
     candidate: Vec<String>,
     /// Tries all combinations of values: `fail_max = 2..10, recovery_timeout = 10s..60s/10s, policy = count|time`
-    #[arg(long, value_name = "KEY = RANGE, …", requires = "service")]
+    #[arg(long, value_name = "KEY = RANGE, …", requires = "service", conflicts_with_all = ["timeline", "svg"])]
     sweep: Option<String>,
-    /// What things cost, in points: `refused_while_healthy`, `bad_admitted`, `detect_second`, `recover_second`
+    /// What things cost, in points: `refused_while_healthy`, `bad_admitted`, `detect_second`, `recover_second`; what is not named costs nothing
     #[arg(long, value_name = "THING=POINTS,…", default_value = "refused_while_healthy=1,bad_admitted=1")]
     cost: String,
     /// The length of the slots in which calls are judged

@@ -1,6 +1,6 @@
 //! `fusebox simulate --replay`: lines of operations, each printed with what came of it.
 
-use std::io::{BufRead, BufWriter, Write};
+use std::io::{self, BufRead, BufWriter, Write};
 use std::process::ExitCode;
 
 use serde_json::{Map, Value as Json, json};
@@ -12,9 +12,6 @@ use crate::machine::breaker::{StateName, Verdict};
 use crate::machine::simulation::replay::{Came, NO_LEASE, Operation, Replay};
 use crate::machine::time::Tick;
 
-/// What a call's lease has beyond its timeout.
-const LEASE_MARGIN: std::time::Duration = std::time::Duration::from_secs(1);
-
 pub(super) fn run(lines: Box<dyn BufRead>, place: &str, seed: u64) -> Done {
     let mut out = BufWriter::new(std::io::stdout().lock());
     for (number, line) in lines.lines().enumerate() {
@@ -24,17 +21,13 @@ pub(super) fn run(lines: Box<dyn BufRead>, place: &str, seed: u64) -> Done {
             continue;
         }
         let written = serde_json::to_string(&completed(&line, seed).map_err(here)?).map_err(|error| Failure::Failed(error.into()))?;
-        match writeln!(out, "{written}") {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+        // At once: whoever waits for what came of a line before writing the next one would wait for ever.
+        match writeln!(out, "{written}").and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
             result => result.map_err(|error| anyhow::anyhow!("cannot write to standard output: {error}"))?,
         }
     }
-    match out.flush() {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(anyhow::anyhow!("cannot write to standard output: {error}").into())
-        }
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A line's world with each operation completed. Of an operation that is completed already, what came of it elsewhere is left out.
@@ -49,15 +42,16 @@ fn completed(line: &str, seed: u64) -> Result<Json, String> {
         Some(Json::Object(table)) => table.clone(),
         Some(_) => return Err("`breaker` should be an object with the keys of a `breaker` table".to_owned()),
     };
-    let lease = match world.get("timeout") {
+    // The reader makes a lease of it, which is a second longer.
+    let timeout = match world.get("timeout") {
         None => NO_LEASE,
         Some(timeout) => timeout
             .as_str()
             .and_then(|text| humantime::parse_duration(text).ok())
-            .map(|timeout| timeout + LEASE_MARGIN)
+            .map(|timeout| timeout.min(NO_LEASE))
             .ok_or("`timeout` should be a length of time such as \"30s\"")?,
     };
-    let settings = read_breaker(table, lease).map_err(|faults| format!("`breaker`: {}", faults.to_string().replace('\n', "; ")))?;
+    let settings = read_breaker(table, timeout).map_err(|faults| format!("`breaker`: {}", faults.to_string().replace('\n', "; ")))?;
     let Some(Json::Array(ops)) = world.remove("ops") else {
         return Err("`ops` should be an array of [dt_ms, op, id]".to_owned());
     };
@@ -124,6 +118,24 @@ mod tests {
         for (number, line) in recorded.lines().enumerate() {
             let done = completed(line, 0).unwrap_or_else(|error| panic!("line {}: {error}", number + 1));
             assert_eq!(done.to_string(), line, "line {}", number + 1);
+        }
+    }
+
+    #[test]
+    fn a_probe_is_late_a_second_after_its_timeout() {
+        let world = |timeout: &str, took: u64| {
+            format!(
+                r#"{{{timeout}"breaker":{{"fail_max":1,"recovery_timeout":"1s"}},"ops":[[0,"acq","a"],[0,"err","a"],[2000,"acq","p"],[{took},"ok","p"]]}}"#
+            )
+        };
+        for (timeout, took, result, state) in [
+            (r#""timeout":"30s","#, 30_999, Json::Null, "closed"),
+            (r#""timeout":"30s","#, 31_000, json!("late"), "half_open"),
+            (r#""timeout":"18446744073709551615s","#, 86_400_000, Json::Null, "closed"),
+            ("", 86_400_000, Json::Null, "closed"),
+        ] {
+            let done = completed(&world(timeout, took), 0).expect("can be");
+            assert_eq!((&done["ops"][3][3], &done["ops"][3][4]), (&result, &json!(state)), "{timeout} {took}");
         }
     }
 

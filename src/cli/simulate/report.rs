@@ -112,7 +112,7 @@ fn stretches(bad: &[Period]) -> String {
 /// What a slot of time shows of a candidate: the state that it was longest in, or, closed, whether it refused anything.
 fn lines_of_time(tried: &Tried) -> String {
     let Some((from, to)) = span(&tried.calls) else { return String::new() };
-    let slot = ((to.0 - from.0) / SLOTS).max(1);
+    let slot = (to.0 - from.0 + 1).div_ceil(SLOTS);
     let starts = || (0..SLOTS).map(|number| from.0 + number * slot).take_while(|start| *start <= to.0);
     let width = tried.candidates.iter().map(|(candidate, _)| candidate.name.chars().count()).max().unwrap_or(0).max("failing".len());
     let mut text = String::from("\n");

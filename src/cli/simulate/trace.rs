@@ -34,6 +34,9 @@ enum At {
     Text(String),
 }
 
+/// The end of the year 9999, the last that RFC 3339 can write. A call that ends later was not written in milliseconds.
+const LAST: Tick = Tick(253_402_300_799_999);
+
 const COLUMNS: &str = "at, service, duration_ms, verdict and, if need be, retry_after_ms";
 
 /// The calls of each service, by when they began.
@@ -44,7 +47,12 @@ pub(super) fn read(mut text: Box<dyn BufRead>, place: &str) -> Result<BTreeMap<S
         services.entry(service).or_default().push(call);
         Ok(())
     };
-    let first = text.fill_buf().map_err(|error| Failure::Wrong(format!("{place}: cannot be read: {error}")))?;
+    let unreadable = |error| Failure::Wrong(format!("{place}: cannot be read: {error}"));
+    // Spreadsheets and some shells begin a file with it.
+    if text.fill_buf().map_err(unreadable)?.starts_with(b"\xef\xbb\xbf") {
+        text.consume(3);
+    }
+    let first = text.fill_buf().map_err(unreadable)?;
     if first.trim_ascii_start().first().is_none_or(|first| *first == b'{') {
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.map_err(|error| Failure::Wrong(format!("{place}:{number}: cannot be read: {error}")))?;
@@ -111,7 +119,11 @@ fn call(line: Line) -> Result<(String, Call), String> {
     };
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0; whole milliseconds are enough")]
     let at = Tick(at as u64);
-    Ok((line.service, Call { at, took, verdict }))
+    let call = Call { at, took, verdict };
+    if call.ended() > LAST {
+        return Err("ends after the year 9999: `at` is in milliseconds since 1970".to_owned());
+    }
+    Ok((line.service, call))
 }
 
 fn millis_of(millis: f64) -> Option<Duration> {
@@ -149,6 +161,16 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        for text in [
+            "\u{feff}{\"at\": 1, \"service\": \"a\", \"duration_ms\": 1, \"verdict\": \"ok\"}",
+            "\u{feff}at,service,duration_ms,verdict\n1,a,1,ok\n",
+        ] {
+            assert_eq!(read_text(text).map(|services| services["a"].len()), Ok(1), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_said_with_its_line() {
         for (text, expected) in [
             (
@@ -159,6 +181,14 @@ mod tests {
             (
                 "{\"at\": 1, \"service\": \"a\", \"duration_ms\": -1, \"verdict\": \"ok\"}",
                 "calls:1: `duration_ms`, -1, should be a number from 0",
+            ),
+            (
+                "{\"at\": 1795608000041000, \"service\": \"a\", \"duration_ms\": 1, \"verdict\": \"ok\"}",
+                "calls:1: ends after the year 9999: `at` is in milliseconds since 1970",
+            ),
+            (
+                "{\"at\": 253402300799999, \"service\": \"a\", \"duration_ms\": 1, \"verdict\": \"ok\"}",
+                "calls:1: ends after the year 9999: `at` is in milliseconds since 1970",
             ),
             (
                 "{\"at\": \"noon\", \"service\": \"a\", \"duration_ms\": 1, \"verdict\": \"ok\"}",
