@@ -1,13 +1,14 @@
 //! The breakers of all services, and who must know when one changes: the witness, the [`super::keeper`], the drain.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::facts::Fact;
 use super::ports::{Chance, Clock, HistoryEntry, Witness, World};
+use super::tuning::{Chosen, Meeting, Standing, Tuning, Wish};
 use crate::machine::breaker::{
     Automatic, Breaker, Cause, Counts, Generation, Lock, Permit, Refusal, Settings, SharedBreaker, Snapshot, StateName, Transition, Verdict,
 };
@@ -60,12 +61,19 @@ struct Entry {
     breaker: SharedBreaker,
     probes: Probes,
     remembered: Mutex<VecDeque<HistoryEntry>>,
+    configured: Arc<Settings>,
+    /// Taken before the breaker, so that settings and their revision are seen together.
+    standing: Mutex<Standing>,
 }
 
 /// What a call is told while the probes are health checks. When the next one goes is not the breaker's to know.
 const RESERVED: Refusal = Refusal { state: StateName::HalfOpen, until: None };
 
 impl Entry {
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A call's refusal where the breaker would make it a probe, and probes are health checks: half-open, or about to be.
     fn reserved(&self, now: Tick) -> Option<Refusal> {
         if self.probes == Probes::Calls {
@@ -127,6 +135,8 @@ pub struct View {
     pub probes: usize,
     /// What it was told to do.
     pub settings: Arc<Settings>,
+    /// By whom, if not by the config.
+    pub standing: Standing,
 }
 
 impl<W: World> Breakers<W> {
@@ -142,11 +152,16 @@ impl<W: World> Breakers<W> {
         let entries = services
             .into_iter()
             .map(Into::into)
-            .map(|Subject { service, settings, probes }| Entry {
-                service,
-                probes,
-                breaker: SharedBreaker::new(settings, now),
-                remembered: Mutex::new(VecDeque::new()),
+            .map(|Subject { service, settings, probes }| {
+                let configured = Arc::new(settings);
+                Entry {
+                    service,
+                    probes,
+                    breaker: SharedBreaker::new(Arc::clone(&configured), now),
+                    remembered: Mutex::new(VecDeque::new()),
+                    configured,
+                    standing: Mutex::default(),
+                }
             })
             .collect();
         let (announcements, receiver) = mpsc::unbounded_channel();
@@ -240,12 +255,14 @@ impl<W: World> Breakers<W> {
     pub fn view(&self, service: usize) -> View {
         let now = self.clock.now();
         let entry = &self.entries[service];
+        let standing = entry.standing();
         entry.breaker.with(|breaker| View {
             service: entry.service.clone(),
             snapshot: breaker.snapshot(),
             counts: breaker.counts(now),
             probes: breaker.probes_in_flight(now),
             settings: Arc::clone(breaker.settings()),
+            standing: standing.clone(),
         })
     }
 
@@ -281,6 +298,72 @@ impl<W: World> Breakers<W> {
     pub fn stand_by(&self, service: usize, known: Generation, stored: &Snapshot) {
         let now = self.clock.now();
         self.change_from(service, known, |breaker| breaker.stand_by(stored, now));
+    }
+
+    /// What is known of the changes of a breaker's settings, and what it goes by.
+    pub fn standing(&self, service: usize) -> (Standing, Arc<Settings>) {
+        let entry = &self.entries[service];
+        let standing = entry.standing();
+        let settings = entry.breaker.with(|breaker| Arc::clone(breaker.settings()));
+        (standing.clone(), settings)
+    }
+
+    /// The change that follows on the revision `known`, made here and now.
+    pub fn next_tuning(&self, known: u64, chosen: Chosen, wish: &Wish<'_>) -> Tuning {
+        Tuning {
+            revision: known.saturating_add(1),
+            chosen,
+            actor: wish.actor.to_owned(),
+            reason: wish.reason.to_owned(),
+            at: self.clock.wall(),
+            instance: self.instance.clone(),
+        }
+    }
+
+    /// Lets a breaker go by a change, if `known` is still the last one's revision; false if it is not. `unsaved_over`: the stored revision
+    /// that it was laid over, if the store has yet to take it.
+    pub fn tune(&self, service: usize, known: u64, tuning: &Tuning, unsaved_over: Option<u64>) -> bool {
+        let mut standing = self.entries[service].standing();
+        let fits = standing.revision() == known;
+        if fits {
+            self.go_by(service, &mut standing, tuning, unsaved_over);
+        }
+        fits
+    }
+
+    /// Lets a breaker go by a change that is stored, unless what is known here is as new, or is to be stored above it.
+    pub fn take_up(&self, service: usize, stored: &Tuning) {
+        let mut standing = self.entries[service].standing();
+        let meeting = standing.meet(stored);
+        if let (Meeting::Superseding, Some(lost)) = (meeting, &standing.tuning) {
+            self.witness.tell(Fact::TuningLost { service, lost, stored });
+        }
+        if meeting != Meeting::Known {
+            self.go_by(service, &mut standing, stored, None);
+        }
+    }
+
+    fn go_by(&self, service: usize, standing: &mut Standing, tuning: &Tuning, unsaved_over: Option<u64>) {
+        let entry = &self.entries[service];
+        let news = standing.tuning.as_ref().is_none_or(|known| !known.is(tuning));
+        *standing = Standing { tuning: Some(tuning.clone()), unsaved_over };
+        if news {
+            self.witness.tell(Fact::Tuned { service, tuning });
+        }
+        let settings = match &tuning.chosen {
+            Chosen::Configured => Arc::clone(&entry.configured),
+            Chosen::Given(settings) => Arc::new(Settings { lease: entry.configured.lease, ..(**settings).clone() }),
+            Chosen::Unreadable(_) => return,
+        };
+        let now = self.clock.now();
+        self.change(service, |breaker| {
+            if **breaker.settings() == *settings {
+                return None;
+            }
+            breaker.retune(settings, now, || self.chance.roll())
+        });
+        // An open time may be over earlier or later, and a probe's place be free.
+        self.tell_changed();
     }
 
     /// Leaves states that have run out, gives up probes whose leases have ended, and says when the next one will.
