@@ -24,5 +24,6 @@ mod outage;
 mod redis_away;
 mod replies;
 mod restart;
+mod settings;
 mod static_member;
 mod stop;
