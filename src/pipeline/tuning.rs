@@ -106,13 +106,13 @@ pub struct Wish<'a> {
     pub over: Option<&'a [u64]>,
 }
 
-/// A change that was made, or had nothing to change.
+/// What a wish has come to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tuned {
     /// The settings that it was laid over.
     pub before: Arc<Settings>,
-    /// Whether there is a new revision.
-    pub changed: bool,
+    /// The change; `None`: there was nothing to change.
+    pub tuning: Option<Tuning>,
 }
 
 /// Why nothing was changed.
@@ -154,7 +154,7 @@ pub async fn tune<W: World, S: Store, E>(
         }
         let chosen = decide(&before).map_err(NotTuned::Wrong)?;
         if changes_nothing(&standing, &before, &chosen) {
-            return Ok(Tuned { before, changed: false });
+            return Ok(Tuned { before, tuning: None });
         }
         let tuning = breakers.next_tuning(known, chosen, wish);
         let saved = match (store, &stored) {
@@ -184,7 +184,7 @@ pub async fn tune<W: World, S: Store, E>(
             }
         };
         if done {
-            return Ok(Tuned { before, changed: true });
+            return Ok(Tuned { before, tuning: Some(tuning) });
         }
     }
     Err(NotTuned::Contended)

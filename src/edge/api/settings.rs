@@ -19,7 +19,7 @@ use super::{Api, Problem};
 use crate::config::{Faults, breaker_table, changed_breaker};
 use crate::machine::breaker::Settings;
 use crate::pipeline::ports::{Store, World};
-use crate::pipeline::tuning::{Chosen, NotTuned, Wish, tune};
+use crate::pipeline::tuning::{Chosen, NotTuned, Tuning, Wish, tune};
 
 pub(super) async fn change<W: World, S: Store>(
     State(api): State<Arc<Api<W, S>>>,
@@ -83,20 +83,23 @@ async fn make<W: World, S: Store>(
             format!("the settings of `{name}` are being changed by others; nothing was changed, try again"),
         ),
     })?;
-    let view = api.breakers.view(service);
-    if tuned.changed {
+    if let Some(Tuning { chosen, revision, .. }) = tuned.tuning {
+        let after = match chosen {
+            Chosen::Given(settings) => written(&settings),
+            Chosen::Configured | Chosen::Unreadable(_) => "the configured settings".to_owned(),
+        };
         tracing::info!(
             target: "fusebox::audit",
             service = name,
             actor,
             reason,
             before = written(&tuned.before),
-            after = written(&view.settings),
-            revision = view.standing.revision(),
+            after,
+            revision,
             "a breaker's settings were changed"
         );
     }
-    Ok(show(api, view).into())
+    Ok(show(api, api.breakers.view(service)).into())
 }
 
 fn written(settings: &Settings) -> String {

@@ -47,7 +47,7 @@ async fn change(
     over: Option<&[u64]>,
     chosen: Chosen,
 ) -> Result<bool, NotTuned<&'static str>> {
-    tune(breakers, store, SERVICE, &wish(over), |_| Ok(chosen.clone())).await.map(|tuned| tuned.changed)
+    tune(breakers, store, SERVICE, &wish(over), |_| Ok(chosen.clone())).await.map(|tuned| tuned.tuning.is_some())
 }
 
 #[test]
@@ -178,7 +178,8 @@ async fn a_change_that_meets_another_is_laid_over_it_unless_it_asked_for_the_one
     ] {
         let store = Busy { inner: MemoryStore::new(), writes: writes.into() };
         let (breakers, ..) = breakers("here");
-        let done = tune(&breakers, Some(&store), SERVICE, &wish(over), |_| Ok::<_, &str>(given(4))).await.map(|tuned| tuned.changed);
+        let done =
+            tune(&breakers, Some(&store), SERVICE, &wish(over), |_| Ok::<_, &str>(given(4))).await.map(|tuned| tuned.tuning.is_some());
         assert_eq!(done, expect, "{writes} {over:?}");
         assert_eq!(store.inner.tuning("notifier").map(|stored| stored.revision), Some(revision));
         assert_eq!(stands(&breakers).1, revision, "{writes} {over:?}");

@@ -11,7 +11,7 @@ impl Instance {
         let decide = |in_force: &Settings| {
             Ok::<_, ()>(Chosen::Given(Arc::new(Settings { policy: PolicySettings::Consecutive { fail_max }, ..in_force.clone() })))
         };
-        tune(&self.breakers, Some(store), 0, &wish, decide).await.expect("changed").changed
+        tune(&self.breakers, Some(store), 0, &wish, decide).await.expect("changed").tuning.is_some()
     }
 
     async fn back_to_config(&self, store: &MemoryStore) {
