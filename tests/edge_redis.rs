@@ -6,6 +6,7 @@ use std::future::Future;
 use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,8 @@ use fusebox::machine::breaker::{
     Breaker, Cause, Counts, Generation, Held, Lock, LockKind, PolicySettings, Settings, Snapshot, StateName, Transition, Verdict,
 };
 use fusebox::machine::time::Tick;
-use fusebox::pipeline::ports::{Clock, Heard, Saved, Store};
+use fusebox::pipeline::ports::{Clock, Heard, Saved, SavedTuning, Store};
+use fusebox::pipeline::tuning::{Chosen, Tuning};
 use redis::Commands;
 use tokio::sync::mpsc;
 
@@ -624,6 +626,107 @@ async fn fields_of_a_state_that_has_gone_go_and_other_fields_stay() {
     assert_eq!(fields, expect.map(str::to_owned).into());
 }
 
+fn tuning(revision: u64, fail_max: u32, instance: &str) -> Tuning {
+    let policy = PolicySettings::Consecutive { fail_max: fail_max.try_into().expect("not zero") };
+    // Without a lease, which is each reader's own and is not sent.
+    let settings = Settings::new(policy, Duration::from_millis(1_500), Duration::from_secs(1));
+    Tuning {
+        revision,
+        chosen: Chosen::Given(Arc::new(settings)),
+        actor: "ann".into(),
+        reason: "noisy — λ \"quoted\"\n".into(),
+        at: UnixMillis(0),
+        instance: instance.into(),
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_settings_is_stored_over_the_revision_that_it_was_laid_over_alone() {
+    let fixture = Fixture::new();
+    let (a, b) = (fixture.store("a"), fixture.store("b"));
+    let mut heard = fixture.store("c").watch();
+    assert_eq!(next(&mut heard).await, Heard::Connected);
+    assert_eq!(a.load_tunings(&names(&["rag"])).await, Ok(vec![None]));
+    assert_eq!(a.save_tuning("rag", &tuning(1, 7, "a"), 0).await, Ok(SavedTuning::Stored));
+    // Laid over what has gone meanwhile, or never was: what is there is answered.
+    let is_first = |saved: &SavedTuning| matches!(saved, SavedTuning::Superseded(Some(stored)) if stored.is(&tuning(1, 7, "a")));
+    for (revision, over) in [(1, 0), (2, 0), (3, 2), (9, 8)] {
+        let saved = b.save_tuning("rag", &tuning(revision, 8, "b"), over).await.expect("answered");
+        assert!(is_first(&saved), "{revision} over {over}: {saved:?}");
+    }
+    assert_eq!(b.save_tuning("vms", &tuning(3, 8, "b"), 2).await, Ok(SavedTuning::Superseded(None)));
+    let reset = Tuning { chosen: Chosen::Configured, ..tuning(2, 8, "b") };
+    assert_eq!(b.save_tuning("rag", &reset, 1).await, Ok(SavedTuning::Stored));
+
+    // Redis' clock says how long ago it was; the reader's clock stands at zero.
+    let loaded = a.load_tunings(&names(&["vms", "rag"])).await.expect("loaded");
+    assert_eq!(loaded[0], None);
+    let stored = loaded[1].clone().expect("stored");
+    assert!((-20_000..=0).contains(&stored.at.0), "{stored:?}");
+    assert_eq!(Tuning { at: UnixMillis(0), ..stored }, reset);
+    for expect in [tuning(1, 7, "a"), reset] {
+        let Heard::Tuned { service, tuning } = next(&mut heard).await else { panic!("something else is heard") };
+        assert_eq!((service.as_str(), Tuning { at: UnixMillis(0), ..tuning }), ("rag", expect), "only what is stored is told");
+    }
+    assert!(a.save_tuning("rag", &tuning(u64::MAX, 7, "a"), 2).await.is_err(), "more digits than the scripts read");
+}
+
+#[tokio::test]
+async fn of_concurrent_changes_of_settings_exactly_one_is_stored_and_none_is_lost_unsaid() {
+    let fixture = Fixture::new();
+    let stores: Vec<_> = (0..8).map(|number| fixture.store(&format!("i-{number}"))).collect();
+    for over in 0..20 {
+        let saves = stores.iter().enumerate().map(|(number, store)| async move {
+            store.save_tuning("rag", &tuning(over + 1, 7, &format!("i-{number}")), over).await.expect("answered")
+        });
+        let saved = futures_util::future::join_all(saves).await;
+        let winner = saved.iter().position(|saved| *saved == SavedTuning::Stored).expect("one stores");
+        for (number, saved) in saved.iter().enumerate() {
+            let SavedTuning::Superseded(Some(stored)) = saved else {
+                assert_eq!(number, winner, "two have stored revision {}", over + 1);
+                continue;
+            };
+            assert_eq!((stored.revision, stored.instance.as_str()), (over + 1, format!("i-{winner}").as_str()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn state_and_settings_of_one_hash_leave_each_other_alone() {
+    let fixture = Fixture::new();
+    let (store, mut raw) = (fixture.store("a"), fixture.raw());
+    let key = fixture.key("rag", "breaker");
+    assert_eq!(store.save_tuning("rag", &tuning(1, 7, "a"), 0).await, Ok(SavedTuning::Stored));
+    assert_eq!(store.load(&names(&["rag"])).await, Ok(vec![None]), "settings make no state");
+    assert_eq!(store.save("rag", &snapshot(1, Held::HalfOpen), None).await, Ok(Saved::Stored));
+    assert_eq!(store.save_tuning("rag", &tuning(2, 8, "a"), 1).await, Ok(SavedTuning::Stored));
+    let loaded = store.load(&names(&["rag"])).await.expect("loaded");
+    assert_eq!(loaded[0].as_ref().map(|state| state.held.clone()), Some(Held::HalfOpen));
+    let revision = |loaded: Result<Vec<Option<Tuning>>, _>| loaded.expect("loaded")[0].as_ref().map(|tuning| tuning.revision);
+    assert_eq!(revision(store.load_tunings(&names(&["rag"])).await), Some(2));
+
+    // What cannot be read as a change counts as none, and is written over; what is a change that this version cannot read keeps its revision.
+    for (what, damage) in [
+        ("no revision", redis::cmd("HDEL").arg(&key).arg("settings_revision").to_owned()),
+        ("a revision that is no number", redis::cmd("HSET").arg(&key).arg("settings_revision").arg("0x10").to_owned()),
+        ("no time", redis::cmd("HDEL").arg(&key).arg("settings_at").to_owned()),
+        ("another layout", redis::cmd("HSET").arg(&key).arg("layout").arg("2").to_owned()),
+        ("a string", redis::cmd("SET").arg(&key).arg("a string").to_owned()),
+    ] {
+        let () = damage.query(&mut raw).expect("damaged");
+        assert_eq!(revision(store.load_tunings(&names(&["rag"])).await), None, "{what}");
+        assert_eq!(store.save_tuning("rag", &tuning(2, 8, "a"), 0).await, Ok(SavedTuning::Stored), "{what}");
+        assert_eq!(revision(store.load_tunings(&names(&["rag"])).await), Some(2), "{what}");
+    }
+    let () = raw.hset(&key, "settings", r#"{"policy": "clairvoyant"}"#).expect("set");
+    let loaded = store.load_tunings(&names(&["rag"])).await.expect("loaded");
+    assert!(
+        matches!(&loaded[0], Some(Tuning { revision: 2, chosen: Chosen::Unreadable(why), .. }) if why.contains("policy")),
+        "{loaded:?}"
+    );
+    assert_eq!(store.save_tuning("rag", &tuning(3, 9, "a"), 2).await, Ok(SavedTuning::Stored));
+}
+
 #[tokio::test]
 async fn every_key_has_the_prefix_and_its_services_hash_tag() {
     let server = Server::start(&[]);
@@ -631,6 +734,7 @@ async fn every_key_has_the_prefix_and_its_services_hash_tag() {
     let store = store_at(&config, "a", Tick(1_000_000));
     for service in ["rag", "vms"] {
         assert_eq!(store.save(service, &snapshot(1, Held::HalfOpen), Some(&transition(1))).await, Ok(Saved::Stored));
+        assert_eq!(store.save_tuning(service, &tuning(1, 7, "a"), 0).await, Ok(SavedTuning::Stored));
     }
     let layout = RedisLayout::open(&config).expect("a config that can work");
     layout.apply(LAYOUT_SCRIPT).await.expect("applied");

@@ -1,9 +1,9 @@
-//! `fusebox breakers list | show | force | history`.
+//! `fusebox breakers list | show | force | set | reset-settings | history`.
 
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::client::{Instance, path_segment};
 use super::table::{cell, table};
@@ -44,6 +44,25 @@ enum Action {
         #[arg(long, value_name = "DURATION")]
         ttl: Option<String>,
     },
+    /// Changes a breaker's settings, for all instances
+    #[command(after_help = "Keys and values are those of a service's `breaker` table in the config; null takes an optional key away.\n\
+                            The change is made whole or not at all, and lasts until the next, or until `reset-settings`.")]
+    Set {
+        /// The service
+        service: String,
+        /// What to change, such as fail_max=10 or recovery_timeout=30s
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        changes: Vec<String>,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Takes a breaker's settings back to those of each instance's config
+    ResetSettings {
+        /// The service
+        service: String,
+        #[command(flatten)]
+        change: Change,
+    },
     /// A breaker's transitions, newest first
     History {
         /// The service
@@ -57,9 +76,23 @@ enum Action {
     },
 }
 
+#[derive(Debug, clap::Args)]
+struct Change {
+    /// Why, for those who find it like this
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only if the settings are at this revision: `settings_revision` of `show`
+    #[arg(long, value_name = "REVISION")]
+    if_match: Option<u64>,
+}
+
 pub(super) fn run(common: &Common, args: Args) -> Done {
     let client = args.instance.client(common)?;
     let base = "/api/v1/circuit-breakers";
+    let changes = match &args.action {
+        Action::Set { changes, change, .. } => wanted(changes, change.reason.as_deref())?,
+        _ => Value::Null,
+    };
     let answer = ask(async {
         Ok(match &args.action {
             Action::List => client.get(&format!("{base}/health")).await?,
@@ -73,6 +106,13 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
                 }
                 client.post(&format!("{base}/{}/force-state", path_segment(service)), &body).await?
             }
+            Action::Set { service, change, .. } => {
+                client.patch(&format!("{base}/{}/settings", path_segment(service)), &changes, change.if_match).await?
+            }
+            Action::ResetSettings { service, change } => {
+                let reason = change.reason.as_ref().map(|reason| format!("?reason={}", path_segment(reason))).unwrap_or_default();
+                client.delete(&format!("{base}/{}/settings{reason}", path_segment(service)), change.if_match).await?
+            }
             Action::History { service, limit, cursor } => {
                 let cursor = cursor.as_ref().map(|cursor| format!("&cursor={}", path_segment(cursor))).unwrap_or_default();
                 client.get(&format!("{base}/{}/history?limit={limit}{cursor}", path_segment(service))).await?
@@ -85,10 +125,33 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
     match (common.output, &args.action) {
         (Output::Json, _) => print_json(&answer)?,
         (Output::Table, Action::List) => print(&list(answer["circuit_breakers"].as_object().into_iter().flat_map(|all| all.values())))?,
-        (Output::Table, Action::Show { .. } | Action::Force { .. }) => show(&answer)?,
+        (Output::Table, Action::Show { .. } | Action::Force { .. } | Action::Set { .. } | Action::ResetSettings { .. }) => show(&answer)?,
         (Output::Table, Action::History { .. }) => print(&history(&answer))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The body that asks for these changes. A value is read as the config's is; `null` takes a key away.
+fn wanted(changes: &[String], reason: Option<&str>) -> Result<Value, Failure> {
+    let mut body = Map::new();
+    for change in changes {
+        let Some((key, value)) = change.split_once('=') else {
+            return Err(Failure::Wrong(format!("{change}: write KEY=VALUE, such as fail_max=10")));
+        };
+        if key == "reason" {
+            return Err(Failure::Wrong("the reason is no setting: write --reason TEXT".to_owned()));
+        }
+        let value = if value == "null" {
+            Value::Null
+        } else {
+            serde_json::to_value(super::read_as_toml(value)).map_err(|error| Failure::Wrong(format!("{change}: {error}")))?
+        };
+        body.insert(key.to_owned(), value);
+    }
+    if let Some(reason) = reason {
+        body.insert("reason".to_owned(), reason.into());
+    }
+    Ok(body.into())
 }
 
 fn list<'a>(breakers: impl Iterator<Item = &'a Value>) -> String {
@@ -150,4 +213,30 @@ fn history(answer: &Value) -> String {
         text.push_str(&format!("more: --cursor {next}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_read_as_the_config_is() {
+        for (change, expect) in [
+            ("fail_max=10", json!({ "fail_max": 10 })),
+            ("jitter=0.2", json!({ "jitter": 0.2 })),
+            ("recovery_timeout=30s", json!({ "recovery_timeout": "30s" })),
+            ("recovery_timeout=\"30s\"", json!({ "recovery_timeout": "30s" })),
+            ("half_open_timeout=null", json!({ "half_open_timeout": null })),
+            ("trip=failures >= 3 && calls == 5", json!({ "trip": "failures >= 3 && calls == 5" })),
+            ("any=[{ policy = \"consecutive\", fail_max = 2 }]", json!({ "any": [{ "policy": "consecutive", "fail_max": 2 }] })),
+            ("policy=", json!({ "policy": "" })),
+        ] {
+            assert_eq!(wanted(&[change.to_owned()], None).expect("readable"), expect, "{change}");
+        }
+        let both = ["fail_max=10".to_owned(), "permits=2".to_owned()];
+        assert_eq!(wanted(&both, Some("why")).expect("readable"), json!({ "fail_max": 10, "permits": 2, "reason": "why" }));
+        for change in ["fail_max", "reason=why"] {
+            assert!(matches!(wanted(&[change.to_owned()], None), Err(Failure::Wrong(_))), "{change}");
+        }
+    }
 }

@@ -211,8 +211,13 @@ fn recorder(telemetry: &Telemetry) -> Result<Option<(Recorder, Flusher)>, Failur
 
 /// An override as a flag writes it: TOML if it is that, else text.
 fn set_to(key: &str, flag: &str, value: &str) -> Override {
+    Override { key: key.to_owned(), flag: flag.to_owned(), value: read_as_toml(value) }
+}
+
+/// A value as a flag writes it: TOML if it is that, else text.
+fn read_as_toml(value: &str) -> toml::Value {
     let written = toml::from_str::<toml::Table>(&format!("value = {value}")).ok().and_then(|mut table| table.remove("value"));
-    Override { key: key.to_owned(), flag: flag.to_owned(), value: written.unwrap_or_else(|| value.into()) }
+    written.unwrap_or_else(|| value.into())
 }
 
 /// A runtime for commands that ask a question and end.

@@ -12,6 +12,9 @@ use super::sections;
 use super::tree::Tree;
 use crate::machine::breaker::{Over, PolicySettings, Rates, Settings};
 
+/// Keys of a `breaker` table that say what a reply tells of its service.
+const JUDGING: [&str; 2] = ["failure", "ignore"];
+
 /// A breaker's settings as the table that would be read into them. The lease is not in it: it follows from the service's timeout.
 pub fn breaker_table(settings: &Settings) -> Map<String, Json> {
     let mut table = policy_table(&settings.policy);
@@ -34,13 +37,29 @@ pub fn breaker_table(settings: &Settings) -> Map<String, Json> {
     table
 }
 
-/// Reads a `breaker` table's changes over settings that are in force; nulls take optional keys away. `timeout` is the service's.
+/// Reads a `breaker` table's changes over settings that are in force; nulls take optional keys away. The lease stays.
 ///
 /// # Errors
-/// Everything that is wrong with the result, each with its key. A key of a policy that is not chosen is at fault if it is among the changes.
-pub fn changed_breaker(settings: &Settings, changes: &Map<String, Json>, timeout: Duration) -> Result<Settings, Faults> {
+/// Everything that is wrong with the result, each with its key. A key of a policy that is not chosen is at fault if it is among the changes,
+/// and so is one that judges replies: it is no breaker's setting.
+pub fn changed_breaker(settings: &Settings, changes: &Map<String, Json>) -> Result<Settings, Faults> {
+    let (judging, changes): (Map<_, _>, Map<_, _>) =
+        changes.iter().map(|(key, value)| (key.clone(), value.clone())).partition(|(key, _)| JUDGING.contains(&key.as_str()));
+    let message = "it judges replies, and is read from the config at start alone";
+    let mut faults: Vec<_> =
+        judging.into_iter().map(|(key, _)| Fault { place: None, key: Some(key), message: message.to_owned() }).collect();
+    match changed(settings, changes) {
+        Ok(settings) if faults.is_empty() => Ok(settings),
+        Ok(_) => Err(Faults(faults)),
+        Err(others) => {
+            faults.extend(others.0);
+            Err(Faults(faults))
+        }
+    }
+}
+
+fn changed(settings: &Settings, mut changes: Map<String, Json>) -> Result<Settings, Faults> {
     let mut base = breaker_table(settings);
-    let mut changes = changes.clone();
     if changes.contains_key("policy") {
         base.remove("any");
     }
@@ -60,7 +79,8 @@ pub fn changed_breaker(settings: &Settings, changes: &Map<String, Json>, timeout
         }
         !value.is_null()
     });
-    read(vec![base, changes], timeout)
+    let read = read(vec![base, changes], Duration::ZERO)?;
+    Ok(Settings { lease: settings.lease, ..read })
 }
 
 /// Reads a whole `breaker` table; what it does not say is the default. `timeout` is the service's.

@@ -1,5 +1,7 @@
 //! The breakers of all services, and who must know when one changes: the witness, the [`super::keeper`], the drain.
 
+mod tuned;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,6 +10,7 @@ use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::facts::Fact;
 use super::ports::{Chance, Clock, HistoryEntry, Witness, World};
+use super::tuning::Standing;
 use crate::machine::breaker::{
     Automatic, Breaker, Cause, Counts, Generation, Lock, Permit, Refusal, Settings, SharedBreaker, Snapshot, StateName, Transition, Verdict,
 };
@@ -60,6 +63,9 @@ struct Entry {
     breaker: SharedBreaker,
     probes: Probes,
     remembered: Mutex<VecDeque<HistoryEntry>>,
+    configured: Arc<Settings>,
+    /// Taken before the breaker, so that settings and their revision are seen together.
+    standing: Mutex<Standing>,
 }
 
 /// What a call is told while the probes are health checks. When the next one goes is not the breaker's to know.
@@ -127,6 +133,8 @@ pub struct View {
     pub probes: usize,
     /// What it was told to do.
     pub settings: Arc<Settings>,
+    /// By whom, if not by the config.
+    pub standing: Standing,
 }
 
 /// Settings that breakers have alike, shared. Few are distinct where there are many services; of many distinct ones the latest are looked at.
@@ -153,11 +161,16 @@ impl<W: World> Breakers<W> {
         let entries = services
             .into_iter()
             .map(Into::into)
-            .map(|Subject { service, settings, probes }| Entry {
-                service,
-                probes,
-                breaker: SharedBreaker::new(shared(&mut distinct, settings), now),
-                remembered: Mutex::new(VecDeque::new()),
+            .map(|Subject { service, settings, probes }| {
+                let configured = shared(&mut distinct, settings);
+                Entry {
+                    service,
+                    probes,
+                    breaker: SharedBreaker::new(Arc::clone(&configured), now),
+                    remembered: Mutex::new(VecDeque::new()),
+                    configured,
+                    standing: Mutex::default(),
+                }
             })
             .collect();
         let (announcements, receiver) = mpsc::unbounded_channel();
@@ -251,12 +264,14 @@ impl<W: World> Breakers<W> {
     pub fn view(&self, service: usize) -> View {
         let now = self.clock.now();
         let entry = &self.entries[service];
+        let standing = entry.standing();
         entry.breaker.with(|breaker| View {
             service: entry.service.clone(),
             snapshot: breaker.snapshot(),
             counts: breaker.counts(now),
             probes: breaker.probes_in_flight(now),
             settings: Arc::clone(breaker.settings()),
+            standing: standing.clone(),
         })
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::tuning::Tuning;
 use crate::event::dead_letter::Code;
 use crate::event::envelope::Reason;
 use crate::event::outcome::Status;
@@ -23,6 +24,22 @@ pub enum Fact<'a> {
         service: usize,
         /// How.
         transition: &'a Transition,
+    },
+    /// A breaker goes by a change of its settings.
+    Tuned {
+        /// Of which service.
+        service: usize,
+        /// Which.
+        tuning: &'a Tuning,
+    },
+    /// A change of settings that was made while the store was away has given way to one that was stored meanwhile.
+    TuningLost {
+        /// Of which service.
+        service: usize,
+        /// What is lost.
+        lost: &'a Tuning,
+        /// What stands.
+        stored: &'a Tuning,
     },
     /// A breaker refused a call.
     Refused {

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 use super::facts::Fact;
 use super::ports::{
-    Call, CallError, Caller, Chance, Clock, Heard, HistoryPage, Publisher, QueueFull, Reply, Saved, Store, StoreError, Token, Witness,
-    World,
+    Call, CallError, Caller, Chance, Clock, Heard, HistoryPage, Publisher, QueueFull, Reply, Saved, SavedTuning, Store, StoreError, Token,
+    Witness, World,
 };
+use super::tuning::Tuning;
 use crate::event::{Record, UnixMillis};
 use crate::machine::breaker::{Snapshot, Transition};
 use crate::machine::time::Tick;
@@ -95,6 +96,7 @@ pub(super) struct MemoryStore {
 struct Stored {
     away: bool,
     snapshots: BTreeMap<String, Snapshot>,
+    tunings: BTreeMap<String, Tuning>,
     history: Vec<Transition>,
 }
 
@@ -121,7 +123,13 @@ impl MemoryStore {
     }
 
     pub(super) fn empty(&self) {
-        self.state.lock().expect("unpoisoned").snapshots.clear();
+        let mut state = self.state.lock().expect("unpoisoned");
+        state.snapshots.clear();
+        state.tunings.clear();
+    }
+
+    pub(super) fn tuning(&self, service: &str) -> Option<Tuning> {
+        self.state.lock().expect("unpoisoned").tunings.get(service).cloned()
     }
 
     fn ask<T>(&self, question: impl FnOnce(&mut Stored) -> T) -> Result<T, StoreError> {
@@ -150,6 +158,26 @@ impl Store for MemoryStore {
         if saved == Saved::Stored {
             // Nobody may be watching.
             let _ = self.changes.send(Heard::Changed { service: service.to_owned(), snapshot: snapshot.clone() });
+        }
+        Ok(saved)
+    }
+
+    async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {
+        self.ask(|state| services.iter().map(|service| state.tunings.get(service).cloned()).collect())
+    }
+
+    async fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {
+        let saved = self.ask(|state| {
+            let stored = state.tunings.get(service);
+            if stored.map_or(0, |stored| stored.revision) != over {
+                return SavedTuning::Superseded(stored.cloned());
+            }
+            state.tunings.insert(service.to_owned(), tuning.clone());
+            SavedTuning::Stored
+        })?;
+        if saved == SavedTuning::Stored {
+            // Nobody may be watching.
+            let _ = self.changes.send(Heard::Tuned { service: service.to_owned(), tuning: tuning.clone() });
         }
         Ok(saved)
     }

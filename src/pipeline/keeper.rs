@@ -2,7 +2,8 @@
 //!
 //! Guarantees: no call waits for it; without a store, or while the store is away, every breaker goes on with what it knows, and what was
 //! decided meanwhile is stored on return unless something newer is there. An operator's order wins over what instances decided by
-//! themselves before they heard of it ([`Generation`] says how), and every change is stored in the order in which it was decided.
+//! themselves before they heard of it ([`Generation`] says how), and every change is stored in the order in which it was decided. Changed
+//! settings are shared likewise, by their revision ([`super::tuning`] says how).
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -14,7 +15,8 @@ use tokio::sync::mpsc;
 
 use super::breakers::{Announcement, Breakers};
 use super::facts::Fact;
-use super::ports::{Clock, Heard, Saved, Store, StoreError, Witness, World};
+use super::ports::{Clock, Heard, Saved, SavedTuning, Store, StoreError, Witness, World};
+use super::tuning::{Chosen, Tuning};
 use crate::machine::breaker::{Cause, Generation, Snapshot};
 use crate::machine::time::Tick;
 
@@ -124,7 +126,9 @@ impl<W: World, S: Store> Keeper<W, S> {
             tokio::select! {
                 biased;
                 () = &mut ending => {
-                    self.catch_up().await;
+                    if self.catch_up().await {
+                        self.save_tunings().await;
+                    }
                     return;
                 }
                 announcement = self.announcements.recv() => match announcement {
@@ -133,6 +137,11 @@ impl<W: World, S: Store> Keeper<W, S> {
                 },
                 news = heard.recv(), if watching => match news {
                     Some(Heard::Changed { service, snapshot }) => self.hear(&service, &snapshot).await,
+                    Some(Heard::Tuned { service, tuning }) => {
+                        if let Some(service) = self.breakers.find(&service) {
+                            self.breakers.take_up(service, &tuning);
+                        }
+                    }
                     Some(Heard::Connected) => next_poll = Tick(0),
                     None => watching = false,
                 },
@@ -213,6 +222,57 @@ impl<W: World, S: Store> Keeper<W, S> {
                 None => {}
             }
         }
+        self.reconcile_tunings().await;
+    }
+
+    /// The same for changed settings; after the states, so that an open time which they change is the one that was stored.
+    async fn reconcile_tunings(&self) {
+        let loaded = self.store.load_tunings(&self.names).await;
+        let Some(stored) = self.noted(loaded) else { return };
+        for (service, stored) in stored.into_iter().enumerate() {
+            if let Some(stored) = &stored {
+                self.breakers.take_up(service, stored);
+            }
+            let over = stored.map_or(0, |stored| stored.revision);
+            let (standing, _) = self.breakers.standing(service);
+            // Above what is stored stands what the store has not taken yet, or has lost.
+            if let Some(ours) = standing.tuning
+                && ours.revision > over
+                && !self.put_tuning(service, &ours, over).await
+            {
+                return;
+            }
+        }
+    }
+
+    /// Stores the settings that were changed while the store was away.
+    async fn save_tunings(&self) {
+        for service in 0..self.names.len() {
+            let (standing, _) = self.breakers.standing(service);
+            if let (Some(ours), Some(over)) = (standing.tuning, standing.unsaved_over)
+                && !self.put_tuning(service, &ours, over).await
+            {
+                return;
+            }
+        }
+    }
+
+    /// False if the store did not answer.
+    async fn put_tuning(&self, service: usize, ours: &Tuning, over: u64) -> bool {
+        // What cannot be read cannot be written either.
+        if matches!(ours.chosen, Chosen::Unreadable(_)) {
+            return true;
+        }
+        let saved = self.store.save_tuning(&self.names[service], ours, over).await;
+        match self.noted(saved) {
+            Some(SavedTuning::Stored) => {
+                self.breakers.tune(service, ours.revision, ours, None);
+            }
+            Some(SavedTuning::Superseded(Some(stored))) => self.breakers.take_up(service, &stored),
+            Some(SavedTuning::Superseded(None)) => {}
+            None => return false,
+        }
+        true
     }
 
     async fn put_back(&self, service: usize, known: &Snapshot) {

@@ -4,6 +4,7 @@
 //! - Both call services through the one [`guard`], keep their partitions' books in a [`ledger`], and publish through an [`outbox`].
 //!   What could not be told of beside a commit waits in [`holds`]; what [`running`] holds of a life that has ended is cut off.
 //! - [`breakers`] holds the breakers and tells who must know of a change; [`keeper`] runs their timers and shares them through a store.
+//!   [`tuning`] changes their settings while they run.
 //! - [`health`] asks services for their health while their breakers are not closed.
 //! - Each loop shows a [`pulse`], and a record that has been [`running`] for too long is named.
 
@@ -30,4 +31,5 @@ pub mod stages;
 pub mod stop;
 mod stragglers;
 pub mod timers;
+pub mod tuning;
 pub mod turns;

@@ -16,6 +16,7 @@ use crate::machine::breaker::{Snapshot, Transition};
 use crate::machine::time::Tick;
 
 use super::facts::Fact;
+use super::tuning::Tuning;
 
 /// The ports of one program.
 pub trait World: Send + Sync + Sized + 'static {
@@ -348,6 +349,13 @@ pub trait Store: Send + Sync + 'static {
         transition: Option<&Transition>,
     ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
 
+    /// The last change of each service's settings, in the order asked; `None` where nobody has changed them, or it is gone.
+    fn load_tunings(&self, services: &[String]) -> impl Future<Output = Result<Vec<Option<Tuning>>, StoreError>> + Send;
+
+    /// Stores a change of a service's settings and publishes it to the others, if the stored one is still the revision `over` (0: there
+    /// is none).
+    fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> impl Future<Output = Result<SavedTuning, StoreError>> + Send;
+
     /// Transitions, newest first, from before `cursor` (the newest if `None`), at most `limit`.
     fn history(&self, service: &str, cursor: Option<&str>, limit: usize) -> impl Future<Output = Result<HistoryPage, StoreError>> + Send;
 
@@ -364,8 +372,17 @@ pub enum Saved {
     Superseded(Snapshot),
 }
 
+/// What came of saving a change of settings.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SavedTuning {
+    /// It is stored, and the others are told.
+    Stored,
+    /// The stored one is of another revision than it was to be laid over: this; `None`: there is none.
+    Superseded(Option<Tuning>),
+}
+
 /// What a store's watch brings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Heard {
     /// A service's breaker changed state elsewhere, or here.
     Changed {
@@ -373,6 +390,13 @@ pub enum Heard {
         service: String,
         /// Its state.
         snapshot: Snapshot,
+    },
+    /// A service's settings were changed elsewhere, or here.
+    Tuned {
+        /// The service.
+        service: String,
+        /// How.
+        tuning: Tuning,
     },
     /// The subscription stands (again): what was said in between was missed.
     Connected,

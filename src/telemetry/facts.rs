@@ -31,6 +31,7 @@ use crate::machine::breaker::{StateName, Transition};
 use crate::machine::verdict::Rule;
 use crate::pipeline::facts::Fact;
 use crate::pipeline::ports::{Clock, Witness};
+use crate::pipeline::tuning::{Chosen, Tuning};
 
 /// The target of every line that the program itself writes.
 pub const TARGET: &str = "fusebox";
@@ -141,6 +142,45 @@ impl<C: Clock> Teller<C> {
         flood.map_or(Admission::Write { left_out: 0 }, |flood| flood.admit(self.clock.now()))
     }
 
+    fn tuned(&self, service: usize, tuning: &Tuning) {
+        let Tuning { revision, chosen, actor, reason, at: _, instance } = tuning;
+        let service = self.name(service);
+        match chosen {
+            Chosen::Configured => {
+                info!(target: TARGET, service, revision, actor, reason, by = instance, "the breaker goes by the configured settings again");
+            }
+            Chosen::Given(_) => {
+                info!(target: TARGET, service, revision, actor, reason, by = instance, "the breaker goes by changed settings");
+            }
+            Chosen::Unreadable(error) => {
+                warn!(
+                    target: TARGET,
+                    service,
+                    revision,
+                    actor,
+                    reason,
+                    by = instance,
+                    error,
+                    "changed settings cannot be read by this version; the breaker goes on with those that it has"
+                );
+            }
+        }
+    }
+
+    fn tuning_lost(&self, service: usize, lost: &Tuning, stored: &Tuning) {
+        warn!(
+            target: TARGET,
+            service = self.name(service),
+            revision = lost.revision,
+            actor = lost.actor,
+            reason = lost.reason,
+            stored_revision = stored.revision,
+            stored_actor = stored.actor,
+            stored_reason = stored.reason,
+            "settings that were changed while the store was away give way to those that were changed there"
+        );
+    }
+
     fn transition(&self, service: usize, transition: &Transition) {
         self.metrics.transition(service, transition);
         self.listeners.say(|| Notice::Transition { service: self.shared_name(service), transition: Arc::new(transition.clone()) });
@@ -249,6 +289,8 @@ impl<C: Clock> Witness for Teller<C> {
     fn tell(&self, fact: Fact<'_>) {
         match fact {
             Fact::Transition { service, transition } => self.transition(service, transition),
+            Fact::Tuned { service, tuning } => self.tuned(service, tuning),
+            Fact::TuningLost { service, lost, stored } => self.tuning_lost(service, lost, stored),
             Fact::Refused { service } => {
                 self.metrics.refused(service);
                 debug!(target: TARGET, service = self.name(service), "refused");

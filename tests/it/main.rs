@@ -25,5 +25,6 @@ mod recorded;
 mod redis_away;
 mod replies;
 mod restart;
+mod settings;
 mod static_member;
 mod stop;

@@ -13,20 +13,14 @@ use crate::machine::breaker::{PolicySettings, Settings};
 /// The time limit of a service that the config does not know.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A service's settings, with its time limit.
-pub(super) struct Base {
-    pub settings: Settings,
-    pub timeout: Duration,
-}
-
 /// What a service has in force; of one that the config does not know, the defaults. A candidate, of which there may be one, is put over it.
-pub(super) fn base(config: &Config, service: &str, candidates: &[String]) -> Result<Base, Failure> {
+pub(super) fn base(config: &Config, service: &str, candidates: &[String]) -> Result<Settings, Failure> {
     let base = configured(config, service);
     match candidates {
         [] => Ok(base),
         [candidate] => {
             let (_, table) = parse(candidate)?;
-            Ok(Base { settings: changed(&base, &table, candidate)?, timeout: base.timeout })
+            changed(&base, &table, candidate)
         }
         _ => Err(Failure::Wrong("--sweep starts from one --candidate at most".to_owned())),
     }
@@ -36,7 +30,7 @@ pub(super) fn base(config: &Config, service: &str, candidates: &[String]) -> Res
 pub(super) fn of(config: &Config, service: &str, candidates: &[String]) -> Result<Vec<Candidate>, Failure> {
     let base = configured(config, service);
     if candidates.is_empty() {
-        return Ok(vec![Candidate { name: "configured".to_owned(), settings: Arc::new(base.settings) }]);
+        return Ok(vec![Candidate { name: "configured".to_owned(), settings: Arc::new(base) }]);
     }
     let mut named: Vec<Candidate> = Vec::with_capacity(candidates.len());
     for candidate in candidates {
@@ -50,18 +44,17 @@ pub(super) fn of(config: &Config, service: &str, candidates: &[String]) -> Resul
 }
 
 /// What changes of settings come to.
-pub(super) fn changed(base: &Base, table: &Map<String, Json>, given: &str) -> Result<Settings, Failure> {
-    changed_breaker(&base.settings, table, base.timeout)
+pub(super) fn changed(base: &Settings, table: &Map<String, Json>, given: &str) -> Result<Settings, Failure> {
+    changed_breaker(base, table)
         .map_err(|faults| Failure::Wrong(faults.0.iter().map(|fault| format!("{given:?}: {fault}")).collect::<Vec<_>>().join("\n")))
 }
 
-fn configured(config: &Config, service: &str) -> Base {
+fn configured(config: &Config, service: &str) -> Settings {
     match config.services.iter().find(|known| known.name == service) {
-        Some(known) => Base { settings: known.breaker.clone(), timeout: known.timeout },
+        Some(known) => known.breaker.clone(),
         None => {
             let policy = PolicySettings::Consecutive { fail_max: std::num::NonZeroU32::MIN.saturating_add(4) };
-            let settings = Settings::new(policy, Duration::from_secs(60), TIMEOUT + Duration::from_secs(1));
-            Base { settings, timeout: TIMEOUT }
+            Settings::new(policy, Duration::from_secs(60), TIMEOUT + Duration::from_secs(1))
         }
     }
 }

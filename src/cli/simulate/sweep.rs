@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::super::table::table;
 use super::super::{Common, Done, Failure, Output, print, print_json};
-use super::candidates::{Base, changed};
+use super::candidates::changed;
 use crate::config::breaker_table;
 use crate::machine::breaker::Settings;
 use crate::machine::simulation::run::{Cost, Score};
@@ -19,7 +19,7 @@ const MOST: usize = 10_000;
 const SHOWN: usize = 10;
 
 /// Tries all combinations over `base`, and shows the best.
-pub(super) fn run(common: &Common, base: &Base, ranges: &str, cost: Cost, mut try_out: impl FnMut(&Arc<Settings>) -> Score) -> Done {
+pub(super) fn run(common: &Common, base: &Settings, ranges: &str, cost: Cost, mut try_out: impl FnMut(&Arc<Settings>) -> Score) -> Done {
     let keys = parse(ranges).map_err(Failure::Wrong)?;
     let combinations = keys.iter().try_fold(1_usize, |product, (_, values)| product.checked_mul(values.len())).unwrap_or(usize::MAX);
     if combinations > MOST {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ use crate::machine::time::Tick;
 use crate::pipeline::breakers::{Order, View};
 use crate::pipeline::keeper::StoreState;
 use crate::pipeline::ports::{Clock, HistoryEntry, HistoryPage, Store, World};
+use crate::pipeline::tuning::Chosen;
 
 /// The longest that a lock may be asked to last, so that a mistyped unit is noticed.
 const LONGEST_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -45,8 +47,24 @@ pub(super) struct Shown {
     counts: Counts,
     /// As a `breaker` table of the config.
     settings: serde_json::Map<String, serde_json::Value>,
+    /// 0: they were never changed since they were configured.
+    settings_revision: u64,
+    settings_changed: Option<ShownTuning>,
     lock: Option<ShownLock>,
     fleet: Fleet,
+}
+
+/// The last change of the settings.
+#[derive(Serialize)]
+struct ShownTuning {
+    actor: String,
+    reason: String,
+    at: String,
+    instance: String,
+    /// `given`; `configured`: back to each instance's config; `unreadable`: by another version, so that what is in force here stays.
+    to: &'static str,
+    /// Whether the others have it, or can. Without a store, and while it is away, they cannot.
+    shared: bool,
 }
 
 #[derive(Serialize)]
@@ -66,6 +84,26 @@ struct Fleet {
     store_up: Option<bool>,
 }
 
+/// A breaker by itself, with its settings' revision as the entity tag.
+pub(super) struct Answer(Shown);
+
+impl From<Shown> for Answer {
+    fn from(shown: Shown) -> Self {
+        Self(shown)
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let tag = HeaderValue::try_from(format!("\"{}\"", self.0.settings_revision));
+        let mut response = Json(self.0).into_response();
+        if let Ok(tag) = tag {
+            response.headers_mut().insert(header::ETAG, tag);
+        }
+        response
+    }
+}
+
 pub(super) async fn health<W: World, S: Store>(State(api): State<Arc<Api<W, S>>>) -> Json<Health> {
     let circuit_breakers: BTreeMap<_, _> =
         (0..api.breakers.len()).map(|service| api.breakers.view(service)).map(|view| (view.service.clone(), show(&api, view))).collect();
@@ -73,12 +111,9 @@ pub(super) async fn health<W: World, S: Store>(State(api): State<Arc<Api<W, S>>>
     Json(Health { status: if all_go { "ok" } else { "degraded" }, instance: api.instance.clone(), circuit_breakers })
 }
 
-pub(super) async fn one<W: World, S: Store>(
-    State(api): State<Arc<Api<W, S>>>,
-    Path(service): Path<String>,
-) -> Result<Json<Shown>, Problem> {
+pub(super) async fn one<W: World, S: Store>(State(api): State<Arc<Api<W, S>>>, Path(service): Path<String>) -> Result<Answer, Problem> {
     let service = find(&api, &service)?;
-    Ok(Json(show(&api, api.breakers.view(service))))
+    Ok(Answer(show(&api, api.breakers.view(service))))
 }
 
 #[derive(Deserialize)]
@@ -161,18 +196,14 @@ pub(super) async fn force_state<W: World, S: Store>(
     Path(name): Path<String>,
     Extension(Actor(actor)): Extension<Actor>,
     force: Result<Json<Force>, JsonRejection>,
-) -> Result<Json<Shown>, Problem> {
+) -> Result<Answer, Problem> {
     let service = find(&api, &name)?;
     let Json(force) = force.map_err(|rejection| {
-        let text = rejection.body_text();
-        // What axum puts in front of the reason speaks of its own workings.
-        let why = text.rsplit_once("target type: ").map_or(text.as_str(), |(_, why)| why);
+        let why = unread(&rejection);
         Problem::bad_request(format!(r#"{why}; write {{"state": "forced_open", "reason": "…", "ttl": "30m"}}, reason and ttl if wanted"#))
     })?;
     let reason = force.reason.unwrap_or_default();
-    if reason.chars().count() > LONGEST_REASON {
-        return Err(Problem::bad_request(format!("the reason is longer than {LONGEST_REASON} characters")));
-    }
+    reasonable(&reason)?;
     let expires_at = expiry(force.ttl.as_deref(), api.clock.now())?;
     let lock = |kind| Order::Lock(Lock { kind, actor: actor.clone(), reason: reason.clone(), expires_at });
     let order = match (force.state.as_str(), expires_at) {
@@ -209,7 +240,7 @@ pub(super) async fn force_state<W: World, S: Store>(
         changed = transition.is_some(),
         "a breaker was ordered to change"
     );
-    Ok(Json(shown))
+    Ok(Answer(shown))
 }
 
 fn expiry(ttl: Option<&str>, now: Tick) -> Result<Option<Tick>, Problem> {
@@ -223,14 +254,29 @@ fn expiry(ttl: Option<&str>, now: Tick) -> Result<Option<Tick>, Problem> {
     }
 }
 
-fn find<W: World, S: Store>(api: &Api<W, S>, service: &str) -> Result<usize, Problem> {
+/// Why a body could not be read.
+pub(super) fn unread(rejection: &JsonRejection) -> String {
+    let text = rejection.body_text();
+    // What axum puts in front of the reason speaks of its own workings.
+    text.rsplit_once("target type: ").map_or(text.as_str(), |(_, why)| why).to_owned()
+}
+
+/// Refuses a reason that is too long to be kept.
+pub(super) fn reasonable(reason: &str) -> Result<(), Problem> {
+    if reason.chars().count() > LONGEST_REASON {
+        return Err(Problem::bad_request(format!("the reason is longer than {LONGEST_REASON} characters")));
+    }
+    Ok(())
+}
+
+pub(super) fn find<W: World, S: Store>(api: &Api<W, S>, service: &str) -> Result<usize, Problem> {
     api.breakers.find(service).ok_or_else(|| {
         let known: Vec<&str> = api.breakers.names().collect();
         Problem::new(StatusCode::NOT_FOUND, format!("there is no service `{service}`; there are {}", known.join(", ")))
     })
 }
 
-fn show<W: World, S: Store>(api: &Api<W, S>, view: View) -> Shown {
+pub(super) fn show<W: World, S: Store>(api: &Api<W, S>, view: View) -> Shown {
     let wall = |tick: Tick| api.clock.wall_of(tick).to_rfc3339();
     let (retry_at, lock) = match &view.snapshot.held {
         Held::Open { until } => (Some(wall(*until)), None),
@@ -246,6 +292,20 @@ fn show<W: World, S: Store>(api: &Api<W, S>, view: View) -> Shown {
             (retry_at, Some(shown))
         }
     };
+    let shared = api.store.is_some() && view.standing.unsaved_over.is_none();
+    let settings_revision = view.standing.revision();
+    let settings_changed = view.standing.tuning.map(|tuning| ShownTuning {
+        actor: tuning.actor,
+        reason: tuning.reason,
+        at: tuning.at.to_rfc3339(),
+        instance: tuning.instance,
+        to: match tuning.chosen {
+            Chosen::Given(_) => "given",
+            Chosen::Configured => "configured",
+            Chosen::Unreadable(_) => "unreadable",
+        },
+        shared,
+    });
     Shown {
         service: view.service,
         state: view.snapshot.held.name(),
@@ -256,6 +316,8 @@ fn show<W: World, S: Store>(api: &Api<W, S>, view: View) -> Shown {
         probes_in_flight: view.probes,
         counts: view.counts,
         settings: breaker_table(&view.settings),
+        settings_revision,
+        settings_changed,
         lock,
         fleet: Fleet {
             shared: api.store.is_some(),

@@ -64,7 +64,7 @@ impl ApiClient {
     /// # Errors
     /// See [`ApiError`].
     pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
-        self.ask(Method::GET, path, None).await
+        self.ask(Method::GET, path, None, None).await
     }
 
     /// POST.
@@ -72,15 +72,34 @@ impl ApiClient {
     /// # Errors
     /// See [`ApiError`].
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, ApiError> {
-        self.ask(Method::POST, path, Some(body)).await
+        self.ask(Method::POST, path, Some(body), None).await
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
+    /// PATCH, over `revision` alone if one is given.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn patch(&self, path: &str, body: &Value, revision: Option<u64>) -> Result<Value, ApiError> {
+        self.ask(Method::PATCH, path, Some(body), revision).await
+    }
+
+    /// DELETE, likewise.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn delete(&self, path: &str, revision: Option<u64>) -> Result<Value, ApiError> {
+        self.ask(Method::DELETE, path, None, revision).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>, revision: Option<u64>) -> Result<Value, ApiError> {
         let url = format!("{}{path}", self.base);
         let uri: Uri = url.parse().ok().filter(|uri: &Uri| uri.host().is_some()).ok_or_else(|| ApiError::Url(self.base.clone()))?;
         let mut request = Request::builder().method(method).uri(uri).header(header::ACCEPT, "application/json");
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
+        }
+        if let Some(revision) = revision {
+            request = request.header(header::IF_MATCH, format!("\"{revision}\""));
         }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");

@@ -7,6 +7,7 @@ mod auth;
 mod breakers;
 pub mod client;
 mod problem;
+mod settings;
 mod status;
 
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -76,6 +77,7 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_read));
     let changing = Router::new()
         .route("/api/v1/circuit-breakers/{service}/force-state", post(breakers::force_state))
+        .route("/api/v1/circuit-breakers/{service}/settings", patch(settings::change).delete(settings::reset))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_operate));
     Router::new()
         .route("/livez", get(status::livez))

@@ -13,18 +13,33 @@ pub struct Problem {
     title: &'static str,
     status: u16,
     detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Wrong>,
+}
+
+/// One of several things that are wrong.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Wrong {
+    /// The key at fault; none if it is the whole.
+    pub(super) key: Option<String>,
+    pub(super) message: String,
 }
 
 impl Problem {
     /// An error of this status; `detail` says what is wrong and what to do.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
-        Self { kind: "about:blank", title, status: status.as_u16(), detail: detail.into() }
+        Self { kind: "about:blank", title, status: status.as_u16(), detail: detail.into(), errors: Vec::new() }
     }
 
     /// The request cannot be understood, or asks for what cannot be.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// The same, with what is wrong one by one.
+    pub(super) fn with_errors(self, errors: Vec<Wrong>) -> Self {
+        Self { errors, ..self }
     }
 }
 

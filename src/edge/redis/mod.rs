@@ -5,14 +5,15 @@
 //!   the config's `timeout`; nothing is queued for it meanwhile.
 //! - A save is one script, fenced by generation: of two savers of one generation exactly one stores.
 //! - Times are compared on Redis' clock alone; hosts need not agree on theirs.
+//! - A change of settings is stored only over the revision that it was laid over: of two over one revision exactly one stores.
 //! - What is stored in another layout, or damaged, counts as absent, with a warning, and may be saved over.
 //! - No key outside `<prefix>:`; the keys of one service share a hash tag. No error names an address or a credential.
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `<prefix>:{<service>}:breaker` | hash | `layout`, `generation`, `state`, `trips`, `since`, `instance`; `retry_at` while open; `lock_actor`, `lock_reason`, `lock_expires_at` while locked |
+//! | `<prefix>:{<service>}:breaker` | hash | `layout`, `generation`, `state`, `trips`, `since`, `instance`; `retry_at` while open; `lock_actor`, `lock_reason`, `lock_expires_at` while locked; once they were changed, `settings` (a `breaker` table as JSON; empty: the configured ones), `settings_revision`, `settings_actor`, `settings_reason`, `settings_instance`, `settings_at` |
 //! | `<prefix>:{<service>}:history` | stream, capped | `at`, `from`, `to`, `cause`, `generation`, `instance`, `actor`, `reason`, `counts` |
-//! | `<prefix>:transitions:<database>` | channel | a state as JSON, its times as what is left of them |
+//! | `<prefix>:transitions:<database>` | channel | a state, or a change of settings, as JSON; its times as what is left of them |
 //! | `<prefix>:layout` | string | the version that `migrate` wrote |
 //!
 //! Times in keys are unix milliseconds of Redis' clock. What it leaves to others: when to save, and what to do when it fails.
@@ -23,6 +24,7 @@ mod history;
 mod keys;
 mod layout;
 mod link;
+mod tunings;
 mod watch;
 mod wire;
 
@@ -38,9 +40,11 @@ use tokio::sync::mpsc;
 
 use crate::config;
 use crate::machine::breaker::{Snapshot, Transition};
-use crate::pipeline::ports::{Clock, Heard, HistoryPage, Saved, Store, StoreError};
+use crate::pipeline::ports::{Clock, Heard, HistoryPage, Saved, SavedTuning, Store, StoreError};
+use crate::pipeline::tuning::Tuning;
 use keys::Keys;
 use link::Link;
+use tunings::TuningWire;
 use wire::Wire;
 
 /// How often a subscription asks whether the server is there, at most; a shorter poll of the states is the config's wish for more.
@@ -59,6 +63,8 @@ pub struct RedisStore<C> {
     kept: usize,
     load: Script,
     save: Script,
+    load_settings: Script,
+    save_settings: Script,
 }
 
 /// Whether this config names a Redis that can be connected to, without doing so.
@@ -89,6 +95,16 @@ impl<C: Clock> RedisStore<C> {
             kept: config.history.get(),
             load: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/load.lua"))),
             save: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/save.lua"))),
+            load_settings: Script::new(concat!(
+                include_str!("scripts/state.lua"),
+                include_str!("scripts/settings.lua"),
+                include_str!("scripts/load_settings.lua")
+            )),
+            save_settings: Script::new(concat!(
+                include_str!("scripts/state.lua"),
+                include_str!("scripts/settings.lua"),
+                include_str!("scripts/save_settings.lua")
+            )),
         })
     }
 
@@ -111,6 +127,24 @@ impl<C: Clock> RedisStore<C> {
         }
     }
 
+    /// Runs a script on each service's breaker. One script a service, since services may lie on different nodes; over one connection they go
+    /// out together.
+    async fn run_on_each(&self, script: &Script, services: &[String]) -> Result<Vec<Vec<Vec<u8>>>, StoreError> {
+        self.link
+            .run(|connection| {
+                try_join_all(services.iter().map(|service| {
+                    let mut connection = connection.clone();
+                    async move { script.key(self.keys.breaker(service)).invoke_async(&mut connection).await }
+                }))
+            })
+            .await
+    }
+
+    /// What a script says of a change of settings.
+    fn tuning(&self, reply: &[Vec<u8>]) -> Result<Tuning, StoreError> {
+        tunings::from_reply(reply, self.clock.wall()).ok_or_else(unreadable)
+    }
+
     fn state(&self, state: &[Vec<u8>]) -> Result<Snapshot, StoreError> {
         Wire::from_reply(state).and_then(|wire| wire.snapshot(self.clock.now())).ok_or_else(unreadable)
     }
@@ -118,21 +152,12 @@ impl<C: Clock> RedisStore<C> {
 
 impl<C: Clock> Store for RedisStore<C> {
     async fn load(&self, services: &[String]) -> Result<Vec<Option<Snapshot>>, StoreError> {
-        // One script a service, since services may lie on different nodes; over one connection they go out together.
-        let replies: Vec<Vec<Vec<u8>>> = self
-            .link
-            .run(|connection| {
-                try_join_all(services.iter().map(|service| {
-                    let mut connection = connection.clone();
-                    async move { self.load.key(self.keys.breaker(service)).invoke_async(&mut connection).await }
-                }))
-            })
-            .await?;
+        let replies = self.run_on_each(&self.load, services).await?;
         services.iter().zip(&replies).map(|(service, reply)| self.loaded(service, reply)).collect()
     }
 
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
-        if snapshot.generation.0 > wire::MAX_GENERATION {
+        if snapshot.generation.0 > wire::MAX_NUMBER {
             return Err(StoreError("the breaker's generation has more digits than are stored".to_owned()));
         }
         let now = self.clock.now();
@@ -160,13 +185,47 @@ impl<C: Clock> Store for RedisStore<C> {
         match reply.split_first() {
             Some((word, state)) if word == b"superseded" => self.state(state).map(Saved::Superseded),
             Some((word, untold)) if word == b"stored" => {
-                if untold.first().is_some_and(|why| !why.is_empty()) {
-                    tracing::warn!(
-                        service,
-                        "the Redis user may not publish the breaker's state; other instances find it only when they poll"
-                    );
-                }
+                warn_if_untold(service, untold);
                 Ok(Saved::Stored)
+            }
+            _ => Err(unreadable()),
+        }
+    }
+
+    async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {
+        let replies = self.run_on_each(&self.load_settings, services).await?;
+        let tuning = |reply: &Vec<Vec<u8>>| match reply.split_first() {
+            Some((word, tuning)) if word == b"found" => self.tuning(tuning).map(Some),
+            Some((word, _)) if word == b"absent" => Ok(None),
+            _ => Err(unreadable()),
+        };
+        replies.iter().map(tuning).collect()
+    }
+
+    async fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {
+        if tuning.revision > wire::MAX_NUMBER {
+            return Err(StoreError("the settings' revision has more digits than are stored".to_owned()));
+        }
+        let unwritable = || StoreError("the breaker's settings cannot be written".to_owned());
+        let wire = TuningWire::of(tuning, self.clock.wall()).ok_or_else(unwritable)?;
+        let message = serde_json::to_string(&watch::Message::of_tuning(service, wire.clone())).map_err(|_| unwritable())?;
+        let mut call = self.save_settings.key(self.keys.breaker(service));
+        call.arg(over)
+            .arg(wire.revision)
+            .arg(wire.text())
+            .arg(wire.actor)
+            .arg(wire.reason)
+            .arg(wire.instance)
+            .arg(wire.age_ms)
+            .arg(self.keys.transitions())
+            .arg(message);
+        let reply: Vec<Vec<u8>> = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await?;
+        match reply.split_first() {
+            Some((word, [])) if word == b"superseded" => Ok(SavedTuning::Superseded(None)),
+            Some((word, stored)) if word == b"superseded" => self.tuning(stored).map(|stored| SavedTuning::Superseded(Some(stored))),
+            Some((word, untold)) if word == b"stored" => {
+                warn_if_untold(service, untold);
+                Ok(SavedTuning::Stored)
             }
             _ => Err(unreadable()),
         }
@@ -221,6 +280,12 @@ fn state_fields(wire: &Wire) -> Vec<String> {
         put("lock_reason", reason);
     }
     fields
+}
+
+fn warn_if_untold(service: &str, why: &[Vec<u8>]) {
+    if why.first().is_some_and(|why| !why.is_empty()) {
+        tracing::warn!(service, "the Redis user may not publish the breaker's state; other instances find it only when they poll");
+    }
 }
 
 fn or_empty(ms: Option<i64>) -> String {

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::link::{attempt_bound, attempts};
+use super::tunings::TuningWire;
 use super::wire::{LAYOUT, Wire};
 use super::{failure, keys::Keys};
 use crate::edge::backoff::Attempts;
@@ -33,13 +34,28 @@ pub(super) struct Message {
     layout: u32,
     service: String,
     #[serde(flatten)]
-    state: Wire,
+    said: Said,
+}
+
+/// What is said of a service.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Said {
+    /// Its state.
+    State(Wire),
+    /// A change of its settings.
+    Tuning { settings: TuningWire },
 }
 
 impl Message {
     /// A service's state.
     pub(super) fn new(service: &str, state: Wire) -> Self {
-        Self { layout: LAYOUT, service: service.to_owned(), state }
+        Self { layout: LAYOUT, service: service.to_owned(), said: Said::State(state) }
+    }
+
+    /// A change of a service's settings.
+    pub(super) fn of_tuning(service: &str, settings: TuningWire) -> Self {
+        Self { layout: LAYOUT, service: service.to_owned(), said: Said::Tuning { settings } }
     }
 }
 
@@ -122,7 +138,10 @@ impl<C: Clock> Watch<C> {
     /// What a message says, if it is another's and can be read.
     fn read(&self, message: &Msg) -> Option<Heard> {
         match parse(message.get_payload_bytes()) {
-            Ok(Message { service, state, .. }) => {
+            Ok(Message { service, said: Said::Tuning { settings }, .. }) => {
+                (settings.instance != self.instance).then(|| Heard::Tuned { service, tuning: settings.tuning(self.clock.wall()) })
+            }
+            Ok(Message { service, said: Said::State(state), .. }) => {
                 if state.instance == self.instance {
                     return None;
                 }
@@ -160,7 +179,8 @@ mod tests {
         let snapshot = Snapshot { generation: Generation(3), held: Held::HalfOpen, trips: 1, since: Tick(0) };
         let whole = serde_json::to_value(Message::new("rag", Wire::of(&snapshot, "a", Tick(0)))).expect("serializes");
         let parsed = parse(whole.to_string().as_bytes()).expect("its own form");
-        assert_eq!((parsed.service.as_str(), parsed.state.snapshot(Tick(0))), ("rag", Some(snapshot)));
+        let Said::State(state) = parsed.said else { panic!("a state became a change of settings") };
+        assert_eq!((parsed.service.as_str(), state.snapshot(Tick(0))), ("rag", Some(snapshot)));
 
         let with = |key: &str, value: serde_json::Value| {
             let mut changed = whole.clone();

@@ -17,8 +17,8 @@ pub(super) const LAYOUT: u32 = 1;
 /// The longest span that is sent: a hundred years. [`Tick::NEVER`] would have more digits than the scripts read.
 const LONGEST_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
-/// The highest generation that is stored: 15 digits, which Lua's numbers hold exactly.
-pub(super) const MAX_GENERATION: u64 = 999_999_999_999_999;
+/// The highest generation or revision that is stored: 15 digits, which Lua's numbers hold exactly.
+pub(super) const MAX_NUMBER: u64 = 999_999_999_999_999;
 
 /// A state on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,12 +118,12 @@ pub(super) fn span(duration: Duration) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// `Some(None)` for the empty text, `None` for what is no number.
-fn optional(bytes: &[u8]) -> Option<Option<i64>> {
+pub(super) fn optional(bytes: &[u8]) -> Option<Option<i64>> {
     if bytes.is_empty() { Some(None) } else { text(bytes).parse().ok().map(Some) }
 }
 

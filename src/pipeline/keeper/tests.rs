@@ -342,3 +342,5 @@ async fn announcements_come_in_order_with_their_own_states() {
         last = transition.generation;
     }
 }
+
+mod tunings;

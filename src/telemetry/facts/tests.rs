@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::LogFormat;
+use crate::event::UnixMillis;
 use crate::event::envelope::Reason;
 use crate::event::outcome::Status;
 use crate::event::{Offset, Partition};
-use crate::machine::breaker::{Cause, Counts, Generation, Verdict};
+use crate::machine::breaker::{Cause, Counts, Generation, PolicySettings, Settings, Verdict};
 use crate::machine::disposition::FallbackKind;
 use crate::machine::health::Health;
 use crate::machine::judgement::CallOutcome;
@@ -58,6 +59,10 @@ fn origin(offset: i64) -> Source {
     Source { topic: "events".into(), partition: Partition(3), offset: Offset(offset) }
 }
 
+fn tuning(revision: u64, chosen: Chosen) -> Tuning {
+    Tuning { revision, chosen, actor: "ann".into(), reason: "noisy".into(), at: UnixMillis(0), instance: "b".into() }
+}
+
 #[test]
 fn each_fact_is_one_line_and_its_counters() {
     use StateName::{Closed, ForcedOpen, Open};
@@ -74,6 +79,10 @@ fn each_fact_is_one_line_and_its_counters() {
     let (source, dead_letters, foreign) = (origin(42), Topic::from("dead-letters"), Topic::from("foreign"));
     let partitions = [0, 1].map(|partition| TopicPartition { topic: "events".into(), partition: Partition(partition) });
     let took = Duration::from_millis(1_500);
+    let settings = Settings::new(PolicySettings::Consecutive { fail_max: std::num::NonZeroU32::MIN }, took, took);
+    let given = tuning(3, Chosen::Given(Arc::new(settings)));
+    let configured = tuning(4, Chosen::Configured);
+    let unreadable = tuning(5, Chosen::Unreadable("mood: there is no such key".to_owned()));
 
     let facts: Vec<(Fact<'_>, Value, &[&str])> = vec![
         (
@@ -202,6 +211,31 @@ fn each_fact_is_one_line_and_its_counters() {
             json!({"level": "WARN", "message": "a reply could not be judged by an expression", "service": "rag", "key": "failure",
                    "error": "no such key: `body.error`"}),
             &[r#"expression_failures_total{service="rag"} 1"#],
+        ),
+        (
+            Fact::Tuned { service: RAG, tuning: &given },
+            json!({"level": "INFO", "message": "the breaker goes by changed settings", "service": "rag", "revision": 3, "actor": "ann",
+                   "reason": "noisy", "by": "b"}),
+            &[],
+        ),
+        (
+            Fact::Tuned { service: RAG, tuning: &configured },
+            json!({"level": "INFO", "message": "the breaker goes by the configured settings again", "service": "rag", "revision": 4,
+                   "actor": "ann", "reason": "noisy", "by": "b"}),
+            &[],
+        ),
+        (
+            Fact::Tuned { service: RAG, tuning: &unreadable },
+            json!({"level": "WARN", "message": "changed settings cannot be read by this version; the breaker goes on with those that it has",
+                   "service": "rag", "revision": 5, "actor": "ann", "reason": "noisy", "by": "b", "error": "mood: there is no such key"}),
+            &[],
+        ),
+        (
+            Fact::TuningLost { service: RAG, lost: &given, stored: &configured },
+            json!({"level": "WARN", "message": "settings that were changed while the store was away give way to those that were changed there",
+                   "service": "rag", "revision": 3, "actor": "ann", "reason": "noisy", "stored_revision": 4, "stored_actor": "ann",
+                   "stored_reason": "noisy"}),
+            &[],
         ),
         (
             Fact::Stuck { service: RAG, source: &source, event: uuid::Uuid::nil(), ran: Duration::from_millis(61_500) },

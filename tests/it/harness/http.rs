@@ -19,6 +19,8 @@ pub struct Answer {
     pub status: u16,
     /// `Content-Type`.
     pub content_type: String,
+    /// `ETag`; empty if there is none.
+    pub etag: String,
     /// The body.
     pub body: String,
 }
@@ -42,19 +44,41 @@ impl Answer {
 
 /// One request on a connection of its own.
 pub fn ask(addr: SocketAddr, method: &str, path: &str, token: Option<&str>, body: Option<&Value>) -> io::Result<Answer> {
+    ask_over(addr, method, path, token, None, body)
+}
+
+/// The same with this `If-Match`.
+pub fn ask_over(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    if_match: Option<&str>,
+    body: Option<&Value>,
+) -> io::Result<Answer> {
     RUNTIME.block_on(async {
-        let asking = tokio::time::timeout(Duration::from_secs(15), exchange(addr, method, path, token, body));
+        let asking = tokio::time::timeout(Duration::from_secs(15), exchange(addr, method, path, token, if_match, body));
         asking.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     })
 }
 
-async fn exchange(addr: SocketAddr, method: &str, path: &str, token: Option<&str>, body: Option<&Value>) -> io::Result<Answer> {
+async fn exchange(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    if_match: Option<&str>,
+    body: Option<&Value>,
+) -> io::Result<Answer> {
     let stream = TcpStream::connect(addr).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let connection = tokio::spawn(connection);
     let mut request = http::Request::builder().method(method).uri(path).header(http::header::HOST, addr.to_string());
     if let Some(token) = token {
         request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    if let Some(tag) = if_match {
+        request = request.header(http::header::IF_MATCH, tag);
     }
     if body.is_some() {
         request = request.header(http::header::CONTENT_TYPE, "application/json");
@@ -65,6 +89,11 @@ async fn exchange(addr: SocketAddr, method: &str, path: &str, token: Option<&str
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     connection.abort();
-    let content_type = head.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    Ok(Answer { status: head.status.as_u16(), content_type: content_type.to_owned(), body: String::from_utf8_lossy(&body).into_owned() })
+    let named = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    Ok(Answer {
+        status: head.status.as_u16(),
+        content_type: named(http::header::CONTENT_TYPE),
+        etag: named(http::header::ETAG),
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::http::{Answer, ask};
+use super::http::{Answer, ask, ask_over};
 use super::world::{command, free_port};
 use super::{DEADLINE, eventually, until, within};
 
@@ -79,6 +79,25 @@ impl Instance {
     #[track_caller]
     pub fn force(&self, service: &str, body: &Value) -> Answer {
         self.post(&format!("/api/v1/circuit-breakers/{service}/force-state"), Some(&self.operator), body)
+    }
+
+    /// Changes a breaker's settings, as an operator, with this `If-Match`.
+    #[track_caller]
+    pub fn change_settings(&self, service: &str, if_match: Option<&str>, changes: &Value) -> Answer {
+        self.settings("PATCH", service, Some(&self.operator), if_match, Some(changes))
+    }
+
+    /// Takes a breaker's settings back to the config's, as an operator.
+    #[track_caller]
+    pub fn reset_settings(&self, service: &str, if_match: Option<&str>) -> Answer {
+        self.settings("DELETE", service, Some(&self.operator), if_match, None)
+    }
+
+    /// A request about a breaker's settings.
+    #[track_caller]
+    pub fn settings(&self, method: &str, service: &str, token: Option<&str>, if_match: Option<&str>, body: Option<&Value>) -> Answer {
+        let path = format!("/api/v1/circuit-breakers/{service}/settings");
+        ask_over(self.addr, method, &path, token, if_match, body).expect("the API answers")
     }
 
     /// A breaker, as the API shows it.

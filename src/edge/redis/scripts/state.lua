@@ -1,4 +1,4 @@
--- What both other scripts begin with: reading a breaker's hash. Whether a hash is sound is decided here and nowhere else, so that
+-- What all other scripts begin with: reading a breaker's hash. Whether a hash is sound is decided here and nowhere else, so that
 -- what a load calls damaged is what a save may replace.
 
 local LAYOUT = '1'
@@ -37,6 +37,7 @@ local function read_state(key, now)
     return nil, 'it is not a hash'
   end
   local names = { 'layout', 'generation', 'state', 'trips', 'since', 'retry_at', 'lock_expires_at', 'lock_actor', 'lock_reason', 'instance' }
+  -- Settings may have been changed before there was a state.
   local values = redis.call('HMGET', key, unpack(names))
   local field, found = {}, false
   for i, name in ipairs(names) do
@@ -45,7 +46,7 @@ local function read_state(key, now)
       found = true
     end
   end
-  if not found and redis.call('EXISTS', key) == 0 then
+  if not found and (redis.call('EXISTS', key) == 0 or redis.call('HMGET', key, 'settings_revision')[1]) then
     return nil, nil
   end
   if field.layout ~= LAYOUT then

@@ -1,0 +1,203 @@
+//! Settings that somebody changes while breakers run: what is known of them here ([`Standing`]), and how a change is made ([`tune`]).
+//!
+//! Guarantees:
+//! - A change is laid over the settings that stand where they are shared, and takes the next revision there: of two that are made at
+//!   once the second is laid over the first, or refused if it asked for the revision before it. None is lost unsaid.
+//! - It is taken whole or not at all, and weighed at once.
+//! - Without a store it lasts as long as the process. With the store away it is made here and saved on return, if nobody has changed the
+//!   settings there meanwhile; if somebody has, theirs stand, and that is told.
+//!
+//! What it leaves to others: what a change says ([`crate::config::changed_breaker`]), and hearing of the others' ([`super::keeper`]).
+
+use std::sync::Arc;
+
+use super::breakers::Breakers;
+use super::ports::{SavedTuning, Store, World};
+use crate::event::UnixMillis;
+use crate::machine::breaker::Settings;
+
+/// How often a change is laid anew over what others have changed meanwhile, before it is given up.
+const TRIES: usize = 8;
+
+/// A change of a breaker's settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tuning {
+    /// Its number, from 1: each change is one above the one that it was laid over. 0 are the configured settings, never changed.
+    pub revision: u64,
+    /// What the breaker goes by from there.
+    pub chosen: Chosen,
+    /// Who asked for it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// When, as the reader's wall clock has it.
+    pub at: UnixMillis,
+    /// The instance that was asked.
+    pub instance: String,
+}
+
+/// What a breaker goes by.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Chosen {
+    /// Each instance's own configured settings.
+    Configured,
+    /// These. The lease is each instance's own: it follows from the configured timeout.
+    Given(Arc<Settings>),
+    /// Something that this version cannot read, and why: what is in force stays.
+    Unreadable(String),
+}
+
+impl Tuning {
+    /// Whether it is the same change. Times are not compared: on the way through the store they pass from one clock to another.
+    pub fn is(&self, other: &Self) -> bool {
+        let word = |tuning: &Self| (tuning.revision, std::mem::discriminant(&tuning.chosen));
+        word(self) == word(other) && (&self.instance, &self.actor, &self.reason) == (&other.instance, &other.actor, &other.reason)
+    }
+}
+
+/// What is known here of the changes of a breaker's settings.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Standing {
+    /// The last one; `None`: nobody has changed them.
+    pub tuning: Option<Tuning>,
+    /// The stored revision that it was laid over, if the store has not taken it yet.
+    pub unsaved_over: Option<u64>,
+}
+
+/// What a change found in the store is to what is known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meeting {
+    /// Nothing new: it is older, or known.
+    Known,
+    /// What had been made here is stored.
+    Saved,
+    /// It is newer, and stands.
+    Newer,
+    /// It was stored before what had been made here, and stands in its place.
+    Superseding,
+}
+
+impl Standing {
+    /// The last change's number; 0: there was none.
+    pub fn revision(&self) -> u64 {
+        self.tuning.as_ref().map_or(0, |tuning| tuning.revision)
+    }
+
+    /// What a stored change is to it. Of equal revisions the stored one stands: it is what the others go by.
+    pub fn meet(&self, stored: &Tuning) -> Meeting {
+        let same = self.tuning.as_ref().is_some_and(|ours| ours.is(stored));
+        match self.unsaved_over {
+            Some(_) if same => Meeting::Saved,
+            Some(over) if stored.revision > over => Meeting::Superseding,
+            None if stored.revision >= self.revision() && !same => Meeting::Newer,
+            Some(_) | None => Meeting::Known,
+        }
+    }
+}
+
+/// Who wants a change, and over what.
+#[derive(Debug, Clone)]
+pub struct Wish<'a> {
+    /// Who.
+    pub actor: &'a str,
+    /// Why.
+    pub reason: &'a str,
+    /// The revisions over which it may be laid; `None`: any.
+    pub over: Option<&'a [u64]>,
+}
+
+/// What a wish has come to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tuned {
+    /// The settings that it was laid over.
+    pub before: Arc<Settings>,
+    /// The change; `None`: there was nothing to change.
+    pub tuning: Option<Tuning>,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NotTuned<E> {
+    /// It may not be laid over this revision, which is the present one.
+    Stale(u64),
+    /// What it says is wrong.
+    Wrong(E),
+    /// Others change the settings all the time.
+    Contended,
+}
+
+/// Changes a breaker's settings for everybody. `decide` says to what, given those in force; it may be asked several times.
+///
+/// # Errors
+/// See [`NotTuned`]: nothing has changed then.
+pub async fn tune<W: World, S: Store, E>(
+    breakers: &Breakers<W>,
+    store: Option<&S>,
+    service: usize,
+    wish: &Wish<'_>,
+    decide: impl Fn(&Settings) -> Result<Chosen, E>,
+) -> Result<Tuned, NotTuned<E>> {
+    let names: Vec<String> = breakers.names().skip(service).take(1).map(str::to_owned).collect();
+    for _ in 0..TRIES {
+        // What another instance has just answered may not have been heard here yet.
+        let stored = match store {
+            Some(store) => store.load_tunings(&names).await.ok().and_then(|loaded| loaded.into_iter().next()),
+            None => None,
+        };
+        if let Some(Some(stored)) = &stored {
+            breakers.take_up(service, stored);
+        }
+        let (standing, before) = breakers.standing(service);
+        let known = standing.revision();
+        if wish.over.is_some_and(|over| !over.contains(&known)) {
+            return Err(NotTuned::Stale(known));
+        }
+        let chosen = decide(&before).map_err(NotTuned::Wrong)?;
+        if changes_nothing(&standing, &before, &chosen) {
+            return Ok(Tuned { before, tuning: None });
+        }
+        let tuning = breakers.next_tuning(known, chosen, wish);
+        let saved = match (store, &stored) {
+            (Some(store), Some(stored)) => {
+                let over = stored.as_ref().map_or(0, |stored| stored.revision);
+                store.save_tuning(&names[0], &tuning, over).await.ok()
+            }
+            _ => None,
+        };
+        let done = match saved {
+            Some(SavedTuning::Stored) => {
+                // The fleet goes by it already, whatever was heard here meanwhile.
+                if !breakers.tune(service, known, &tuning, None) {
+                    breakers.take_up(service, &tuning);
+                }
+                true
+            }
+            Some(SavedTuning::Superseded(stored)) => {
+                if let Some(stored) = stored {
+                    breakers.take_up(service, &stored);
+                }
+                false
+            }
+            None => {
+                let over = store.is_some().then(|| standing.unsaved_over.unwrap_or(known));
+                breakers.tune(service, known, &tuning, over)
+            }
+        };
+        if done {
+            return Ok(Tuned { before, tuning: Some(tuning) });
+        }
+    }
+    Err(NotTuned::Contended)
+}
+
+fn changes_nothing(standing: &Standing, in_force: &Settings, chosen: &Chosen) -> bool {
+    match (standing.tuning.as_ref().map(|tuning| &tuning.chosen), chosen) {
+        (Some(Chosen::Unreadable(_)), _) => false,
+        (None | Some(Chosen::Configured), Chosen::Configured) => true,
+        (_, Chosen::Given(settings)) => **settings == *in_force,
+        (Some(Chosen::Given(_)), Chosen::Configured) | (_, Chosen::Unreadable(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
