@@ -265,9 +265,7 @@ impl<W: World, S: Store> Keeper<W, S> {
         }
         let saved = self.store.save_tuning(&self.names[service], ours, over).await;
         match self.noted(saved) {
-            Some(SavedTuning::Stored) => {
-                self.breakers.tune(service, ours.revision, ours, None);
-            }
+            Some(SavedTuning::Stored) => self.breakers.note_saved(service, ours),
             Some(SavedTuning::Superseded(Some(stored))) => self.breakers.take_up(service, &stored),
             Some(SavedTuning::Superseded(None)) => {}
             None => return false,

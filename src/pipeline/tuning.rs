@@ -93,6 +93,15 @@ impl Standing {
             Some(_) | None => Meeting::Known,
         }
     }
+
+    /// Notes that the store has taken a change that was made here. One that was laid over it meanwhile has that much less to wait for.
+    pub fn note_saved(&mut self, saved: &Tuning) {
+        if self.tuning.as_ref().is_some_and(|ours| ours.is(saved)) {
+            self.unsaved_over = None;
+        } else if let Some(over) = &mut self.unsaved_over {
+            *over = saved.revision.max(*over);
+        }
+    }
 }
 
 /// Who wants a change, and over what.

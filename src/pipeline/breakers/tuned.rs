@@ -58,6 +58,11 @@ impl<W: World> Breakers<W> {
         }
     }
 
+    /// Notes that the store has taken a change that was made here.
+    pub fn note_saved(&self, service: usize, saved: &Tuning) {
+        self.entries[service].standing().note_saved(saved);
+    }
+
     fn go_by(&self, service: usize, standing: &mut Standing, tuning: &Tuning, unsaved_over: Option<u64>) {
         let entry = &self.entries[service];
         let news = standing.tuning.as_ref().is_none_or(|known| !known.is(tuning));

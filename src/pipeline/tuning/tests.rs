@@ -71,6 +71,20 @@ fn what_is_stored_meets_what_is_known() {
     }
 }
 
+#[test]
+fn what_is_saved_is_waited_for_no_longer() {
+    let unsaved = |revision, over| Standing { tuning: Some(tuning(revision, "a")), unsaved_over: Some(over) };
+    for (mut standing, saved, expect) in [
+        (unsaved(3, 2), tuning(3, "a"), None),
+        // One more was made while this one was on its way.
+        (unsaved(4, 2), tuning(3, "a"), Some(3)),
+        (Standing { unsaved_over: None, ..unsaved(4, 2) }, tuning(3, "a"), None),
+    ] {
+        standing.note_saved(&saved);
+        assert_eq!(standing.unsaved_over, expect, "{standing:?} and {saved:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_store_changes_are_numbered_and_checked_here() {
     let (breakers, _, _) = breakers("here");
