@@ -137,16 +137,6 @@ pub struct View {
     pub standing: Standing,
 }
 
-/// Settings that breakers have alike, shared. Few are distinct where there are many services; of many distinct ones the latest are looked at.
-fn shared(distinct: &mut Vec<Arc<Settings>>, settings: Settings) -> Arc<Settings> {
-    if let Some(known) = distinct.iter().rev().take(16).find(|known| ***known == settings) {
-        return Arc::clone(known);
-    }
-    let settings = Arc::new(settings);
-    distinct.push(Arc::clone(&settings));
-    settings
-}
-
 impl<W: World> Breakers<W> {
     /// Closed breakers for these services. Changes that are decided here arrive on the receiver, for the [`super::keeper`].
     pub fn new(
@@ -162,7 +152,7 @@ impl<W: World> Breakers<W> {
             .into_iter()
             .map(Into::into)
             .map(|Subject { service, settings, probes }| {
-                let configured = shared(&mut distinct, settings);
+                let configured = tuned::shared(&mut distinct, settings);
                 Entry {
                     service,
                     probes,

@@ -86,3 +86,13 @@ impl<W: World> Breakers<W> {
         self.tell_changed();
     }
 }
+
+/// Settings that breakers have alike, shared. Few are distinct where there are many services; of many distinct ones the latest are looked at.
+pub(super) fn shared(distinct: &mut Vec<Arc<Settings>>, settings: Settings) -> Arc<Settings> {
+    if let Some(known) = distinct.iter().rev().take(16).find(|known| ***known == settings) {
+        return Arc::clone(known);
+    }
+    let settings = Arc::new(settings);
+    distinct.push(Arc::clone(&settings));
+    settings
+}
