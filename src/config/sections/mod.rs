@@ -28,6 +28,8 @@ pub(super) use breaker::read as breaker;
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// A second.
 const SECOND: Duration = Duration::from_secs(1);
+/// A minute.
+const MINUTE: Duration = Duration::from_secs(60);
 /// An hour.
 const HOUR: Duration = Duration::from_secs(3_600);
 /// A day.

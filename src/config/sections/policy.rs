@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::{DAY, HOUR, MILLISECOND, SECOND};
+use super::{DAY, HOUR, MILLISECOND, MINUTE, SECOND};
 use crate::config::faults::listed;
 use crate::config::reader::Section;
 use crate::config::shape::{Number, Problem, Shape, Time, Whole, Word, wrong};
@@ -107,6 +107,9 @@ fn one(section: &Section<'_>) -> Option<PolicySettings> {
         Policy::Time => PolicySettings::Time { window: window?.unwrap_or(usual), rates: rates? },
         Policy::Expression => {
             let Some(trip) = trip? else { return section.report("trip", "is missing: the expression that opens it") };
+            if section.layer("size").is_some() && section.layer("size") == section.layer("window") {
+                section.at_odds(&["size", "window"], "`size` and `window` are two windows: an expression is over one");
+            }
             let over = match window? {
                 Some(_) if section.layer("size") > section.layer("window") => Over::Calls(size?),
                 Some(window) => Over::Time(window),
@@ -170,7 +173,7 @@ fn adaptive(section: &Section<'_>) -> Option<(f64, Duration, Duration)> {
     let patience = section.or(
         "patience",
         "2s",
-        Time::between(Duration::ZERO, HOUR),
+        Time::between(Duration::ZERO, MINUTE),
         "`adaptive`: how long a call may be out before it counts as not answered; whole seconds, give or take one.",
     );
     Some((multiplier?, trickle?, patience?))

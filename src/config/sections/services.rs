@@ -1,6 +1,7 @@
 //! `[services.NAME]`: where a service is, how it is called, and how it is guarded.
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Uri};
@@ -9,11 +10,12 @@ use serde_json::{Value as Json, json};
 
 use super::topics::Claims;
 use super::{HOUR, MILLISECOND, adaptive, breaker, fallback, health, verdict};
-use crate::config::checked::{Endpoint, Identity, Service};
+use crate::config::checked::{Endpoint, Health, Identity, Service};
 use crate::config::faults::Fault;
 use crate::config::reader::{Section, Shown};
 use crate::config::shape::{Problem, ReadableFile, Shape, Size, Text, Time, Whole, Word, wrong};
 use crate::config::tree::Written;
+use crate::machine::breaker::Settings;
 
 /// What a service's table holds.
 pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warnings: &mut Vec<Fault>) -> Option<Service> {
@@ -48,6 +50,9 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
         health::read(section, url.as_ref(), timeout)
     });
     let fallback = fallback::read(name, concurrency, section, claims);
+    if let (Some((settings, _)), Some(timeout), Some(health)) = (&breaker, timeout, &health) {
+        warn_of_short_stay(settings, timeout, health.as_ref(), section, warnings);
+    }
     if let (Some(Some(slow)), Some(timeout)) = (slow, timeout)
         && slow >= timeout
     {
@@ -72,6 +77,24 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
         health: health?,
         fallback: fallback?,
     })
+}
+
+/// Warns where a breaker may leave half-open before its probes can have decided.
+fn warn_of_short_stay(settings: &Settings, timeout: Duration, health: Option<&Health>, section: &Section<'_>, warnings: &mut Vec<Fault>) {
+    let Some(stay) = settings.half_open_timeout else { return };
+    let (answers, permits) = (settings.probes_that_decide(), settings.permits.max(1));
+    let (longest, why) = match health.filter(|health| health.probe) {
+        Some(health) => (health.interval * (answers - 1) + health.timeout, "health checks at their interval"),
+        None => (timeout * answers.div_ceil(permits), "probes as long as `timeout`"),
+    };
+    if stay < longest {
+        let (stay, longest) = (humantime::format_duration(stay), humantime::format_duration(longest));
+        section.within("breaker", |breaker| {
+            let message =
+                format!("{stay} is shorter than {why} may take to decide, {longest}: the breaker of a slow service may never close");
+            warnings.push(breaker.remark("half_open_timeout", &message));
+        });
+    }
 }
 
 /// Whether a service may be called so: names stand in topics, Redis keys, metrics and expressions.

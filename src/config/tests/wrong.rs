@@ -77,6 +77,10 @@ const WRONG: &[(&str, &[&str])] = &[
         ],
     ),
     ("[services.rag.breaker]\npolicy = 'time'\nwindow = '1500ms'", &["a.toml:3: services.rag.breaker.window: must be whole seconds"]),
+    (
+        "[services.rag.breaker]\npolicy = 'expression'\ntrip = 'calls > 1'\nsize = 5\nwindow = '10s'",
+        &["a.toml:4: services.rag.breaker.size: `size` and `window` are two windows: an expression is over one"],
+    ),
     ("[services.rag.breaker]\nany = []", &["a.toml:2: services.rag.breaker.any: has no policy in it"]),
     (
         "[services.rag.breaker]\npolicy = 'count'\nany = [{ policy = 'time' }]",
@@ -461,4 +465,24 @@ fn what_deserves_a_look_is_a_warning() {
 fn an_empty_entry_of_a_table_of_secrets_is_a_fault_and_not_a_riddle() {
     let faults = World::file("services.rag.headers = { a = \"\" }").load().expect_err("refused");
     assert!(faults.to_string().contains("services.rag.headers.a: is empty"), "{faults}");
+}
+
+#[test]
+fn a_stay_in_half_open_that_is_too_short_is_worth_a_look() {
+    let said = |text: &str| World::file(text).warnings();
+    let none: [&str; 0] = [];
+    assert_eq!(said("[services.rag.breaker]\nhalf_open_timeout = '30s'"), none, "as long as a probe may take");
+    assert_eq!(
+        said("[services.rag.breaker]\nhalf_open_timeout = '31s'\nsuccess_threshold = 2"),
+        [
+            "a.toml:2: services.rag.breaker.half_open_timeout: 31s is shorter than probes as long as `timeout` may take to decide, 1m: the breaker of a slow service may never close"
+        ]
+    );
+    assert_eq!(said("[services.rag.breaker]\nhalf_open_timeout = '31s'\nsuccess_threshold = 2\npermits = 2"), none);
+    assert_eq!(
+        said("[services.rag.breaker]\nhalf_open_timeout = '11s'\nsuccess_threshold = 3\n[services.rag.health]\npath = '/health'"),
+        [
+            "a.toml:2: services.rag.breaker.half_open_timeout: 11s is shorter than health checks at their interval may take to decide, 12s: the breaker of a slow service may never close"
+        ]
+    );
 }

@@ -10,9 +10,8 @@
 use std::time::Duration;
 
 use super::policy::{Counts, Policy, Slack};
-use super::seconds::second_of;
-use super::timed::whole_seconds;
-use super::{PolicySettings, Verdict};
+use super::seconds::{second_of, whole_seconds};
+use super::{PolicySettings, Verdict, began};
 use crate::machine::time::Tick;
 
 /// What `adaptive` is told.
@@ -98,7 +97,7 @@ impl Adaptive {
     }
 
     /// The seconds, latest first, in which a call that is out has been so for less than `patience`.
-    fn young_seconds(&self) -> impl DoubleEndedIterator<Item = u64> + use<> {
+    fn young_seconds(&self) -> impl Iterator<Item = u64> + use<> {
         let patience = self.settings.patience.as_secs().min(self.buckets.len() as u64).min(self.latest.saturating_add(1));
         let latest = self.latest;
         (0..patience).map(move |back| latest - back)
@@ -132,7 +131,7 @@ impl Policy for Adaptive {
         let slow = u64::from(took > self.settings.slow_call_duration || verdict == Verdict::Slow);
         if verdict != Verdict::Ignored {
             self.move_to(second_of(now));
-            self.back(Tick(now.0.saturating_sub(u64::try_from(took.as_millis()).unwrap_or(u64::MAX))));
+            self.back(began(took, now));
         }
         match verdict {
             Verdict::Success | Verdict::Slow => {
@@ -149,7 +148,7 @@ impl Policy for Adaptive {
                     bucket.slow += slow;
                 });
             }
-            Verdict::Ignored => self.forget(now),
+            Verdict::Ignored => self.forget(began(took, now), now),
         }
         false
     }
@@ -231,19 +230,16 @@ impl Policy for Adaptive {
         self.buckets[place].out += 1;
     }
 
-    fn forget(&mut self, now: Tick) {
+    fn forget(&mut self, began: Tick, now: Tick) {
         self.move_to(second_of(now));
-        // Nobody says when it began. It is taken for the oldest of which nothing can be said.
-        let oldest = self.young_seconds().rev().find(|second| self.buckets[self.place(*second)].out > 0);
-        if let Some(second) = oldest {
+        self.back(began);
+        let second = second_of(began);
+        // Out of the window it is forgotten already.
+        if self.latest.saturating_sub(second) < self.buckets.len() as u64 {
             let place = self.place(second);
-            self.buckets[place].out -= 1;
-        }
-        let place = self.place(self.latest);
-        // The second in which it began may be another one, or out of the window: it is taken from the present one as far as that goes.
-        if self.buckets[place].requests > 0 {
-            self.buckets[place].requests -= 1;
-            self.total.requests -= 1;
+            let known = self.buckets[place].requests.min(1);
+            self.buckets[place].requests -= known;
+            self.total.requests -= known;
         }
     }
 }

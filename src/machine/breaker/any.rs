@@ -95,7 +95,7 @@ impl Policy for Any {
         self.0.iter_mut().for_each(|policy| policy.send(now));
     }
 
-    fn forget(&mut self, now: Tick) {
-        self.0.iter_mut().for_each(|policy| policy.forget(now));
+    fn forget(&mut self, began: Tick, now: Tick) {
+        self.0.iter_mut().for_each(|policy| policy.forget(began, now));
     }
 }

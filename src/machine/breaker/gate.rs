@@ -73,15 +73,15 @@ impl Gate {
         self.0 & ((1 << TAG_BITS) - 1)
     }
 
-    /// The permit that the breaker would give; `None`: ask it, or it refuses.
+    /// The permit that the breaker would give at `now`; `None`: ask it, or it refuses.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the mask leaves the branch's own bits, which are fewer than 32")]
-    pub(super) fn admits(self) -> Option<Permit> {
+    pub(super) fn admits(self, now: Tick) -> Option<Permit> {
         if self.tag() != CLOSED {
             return None;
         }
         let branch = (self.0 >> BRANCH_SHIFT) as u32 & ((1 << BRANCH_BITS) - 1);
-        Some(Permit { life: Life { generation: Generation(self.0 >> GENERATION_SHIFT), branch }, probe: None })
+        Some(Permit { life: Life { generation: Generation(self.0 >> GENERATION_SHIFT), branch }, probe: None, began: now })
     }
 
     /// The refusal that the breaker would give at `now`; `None`: ask it, or it admits.

@@ -1,5 +1,7 @@
 //! Which life of a breaker a decision and a permit belong to.
 
+use crate::machine::time::Tick;
+
 /// The life a breaker is in, and what decides between two instances' states: the higher one stands.
 ///
 /// A decision is an operator's order (a lock, its release, a reset), a lock's end, or else the breaker's own. Each order begins a new
@@ -36,6 +38,8 @@ impl Generation {
 pub struct Permit {
     pub(super) life: Life,
     pub(super) probe: Option<u64>,
+    /// When it was given.
+    pub(super) began: Tick,
 }
 
 /// One stay in one state. A generation alone does not tell two of them apart: [`super::Breaker::yield_to`] leaves a state for another one of

@@ -19,7 +19,7 @@
 //!   refused call extends nothing.
 //! - No timer runs: time is an argument, and a state that has run out is left by the next [`Breaker::admit`] or [`Breaker::advance`].
 //! - Whatever its settings are, a breaker whose service works closes again: no setting, zero and the largest included, can hold
-//!   it half-open for good.
+//!   it half-open for good. Only `half_open_timeout` asks something of the service: that it answers the probes within the stay.
 //!
 //! What it leaves to others: sharing between threads ([`SharedBreaker`]), the fleet, metrics and logs. It says what happened
 //! ([`Transition`]); its caller acts on it.
@@ -173,14 +173,14 @@ impl Breaker {
                     Err(by_chance)
                 } else {
                     self.policy.send(now);
-                    Ok(Permit { life, probe: None })
+                    Ok(Permit { life, probe: None, began: now })
                 }
             }
             State::Open { until, .. } => Err(Refusal { state: StateName::Open, until: Some(*until) }),
             State::HalfOpen(half_open) => match half_open.send(self.next_probe, &self.settings, now) {
                 Some(probe) => {
                     self.next_probe += 1;
-                    Ok(Permit { life, probe: Some(probe) })
+                    Ok(Permit { life, probe: Some(probe), began: now })
                 }
                 None => {
                     let ends = [half_open.first_lease_end(), stay_ends(&self.settings, self.since)];
@@ -189,12 +189,12 @@ impl Breaker {
             },
             State::Locked(lock) => match lock.kind {
                 LockKind::ForcedOpen => Err(Refusal { state: StateName::ForcedOpen, until: lock.expires_at }),
-                LockKind::ForcedClosed => Ok(Permit { life, probe: None }),
+                LockKind::ForcedClosed => Ok(Permit { life, probe: None, began: now }),
                 LockKind::MetricsOnly => {
                     // Counted like any other, and with this roll never refused.
                     self.policy.admit(now, &mut || 1.0);
                     self.policy.send(now);
-                    Ok(Permit { life, probe: None })
+                    Ok(Permit { life, probe: None, began: now })
                 }
             },
         };
@@ -241,8 +241,8 @@ impl Breaker {
         }
         match &mut self.state {
             State::HalfOpen(half_open) => half_open.drop_probe(permit.probe),
-            State::Closed { .. } => self.policy.forget(now),
-            State::Locked(lock) if lock.kind == LockKind::MetricsOnly => self.policy.forget(now),
+            State::Closed { .. } => self.policy.forget(permit.began, now),
+            State::Locked(lock) if lock.kind == LockKind::MetricsOnly => self.policy.forget(permit.began, now),
             State::Open { .. } | State::Locked(_) => {}
         }
     }
@@ -384,7 +384,7 @@ impl Breaker {
     fn record(&mut self, verdict: Verdict, took: Duration, now: Tick) -> bool {
         if self.ignored_first > 0 && verdict != Verdict::Ignored {
             self.ignored_first -= 1;
-            self.policy.forget(now);
+            self.policy.forget(began(took, now), now);
             return false;
         }
         self.policy.record(verdict, took, now)
@@ -463,6 +463,11 @@ fn half_open() -> State {
 /// When a stay in half-open that began at `since` becomes too long. Not at once, for no probe could be sent in it.
 fn stay_ends(settings: &Settings, since: Tick) -> Option<Tick> {
     settings.half_open_timeout.map(|timeout| since.plus(timeout.max(Duration::from_millis(1))))
+}
+
+/// When a call began that took so long, give or take a millisecond.
+fn began(took: Duration, now: Tick) -> Tick {
+    Tick(now.0.saturating_sub(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)))
 }
 
 fn retry_after(verdict: Verdict) -> Option<Duration> {

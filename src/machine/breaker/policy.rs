@@ -67,9 +67,9 @@ pub trait Policy: fmt::Debug + Send + Sync {
         let _ = now;
     }
 
-    /// Forgets a call that it admitted at some time before `now`, and that ended without a verdict.
-    fn forget(&mut self, now: Tick) {
-        let _ = now;
+    /// Forgets a call that it admitted at `began`, and that ended without a verdict.
+    fn forget(&mut self, began: Tick, now: Tick) {
+        let _ = (began, now);
     }
 }
 

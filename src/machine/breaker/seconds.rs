@@ -3,6 +3,8 @@
 //! A second is one of the machine's time, a tick divided by 1,000, so the window moves at whole seconds and covers from `n - 1` to `n` of
 //! them, as that of resilience4j does.
 
+use std::time::Duration;
+
 use super::Counts;
 use super::rates::Mark;
 use crate::machine::time::Tick;
@@ -27,6 +29,15 @@ struct Bucket {
 pub(super) fn second_of(now: Tick) -> u64 {
     now.0 / 1_000
 }
+
+/// A window's length in seconds, at least 1; of a part of a second nothing is kept.
+pub(super) fn whole_seconds(window: Duration) -> u32 {
+    u32::try_from(window.as_secs()).unwrap_or(u32::MAX).clamp(1, LONGEST)
+}
+
+/// The longest window, seconds: a day, many times what the config allows. A longer one is taken for it, so that no setting makes a breaker
+/// larger than a few megabytes.
+const LONGEST: u32 = 24 * 3_600;
 
 impl Seconds {
     /// A window over so many seconds without a call; `seconds` is taken for 1 where it is 0.

@@ -148,6 +148,11 @@ impl Settings {
         now.plus(self.lease.max(Duration::from_millis(1)))
     }
 
+    /// Good probes that close a half-open breaker; at least 1.
+    pub fn probes_that_decide(&self) -> u32 {
+        self.round().map_or(self.success_threshold, |round| round.size).max(1)
+    }
+
     /// How probes are weighed together; `None`: each decides.
     ///
     /// Slow ones count by the policy's own threshold, and as few as its `minimum_calls` decide, as in resilience4j.

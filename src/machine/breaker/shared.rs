@@ -80,7 +80,7 @@ impl SharedBreaker {
         then: impl FnOnce(&Breaker, &Transition),
     ) -> (Result<Permit, Refusal>, Option<Box<Transition>>) {
         let gate = self.gate();
-        if let Some(permit) = gate.admits() {
+        if let Some(permit) = gate.admits(now) {
             return (Ok(permit), None);
         }
         if let Some(refusal) = gate.refuses(now) {
@@ -157,9 +157,9 @@ impl SharedBreaker {
         let mut word = self.slack.load(Ordering::Acquire);
         loop {
             let Some(less) = SlackWord::from_word(word).less_one(now) else { return false };
-            // Acquired: published after the slack was taken away, it makes the exchange fail.
+            // Acquired, as `quick` is: what was published after the slack was taken away makes the exchange fail.
             let gate = Gate::from_word(self.gate.load(Ordering::Acquire));
-            if took.as_nanos() > u128::from(self.quick.load(Ordering::Relaxed)) || !gate.is_open_house_of(permit.life) {
+            if took.as_nanos() > u128::from(self.quick.load(Ordering::Acquire)) || !gate.is_open_house_of(permit.life) {
                 return false;
             }
             match self.slack.compare_exchange_weak(word, less.word(), Ordering::Acquire, Ordering::Acquire) {
@@ -217,7 +217,7 @@ impl Drop for Hold<'_> {
         if slack != SlackWord::NONE {
             let quick = u64::try_from(held.breaker.quick().as_nanos()).unwrap_or(u64::MAX);
             if quick != shared.quick.load(Ordering::Relaxed) {
-                shared.quick.store(quick, Ordering::Relaxed);
+                shared.quick.store(quick, Ordering::Release);
             }
             held.offered = slack.left();
             held.stamp = held.stamp.wrapping_add(1);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::policy::{Counts, Policy, Slack};
 use super::rates::{Mark, Rates};
-use super::seconds::{Seconds, second_of};
+use super::seconds::{Seconds, second_of, whole_seconds};
 use super::{PolicySettings, Verdict};
 use crate::machine::time::Tick;
 
@@ -20,14 +20,6 @@ impl Timed {
         Self { seconds: Seconds::new(whole_seconds(window), now), rates }
     }
 }
-
-/// A window's length in seconds, at least 1; of a part of a second nothing is kept.
-pub(super) fn whole_seconds(window: Duration) -> u32 {
-    u32::try_from(window.as_secs()).unwrap_or(u32::MAX).clamp(1, LONGEST)
-}
-
-/// The longest window, seconds: a day. A longer one is taken for it, so that no setting makes a breaker larger than a megabyte.
-const LONGEST: u32 = 24 * 3_600;
 
 impl Policy for Timed {
     fn record(&mut self, verdict: Verdict, took: Duration, now: Tick) -> bool {

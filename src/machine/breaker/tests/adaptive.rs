@@ -113,6 +113,12 @@ fn a_call_that_failed_young_counts_at_once_and_one_given_back_never() {
         let permit = ask(&mut breaker, 0.0, 0).expect("nothing has failed for good");
         breaker.abandon(permit, Tick(500));
     }
+    // Also in a later second, and where the answer says nothing.
+    let (long, ignored) = (ask(&mut breaker, 0.0, 0).expect("nothing is known"), ask(&mut breaker, 0.0, 0).expect("nothing is known"));
+    breaker.abandon(long, Tick(3_500));
+    breaker.settle(ignored, Verdict::Ignored, Duration::from_millis(3_500), Tick(3_500), || 0.0);
+    assert_eq!(breaker.counts(Tick(3_500)).calls, 0);
+    let mut breaker = patient(2);
     assert_eq!(breaker.counts(Tick(500)).calls, 0);
     let permit = ask(&mut breaker, 0.0, 600).expect("nothing is known");
     breaker.settle(permit, FAILURE, Duration::from_millis(10), Tick(610), || 0.0);
@@ -268,15 +274,15 @@ impl Naive {
         goes
     }
 
-    fn forget(&mut self, now: u64) {
-        if let Some(place) = self.events.iter().rposition(|event| *event == (now / 1_000, Event::Request)) {
+    fn forget(&mut self, began: u64) {
+        if let Some(place) = self.events.iter().rposition(|event| *event == (began / 1_000, Event::Request)) {
             self.events.remove(place);
         }
     }
 
     fn end(&mut self, verdict: Verdict, took: u64, now: u64) {
         let event = match verdict {
-            Verdict::Ignored => return self.forget(now),
+            Verdict::Ignored => return self.forget(now.saturating_sub(took)),
             Verdict::Failure { .. } => Event::Failure,
             Verdict::Success | Verdict::Slow => Event::Accept,
         };
@@ -317,16 +323,17 @@ proptest! {
                 Op::Ask(roll) => {
                     let permit = ask(&mut breaker, roll, now);
                     prop_assert_eq!(permit.is_some(), naive.ask(roll, now));
-                    out.extend(permit);
+                    out.extend(permit.map(|permit| (permit, now)));
                 }
                 Op::End(call, verdict, took) if !out.is_empty() => {
-                    let permit = out.swap_remove(call.index(out.len()));
+                    let (permit, _) = out.swap_remove(call.index(out.len()));
                     breaker.settle(permit, verdict, Duration::from_millis(took), Tick(now), || 0.0);
                     naive.end(verdict, took, now);
                 }
                 Op::Abandon(call) if !out.is_empty() => {
-                    breaker.abandon(out.swap_remove(call.index(out.len())), Tick(now));
-                    naive.forget(now);
+                    let (permit, began) = out.swap_remove(call.index(out.len()));
+                    breaker.abandon(permit, Tick(now));
+                    naive.forget(began);
                 }
                 Op::End(..) | Op::Abandon(_) => {}
             }

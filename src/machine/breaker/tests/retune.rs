@@ -270,3 +270,14 @@ fn what_a_new_breaker_ignores_is_not_begun_again() {
         assert_eq!(breaker.counts(Tick(0)).failures, counted, "{before} to ignore, {verdicts} told, then {after}");
     }
 }
+
+/// Another instance tripped it, and knows of a `Retry-After`: only that one may go on earlier.
+#[test]
+fn an_adopted_open_time_is_not_cut_short() {
+    let mut breaker = Breaker::new(settings(), Tick(0));
+    breaker.adopt(&snapshot(1, Held::Open { until: Tick(5_000) }), Cause::Adopted, Tick(10)).expect("is newer");
+    retune(&mut breaker, Settings { recovery_timeout: Duration::from_millis(20), ..settings() }, 20);
+    assert_eq!(breaker.next_deadline(), Some(Tick(5_000)));
+    retune(&mut breaker, Settings { recovery_timeout: Duration::from_secs(9), ..settings() }, 20);
+    assert_eq!(breaker.next_deadline(), Some(Tick(9_000)));
+}
