@@ -1,5 +1,7 @@
 //! The breakers of all services, and who must know when one changes: the witness, the [`super::keeper`], the drain.
 
+mod probes;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -59,6 +61,7 @@ struct Entry {
     service: String,
     breaker: SharedBreaker,
     probes: Probes,
+    wanted: probes::Wanted,
     remembered: Mutex<VecDeque<HistoryEntry>>,
 }
 
@@ -156,6 +159,7 @@ impl<W: World> Breakers<W> {
             .map(|Subject { service, settings, probes }| Entry {
                 service,
                 probes,
+                wanted: probes::Wanted::default(),
                 breaker: SharedBreaker::new(shared(&mut distinct, settings), now),
                 remembered: Mutex::new(VecDeque::new()),
             })
@@ -198,7 +202,8 @@ impl<W: World> Breakers<W> {
         // It may have become half-open since that was looked at; what is dropped here gives its place back.
         let answer =
             answer.and_then(|admission| if entry.probes == Probes::Checks && admission.is_probe() { Err(RESERVED) } else { Ok(admission) });
-        if answer.is_err() {
+        if let Err(refusal) = &answer {
+            self.note_want(service, Probes::Calls, refusal);
             self.witness.tell(Fact::Refused { service });
         }
         answer
@@ -209,10 +214,14 @@ impl<W: World> Breakers<W> {
     /// # Errors
     /// The breaker's no.
     pub fn admit_check(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
-        match self.entries[service].breaker.refusal(now) {
+        let answer = match self.entries[service].breaker.refusal(now) {
             Some(refusal) => Err(refusal),
             None => self.ask(service, now),
+        };
+        if let Err(refusal) = &answer {
+            self.note_want(service, Probes::Checks, refusal);
         }
+        answer
     }
 
     fn ask(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
@@ -234,7 +243,14 @@ impl<W: World> Breakers<W> {
     /// The same for who has read the clock already.
     pub fn refuses_at(&self, service: usize, now: Tick) -> bool {
         let entry = &self.entries[service];
-        entry.reserved(now).is_some() || entry.breaker.refusal(now).is_some()
+        if entry.reserved(now).is_some() {
+            return true;
+        }
+        let refusal = entry.breaker.refusal(now);
+        if let Some(refusal) = &refusal {
+            self.note_want(service, Probes::Calls, refusal);
+        }
+        refusal.is_some()
     }
 
     /// The state's name.

@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | `<prefix>:{<service>}:breaker` | hash | `layout`, `generation`, `state`, `trips`, `since`, `instance`; `retry_at` while open; `lock_actor`, `lock_reason`, `lock_expires_at` while locked |
 //! | `<prefix>:{<service>}:history` | stream, capped | `at`, `from`, `to`, `cause`, `generation`, `instance`, `actor`, `reason`, `counts` |
+//! | `<prefix>:{<service>}:probes`, `:waiting` | sorted set, string | leases on probes, and who waits for one: [`leases`] |
 //! | `<prefix>:transitions:<database>` | channel | a state as JSON, its times as what is left of them |
 //! | `<prefix>:layout` | string | the version that `migrate` wrote |
 //!
@@ -22,6 +23,7 @@ mod failure;
 mod history;
 mod keys;
 mod layout;
+mod leases;
 mod link;
 mod watch;
 mod wire;
@@ -59,6 +61,7 @@ pub struct RedisStore<C> {
     kept: usize,
     load: Script,
     save: Script,
+    lease: Script,
 }
 
 /// Whether this config names a Redis that can be connected to, without doing so.
@@ -89,6 +92,7 @@ impl<C: Clock> RedisStore<C> {
             kept: config.history.get(),
             load: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/load.lua"))),
             save: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/save.lua"))),
+            lease: leases::script(),
         })
     }
 

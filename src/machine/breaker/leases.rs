@@ -4,7 +4,8 @@
 //! ([`Breaker::grant`], [`Breaker::keep_to_leases`]); once nobody has for [`PATIENCE`], or the store has failed ([`Breaker::do_without_leases`]),
 //! the breaker goes by its own places alone until it hears again. So no failure of whoever asks can hold it half-open for good.
 //!
-//! A lease is used until its call is back, though the breaker has left the life that sent it: the call is at the service all the same.
+//! A lease is used until its call is back, though the breaker has left the life that sent it: the call is at the service all the same. While one is,
+//! nobody may be asking for more, and patience begins once it is over.
 
 use std::time::Duration;
 
@@ -50,12 +51,21 @@ pub struct Tenure {
     pub used: Vec<u64>,
 }
 
+impl Tenure {
+    /// Whether it has this one.
+    pub fn has(&self, id: u64) -> bool {
+        self.used.contains(&id) || self.unused.iter().any(|lease| lease.id == id)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     /// Whether the store can be asked.
     shared: bool,
     /// Until when no probe goes without a lease; zero: it has fallen back on its own places.
     binding: Tick,
+    /// When a refused call is to ask again, unless `binding` is before.
+    again: Tick,
     unused: Vec<Lease>,
     used: Vec<Used>,
 }
@@ -71,7 +81,14 @@ impl Leases {
     /// A life begins: what was unused was for the one before.
     pub fn begin(&mut self, now: Tick) {
         self.unused.clear();
-        self.binding = now.plus(PATIENCE);
+        self.heard(now);
+    }
+
+    /// Something was heard of leases: patience begins anew.
+    fn heard(&mut self, now: Tick) {
+        let over = self.used.iter().map(|used| used.ends.plus(RESERVE)).fold(now, Tick::max);
+        self.binding = over.plus(PATIENCE);
+        self.again = now.plus(PATIENCE);
     }
 
     /// Whether a probe may go; it uses up the lease that ends first, if there is one.
@@ -82,20 +99,33 @@ impl Leases {
             Some(index) => {
                 let lease = self.unused.swap_remove(index).id;
                 self.used.push(Used { lease, probe, ends });
+                if self.binding > now {
+                    self.heard(now);
+                }
                 true
             }
-            None => !self.shared || self.binding <= now,
+            None => {
+                let goes = !self.shared || self.binding <= now;
+                if !goes && self.again <= now {
+                    self.again = now.plus(PATIENCE);
+                }
+                goes
+            }
         }
     }
 
     /// A probe is back.
-    pub fn returned(&mut self, probe: u64) {
+    pub fn returned(&mut self, probe: u64, now: Tick) {
+        let before = self.used.len();
         self.used.retain(|used| used.probe != probe);
+        if self.used.len() < before && self.binding > now {
+            self.heard(now);
+        }
     }
 
     /// Until when every probe is refused for want of a lease; `None`: not known to be.
     pub fn wanting_until(&self) -> Option<Tick> {
-        self.waits().filter(|_| self.unused.is_empty())
+        self.waits().filter(|_| self.unused.is_empty()).map(|end| end.min(self.again))
     }
 
     /// When it falls back on its own places, if nothing is heard.
@@ -128,7 +158,7 @@ impl Breaker {
         }
         let leases = self.leases.get_or_insert_default();
         if shared && !leases.shared {
-            leases.binding = now.plus(PATIENCE);
+            leases.heard(now);
         }
         leases.shared = shared;
     }
@@ -139,7 +169,7 @@ impl Breaker {
             return false;
         }
         let leases = self.leases.get_or_insert_default();
-        leases.binding = now.plus(PATIENCE);
+        leases.heard(now);
         if let Some(held) = leases.unused.iter_mut().find(|held| held.id == lease.id) {
             held.use_by = held.use_by.max(lease.use_by);
         } else if leases.used.iter().all(|used| used.lease != lease.id) {
@@ -153,15 +183,16 @@ impl Breaker {
         if self.is_probing_in(generation)
             && let Some(leases) = &mut self.leases
         {
-            leases.binding = now.plus(PATIENCE);
+            leases.heard(now);
         }
     }
 
-    /// The store has failed: goes by its own places until a lease is heard of, or for the rest of the stay.
-    pub fn do_without_leases(&mut self) {
-        if let Some(leases) = &mut self.leases {
-            leases.binding = Tick(0);
-        }
+    /// The store has failed: goes by its own places until a lease is heard of, or for the rest of the stay. Whether it did not before.
+    pub fn do_without_leases(&mut self) -> bool {
+        let Some(leases) = &mut self.leases else { return false };
+        let waited = leases.waits().is_some();
+        leases.binding = Tick(0);
+        waited
     }
 
     /// Takes back a lease that no probe has gone with. False if one has, or it is not there.

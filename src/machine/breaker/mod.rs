@@ -206,7 +206,7 @@ impl Breaker {
 
     /// Reports an admitted call's verdict. `took` is the call's duration, `roll` a number in `[0, 1)`, drawn only for a trip's jitter.
     pub fn settle(&mut self, permit: Permit, verdict: Verdict, took: Duration, now: Tick, roll: impl FnOnce() -> f64) -> Settled {
-        self.give_back_lease(&permit);
+        self.give_back_lease(&permit, now);
         if permit.life != self.life {
             return Settled::LATE;
         }
@@ -240,7 +240,7 @@ impl Breaker {
 
     /// Gives a permit back without a verdict: the call was never made, or was cancelled by its caller.
     pub fn abandon(&mut self, permit: Permit, now: Tick) {
-        self.give_back_lease(&permit);
+        self.give_back_lease(&permit, now);
         if permit.life != self.life {
             return;
         }
@@ -388,9 +388,9 @@ impl Breaker {
         &self.settings
     }
 
-    fn give_back_lease(&mut self, permit: &Permit) {
+    fn give_back_lease(&mut self, permit: &Permit, now: Tick) {
         if let (Some(probe), Some(leases)) = (permit.probe, &mut self.leases) {
-            leases.returned(probe);
+            leases.returned(probe, now);
         }
     }
 

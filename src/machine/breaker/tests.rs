@@ -4,6 +4,7 @@
 mod defects;
 mod example;
 mod interleavings;
+mod leases;
 mod model;
 mod open_time;
 mod properties;
