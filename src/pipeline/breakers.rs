@@ -2,6 +2,8 @@
 
 mod probes;
 
+pub use probes::Probes;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,15 +41,6 @@ pub struct Subject {
     pub settings: Settings,
     /// What goes while it is half-open.
     pub probes: Probes,
-}
-
-/// What goes as a probe while a breaker is half-open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Probes {
-    /// Calls, whoever comes first.
-    Calls,
-    /// Health checks alone ([`super::health`]): calls are refused until it is closed.
-    Checks,
 }
 
 impl From<(String, Settings)> for Subject {

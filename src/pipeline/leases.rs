@@ -58,7 +58,7 @@ pub async fn run<W: World, S: LeaseStore>(
             name,
             breakers: &*breakers,
             store: &*store,
-            health: &*health,
+            health: &health,
             clock: &clock,
             chance: &chance,
             held: Vec::new(),

@@ -1,6 +1,10 @@
 //! The few things a loop may ask of the world, each as narrow as its caller's need. [`crate::edge`] answers them with Kafka, Redis,
 //! HTTP and a clock; a simulation answers them from a seed.
 
+mod leases;
+
+pub use leases::{LeaseStore, LeaseWish, Leasing};
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -12,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::event::{Headers, Incoming, Offset, Record, TopicPartition, UnixMillis};
-use crate::machine::breaker::{Generation, Snapshot, Transition};
+use crate::machine::breaker::{Snapshot, Transition};
 use crate::machine::time::Tick;
 
 use super::facts::Fact;
@@ -353,44 +357,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// What the others publish, from now on, for as long as the receiver lives. A lost connection is renewed with back-off by the store itself.
     fn watch(&self) -> mpsc::Receiver<Heard>;
-}
-
-/// Where the probes of a fleet are counted: leases on them, each until a deadline of the store's own clock.
-pub trait LeaseStore: Send + Sync + 'static {
-    /// Asks for a lease, or for a later deadline of one that is held.
-    fn lease(&self, service: &str, wish: LeaseWish) -> impl Future<Output = Result<Leasing, StoreError>> + Send;
-
-    /// Gives leases back. Those that are not held any more are none's loss.
-    fn give_back(&self, service: &str, leases: &[u64]) -> impl Future<Output = Result<(), StoreError>> + Send;
-}
-
-/// What an instance asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeaseWish {
-    /// Of all that this process asks for, this one.
-    pub lease: u64,
-    /// The half-open life that it is for.
-    pub generation: Generation,
-    /// Leases in the whole fleet, at most.
-    pub permits: u32,
-    /// From when it is granted to its deadline.
-    pub duration: Duration,
-    /// Whether somebody waits for it here: others who hold one without a use then let it go.
-    pub urgent: bool,
-}
-
-/// What came of asking for a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leasing {
-    /// It is held.
-    Granted,
-    /// All are held, or somebody else is waiting. The first deadline is so far away, if there is one.
-    Full {
-        /// How far.
-        free_in: Option<Duration>,
-    },
-    /// The stored breaker is not half-open, or in another life.
-    Stale,
 }
 
 /// What came of a save.

@@ -2,9 +2,18 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Breakers, Probes};
+use super::Breakers;
 use crate::machine::breaker::{Generation, Lease, Refusal, StateName, Tenure};
 use crate::pipeline::ports::{Clock, World};
+
+/// What goes as a probe while a breaker is half-open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probes {
+    /// Calls, whoever comes first.
+    Calls,
+    /// Health checks alone ([`super::health`]): calls are refused until it is closed.
+    Checks,
+}
 
 /// Whether somebody was refused who would have been a probe.
 #[derive(Debug, Default)]

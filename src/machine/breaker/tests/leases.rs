@@ -23,8 +23,8 @@ fn who_goes_when() {
     enum Do {
         Grant(u64, u64),
         Revoke(u64),
-        KeepTo,
-        DoWithout,
+        Keep,
+        Forgo,
         Unshare,
         Share,
     }
@@ -43,9 +43,9 @@ fn who_goes_when() {
         ("another one revoked", true, &[Grant(1, 1_100), Revoke(2)], 100, 1),
         ("patient", true, &[], 100 + PATIENCE_MS - 1, 0),
         ("out of patience", true, &[], 100 + PATIENCE_MS, 2),
-        ("told at 100 that there is none", true, &[KeepTo], 100 + PATIENCE_MS - 1, 0),
-        ("the store failed", true, &[DoWithout], 100, 2),
-        ("the store failed, and answers again", true, &[DoWithout, KeepTo], 100, 0),
+        ("told at 100 that there is none", true, &[Keep], 100 + PATIENCE_MS - 1, 0),
+        ("the store failed", true, &[Forgo], 100, 2),
+        ("the store failed, and answers again", true, &[Forgo, Keep], 100, 0),
         ("the store is away", true, &[Unshare], 100, 2),
         ("the store came", false, &[Share], 100, 0),
     ] {
@@ -55,8 +55,8 @@ fn who_goes_when() {
             match step {
                 Grant(id, use_by) => assert!(grant(&mut breaker, *id, *use_by, 100)),
                 Revoke(id) => drop(breaker.revoke(*id)),
-                KeepTo => breaker.keep_to_leases(generation, Tick(100)),
-                DoWithout => assert!(breaker.do_without_leases()),
+                Keep => breaker.keep_to_leases(generation, Tick(100)),
+                Forgo => assert!(breaker.do_without_leases()),
                 Unshare => breaker.share_probes(false, Tick(100)),
                 Share => breaker.share_probes(true, Tick(100)),
             }
