@@ -97,6 +97,7 @@ struct Stored {
     snapshots: BTreeMap<String, Snapshot>,
     history: Vec<Transition>,
     leases: Vec<Leased>,
+    waiting: Option<u64>,
     questions: usize,
     instances: u64,
 }
@@ -178,6 +179,9 @@ impl LeaseStore for Seat {
                 return Leasing::Stale;
             }
             let deadline = now + wish.duration;
+            if state.waiting.is_some_and(|waiting| waiting != holder) && !wish.urgent {
+                return Leasing::Full { free_in: None };
+            }
             let leased = state.leases.iter_mut().find(|leased| leased.holder == holder && leased.lease == wish.lease);
             if let Some(leased) = leased.filter(|leased| leased.service == service) {
                 leased.deadline = deadline;
@@ -185,8 +189,12 @@ impl LeaseStore for Seat {
             }
             let mut deadlines = state.leases.iter().filter(|leased| leased.service == service).map(|leased| leased.deadline);
             if deadlines.clone().count() >= wish.permits as usize {
+                if wish.urgent {
+                    state.waiting.get_or_insert(holder);
+                }
                 return Leasing::Full { free_in: deadlines.by_ref().min().map(|deadline| deadline - now) };
             }
+            state.waiting.take_if(|waiting| *waiting == holder);
             state.leases.push(Leased { service: service.to_owned(), holder, lease: wish.lease, deadline });
             Leasing::Granted
         })

@@ -14,7 +14,7 @@
 //! - No call waits for any of it. While the store fails, a breaker goes by its own places ([`Breakers::do_without_leases`]).
 //! - While no breaker is half-open nothing is asked.
 //!
-//! The half-open state must be stored before leases of it are: whoever is told that it is not asks again a moment later.
+//! The half-open state must be stored before leases of it are: whoever is told that it is not asks again a moment later, and then less and less.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The same after a lease was given back for others.
 const PAUSE_FOR_OTHERS: Duration = Duration::from_millis(400);
 
-/// The same while the state is being stored.
+/// The same while the state is being stored; twice that with each question that comes too early, up to 32 times.
 const PAUSE_FOR_SAVE: Duration = Duration::from_millis(15);
 
 /// How long before its time is over an unused lease is asked for again.
@@ -65,6 +65,7 @@ pub async fn run<W: World, S: LeaseStore>(
             next_id: 0,
             next_ask: Tick(0),
             not_before: Tick(0),
+            stale: 0,
         })
         .collect();
     {
@@ -95,6 +96,8 @@ struct Tenant<'a, W: World, S> {
     next_ask: Tick,
     /// The store has failed: nothing is asked of it until then.
     not_before: Tick,
+    /// Questions in a row that were told of another state in the store.
+    stale: u32,
 }
 
 impl<W: World, S: LeaseStore> Tenant<'_, W, S> {
@@ -103,7 +106,7 @@ impl<W: World, S: LeaseStore> Tenant<'_, W, S> {
         loop {
             let wake = if self.held.is_empty() && !self.breakers.is_probing(self.service) {
                 // The next half-open life begins with a question.
-                self.next_ask = Tick(0);
+                (self.next_ask, self.stale) = (Tick(0), 0);
                 Tick::NEVER
             } else {
                 self.look().await
@@ -160,7 +163,7 @@ impl<W: World, S: LeaseStore> Tenant<'_, W, S> {
                 // Where calls wait there may be more than one.
                 Some(Leasing::Granted) if urgent => self.clock.now(),
                 Some(Leasing::Granted | Leasing::Full { .. }) => self.after(PAUSE),
-                Some(Leasing::Stale) => self.after(PAUSE_FOR_SAVE),
+                Some(Leasing::Stale) => self.after(PAUSE_FOR_SAVE * (1 << self.stale.saturating_sub(1).min(5))),
             };
         }
         wake.min(self.next_ask)
@@ -181,6 +184,7 @@ impl<W: World, S: LeaseStore> Tenant<'_, W, S> {
             self.held.push(id);
         }
         let answer = self.store.lease(self.name, wish).await.ok()?;
+        self.stale = if answer == Leasing::Stale { self.stale.saturating_add(1) } else { 0 };
         match answer {
             Leasing::Granted => {
                 self.breakers.grant(self.service, terms.generation, Lease { id, use_by });

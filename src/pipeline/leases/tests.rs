@@ -136,6 +136,35 @@ async fn a_lone_instance_holds_on_to_its_lease_until_a_call_comes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_without_calls_lets_its_lease_go_for_one_that_has_some() {
+    let (_store, fleet) = fleet(1).await;
+    fleet[0].reset(Automatic::HalfOpen);
+    wait(200).await;
+    for round in 0..3 {
+        let holder = fleet.iter().position(|one| one.breakers.tenure(0).unused.len() == 1).expect("one has it");
+        let other = &fleet[(holder + 1) % fleet.len()];
+        assert!(other.probe().is_none(), "a call that waits");
+        wait(2_000).await;
+        assert_eq!(other.breakers.tenure(0).unused.len(), 1, "round {round}");
+        wait(5_000).await;
+        assert_eq!(other.breakers.tenure(0).unused.len(), 1, "nobody else has calls");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_state_is_not_stored_it_is_asked_less_and_less() {
+    let (store, clock) = (MemoryStore::new(), PausedClock::new());
+    let one = Instance::start(&store, clock, 1).await;
+    one.reset(Automatic::HalfOpen);
+    wait(10).await;
+    assert_eq!(one.breakers.tenure(0).unused.len(), 1, "stored and leased at once");
+    store.empty();
+    let before = store.questions();
+    wait(1_900).await;
+    assert!(store.questions() - before < 12, "{}", store.questions() - before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_the_store_each_goes_by_its_own_places_and_with_it_by_leases_again() {
     let (store, fleet) = fleet(1).await;
     fleet[0].reset(Automatic::HalfOpen);
