@@ -8,6 +8,7 @@
 //! Guarantees: granting is one script, so no two instances get the last one; it looks whether the stored breaker is half-open in the life that
 //! the lease is for; a lease that nobody gives back is over at its deadline, whoever's clock says what.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::Script;
@@ -41,7 +42,15 @@ impl<C: Clock> LeaseStore for RedisStore<C> {
             .arg(&self.instance)
             .arg(if wish.urgent { "1" } else { "" })
             .arg(millis(REMEMBERED));
-        let reply: Vec<String> = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await?;
+        let reply: Result<Vec<String>, StoreError> =
+            self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
+        // A Redis that answers everything else, and not this, would show nowhere.
+        if self.lease_failed.swap(reply.is_err(), Ordering::Relaxed) != reply.is_err()
+            && let Err(StoreError(error)) = &reply
+        {
+            tracing::warn!(service, error, "no leases on probes: until Redis grants them each instance has `permits` of its own");
+        }
+        let reply = reply?;
         match reply.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             ["granted"] => Ok(Leasing::Granted),
             ["stale"] => Ok(Leasing::Stale),

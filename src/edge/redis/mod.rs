@@ -31,6 +31,7 @@ mod wire;
 pub use address::ConfigError;
 pub use layout::RedisLayout;
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -62,6 +63,8 @@ pub struct RedisStore<C> {
     load: Script,
     save: Script,
     lease: Script,
+    /// Whether the last question for a lease failed.
+    lease_failed: AtomicBool,
 }
 
 /// Whether this config names a Redis that can be connected to, without doing so.
@@ -93,6 +96,7 @@ impl<C: Clock> RedisStore<C> {
             load: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/load.lua"))),
             save: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/save.lua"))),
             lease: leases::script(),
+            lease_failed: AtomicBool::new(false),
         })
     }
 
