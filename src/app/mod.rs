@@ -31,7 +31,7 @@ use crate::pipeline::keeper::{Keeper, StoreHealth, run_timers};
 use crate::pipeline::ports::{Budget, Clock as _, World};
 use crate::pipeline::pulse::Pulse;
 use crate::pipeline::stop::{Ended, Stop};
-use crate::pipeline::{drain, health, process};
+use crate::pipeline::{drain, health, leases, process};
 use crate::telemetry::calls::Recorder;
 use crate::telemetry::facts::Teller;
 use crate::telemetry::metrics::{Metrics, Series};
@@ -177,6 +177,9 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             // Before the first call: a breaker that was open when the last life ended must not let one through.
             keeper.restore().await;
             tasks.push(("what shares the breakers", background.spawn(keeper.run(ending.clone().cancelled_owned())).abort_handle()));
+            let leasing =
+                leases::run(Arc::clone(&breakers), Arc::clone(store), Arc::clone(&health), clock, chance, ending.clone().cancelled_owned());
+            tasks.push(("what shares the breakers' probes", background.spawn(leasing).abort_handle()));
             health
         }
     };

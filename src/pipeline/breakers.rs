@@ -1,6 +1,9 @@
 //! The breakers of all services, and who must know when one changes: the witness, the [`super::keeper`], the drain.
 
+mod probes;
 mod tuned;
+
+pub use probes::Probes;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,15 +45,6 @@ pub struct Subject {
     pub probes: Probes,
 }
 
-/// What goes as a probe while a breaker is half-open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Probes {
-    /// Calls, whoever comes first.
-    Calls,
-    /// Health checks alone ([`super::health`]): calls are refused until it is closed.
-    Checks,
-}
-
 impl From<(String, Settings)> for Subject {
     fn from((service, settings): (String, Settings)) -> Self {
         Self { service, settings, probes: Probes::Calls }
@@ -62,6 +56,7 @@ struct Entry {
     service: String,
     breaker: SharedBreaker,
     probes: Probes,
+    wanted: probes::Wanted,
     remembered: Mutex<VecDeque<HistoryEntry>>,
     configured: Arc<Settings>,
     /// Taken before the breaker, so that settings and their revision are seen together.
@@ -156,6 +151,7 @@ impl<W: World> Breakers<W> {
                 Entry {
                     service,
                     probes,
+                    wanted: probes::Wanted::default(),
                     breaker: SharedBreaker::new(Arc::clone(&configured), now),
                     remembered: Mutex::new(VecDeque::new()),
                     configured,
@@ -201,7 +197,8 @@ impl<W: World> Breakers<W> {
         // It may have become half-open since that was looked at; what is dropped here gives its place back.
         let answer =
             answer.and_then(|admission| if entry.probes == Probes::Checks && admission.is_probe() { Err(RESERVED) } else { Ok(admission) });
-        if answer.is_err() {
+        if let Err(refusal) = &answer {
+            self.note_want(service, Probes::Calls, refusal);
             self.witness.tell(Fact::Refused { service });
         }
         answer
@@ -212,10 +209,14 @@ impl<W: World> Breakers<W> {
     /// # Errors
     /// The breaker's no.
     pub fn admit_check(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
-        match self.entries[service].breaker.refusal(now) {
+        let answer = match self.entries[service].breaker.refusal(now) {
             Some(refusal) => Err(refusal),
             None => self.ask(service, now),
+        };
+        if let Err(refusal) = &answer {
+            self.note_want(service, Probes::Checks, refusal);
         }
+        answer
     }
 
     fn ask(&self, service: usize, now: Tick) -> Result<Admission<'_, W>, Refusal> {
@@ -237,7 +238,14 @@ impl<W: World> Breakers<W> {
     /// The same for who has read the clock already.
     pub fn refuses_at(&self, service: usize, now: Tick) -> bool {
         let entry = &self.entries[service];
-        entry.reserved(now).is_some() || entry.breaker.refusal(now).is_some()
+        if entry.reserved(now).is_some() {
+            return true;
+        }
+        let refusal = entry.breaker.refusal(now);
+        if let Some(refusal) = &refusal {
+            self.note_want(service, Probes::Calls, refusal);
+        }
+        refusal.is_some()
     }
 
     /// The state's name.

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::facts::Fact;
 use super::ports::{
-    Call, CallError, Caller, Chance, Clock, Heard, HistoryPage, Publisher, QueueFull, Reply, Saved, SavedTuning, Store, StoreError, Token,
-    Witness, World,
+    Call, CallError, Caller, Chance, Clock, Heard, HistoryPage, LeaseStore, LeaseWish, Leasing, Publisher, QueueFull, Reply, Saved,
+    SavedTuning, Store, StoreError, Token, Witness, World,
 };
 use super::tuning::Tuning;
 use crate::event::{Record, UnixMillis};
-use crate::machine::breaker::{Snapshot, Transition};
+use crate::machine::breaker::{Held, Snapshot, Transition};
 use crate::machine::time::Tick;
 
 pub(super) struct Small;
@@ -98,6 +98,18 @@ struct Stored {
     snapshots: BTreeMap<String, Snapshot>,
     tunings: BTreeMap<String, Tuning>,
     history: Vec<Transition>,
+    leases: Vec<Leased>,
+    waiting: Option<u64>,
+    questions: usize,
+    instances: u64,
+}
+
+/// A lease that is held of a service's probes.
+struct Leased {
+    service: String,
+    holder: u64,
+    lease: u64,
+    deadline: Instant,
 }
 
 impl MemoryStore {
@@ -135,6 +147,73 @@ impl MemoryStore {
     fn ask<T>(&self, question: impl FnOnce(&mut Stored) -> T) -> Result<T, StoreError> {
         let mut state = self.state.lock().expect("unpoisoned");
         if state.away { Err(StoreError("away".to_owned())) } else { Ok(question(&mut state)) }
+    }
+}
+
+/// A [`MemoryStore`] as one instance sees it: leases are held by somebody.
+pub(super) struct Seat {
+    store: Arc<MemoryStore>,
+    holder: u64,
+}
+
+impl MemoryStore {
+    pub(super) fn seat(self: &Arc<Self>) -> Arc<Seat> {
+        let mut state = self.state.lock().expect("unpoisoned");
+        state.instances += 1;
+        Arc::new(Seat { store: Arc::clone(self), holder: state.instances })
+    }
+
+    /// Leases that are held.
+    pub(super) fn leases(&self) -> usize {
+        self.state.lock().expect("unpoisoned").leases.len()
+    }
+
+    /// Questions for leases, and leases given back, so far.
+    pub(super) fn questions(&self) -> usize {
+        self.state.lock().expect("unpoisoned").questions
+    }
+}
+
+impl LeaseStore for Seat {
+    #[expect(clippy::disallowed_methods, reason = "it is tokio's paused time that is read, and no clock")]
+    async fn lease(&self, service: &str, wish: LeaseWish) -> Result<Leasing, StoreError> {
+        let now = Instant::now();
+        let holder = self.holder;
+        self.store.ask(|state| {
+            state.questions += 1;
+            state.leases.retain(|leased| leased.deadline > now);
+            let stored = state.snapshots.get(service);
+            if stored.is_none_or(|stored| stored.generation != wish.generation || stored.held != Held::HalfOpen) {
+                return Leasing::Stale;
+            }
+            let deadline = now + wish.duration;
+            if state.waiting.is_some_and(|waiting| waiting != holder) && !wish.urgent {
+                return Leasing::Full { free_in: None };
+            }
+            let leased = state.leases.iter_mut().find(|leased| leased.holder == holder && leased.lease == wish.lease);
+            if let Some(leased) = leased.filter(|leased| leased.service == service) {
+                leased.deadline = deadline;
+                return Leasing::Granted;
+            }
+            let mut deadlines = state.leases.iter().filter(|leased| leased.service == service).map(|leased| leased.deadline);
+            if deadlines.clone().count() >= wish.permits as usize {
+                if wish.urgent {
+                    state.waiting.get_or_insert(holder);
+                }
+                return Leasing::Full { free_in: deadlines.by_ref().min().map(|deadline| deadline - now) };
+            }
+            state.waiting.take_if(|waiting| *waiting == holder);
+            state.leases.push(Leased { service: service.to_owned(), holder, lease: wish.lease, deadline });
+            Leasing::Granted
+        })
+    }
+
+    async fn give_back(&self, service: &str, leases: &[u64]) -> Result<(), StoreError> {
+        let holder = self.holder;
+        self.store.ask(|state| {
+            state.questions += 1;
+            state.leases.retain(|leased| leased.service != service || leased.holder != holder || !leases.contains(&leased.lease));
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 //! finding out.
 //!
 //! Half-open, a question is a probe like a call: admitted by the breaker, settled with its answer, its permit given back if it is cut short.
-//! While open it changes nothing; its answer is shown. Nothing is asked while the breaker is closed or locked.
+//! With no place free, or no lease on one, it waits for that. While open a question changes nothing; its answer is shown. Nothing is asked while the breaker is closed or locked.
 //!
 //! A service is asked one question at a time; those of different services wait for each other no more than their calls do. A question takes
 //! no turn of the calls: it must get through while they are stuck.
@@ -19,6 +19,7 @@ use super::ports::{Clock, HealthCheck, Witness, World};
 use crate::machine::breaker::StateName;
 use crate::machine::health::{Next, Rounds, judge};
 use crate::machine::judgement::Answer;
+use crate::machine::time::Tick;
 
 /// How one service is asked.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +49,14 @@ pub async fn run<W: World, H: HealthCheck>(
     join_all(rounds).await;
 }
 
+/// What came of a round.
+enum Asked {
+    /// It was asked, or need not be.
+    Asked,
+    /// Every place of a probe is taken, in the fleet or here: until then at most.
+    NoPlace(Option<Tick>),
+}
+
 /// One service, and whom to ask about it.
 struct Asking<'a, W: World, H> {
     manner: Manner,
@@ -73,16 +82,22 @@ impl<W: World, H: HealthCheck> Asking<'_, W, H> {
                         () = self.clock.sleep_until(due) => {}
                     }
                 }
-                Next::AskAt(_) => {
-                    rounds.asked(now);
-                    self.ask().await;
-                }
+                Next::AskAt(_) => match self.ask().await {
+                    Asked::Asked => rounds.asked(now),
+                    Asked::NoPlace(until) => {
+                        tokio::select! {
+                            biased;
+                            () = changes.changed() => {}
+                            () = self.clock.sleep_until(until.unwrap_or(now.plus(self.manner.interval))) => {}
+                        }
+                    }
+                },
             }
         }
     }
 
     /// One question, unless the breaker has something against it.
-    async fn ask(&self) {
+    async fn ask(&self) -> Asked {
         let Manner { service, timeout, probes, .. } = self.manner;
         let began = self.clock.micros();
         let now = self.clock.tick_at(began);
@@ -90,10 +105,10 @@ impl<W: World, H: HealthCheck> Asking<'_, W, H> {
             match self.breakers.admit_check(service, now) {
                 Ok(admission) if admission.is_probe() => Some(admission),
                 // It has closed meanwhile, or been locked.
-                Ok(_) => return,
+                Ok(_) => return Asked::Asked,
                 Err(refusal) if refusal.state == StateName::Open => None,
-                // Every place is taken, or it has been locked.
-                Err(_) => return,
+                Err(refusal) if refusal.state == StateName::HalfOpen => return Asked::NoPlace(refusal.until),
+                Err(_) => return Asked::Asked,
             }
         } else {
             None
@@ -110,6 +125,7 @@ impl<W: World, H: HealthCheck> Asking<'_, W, H> {
         if let Some(admission) = admission {
             admission.settle(verdict, took, self.clock.tick_at(ended));
         }
+        Asked::Asked
     }
 }
 

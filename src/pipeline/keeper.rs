@@ -287,6 +287,7 @@ impl<W: World, S: Store> Keeper<W, S> {
             Err(StoreError(error)) => (None, StoreState::Down, error),
         };
         if self.health.set(state) {
+            self.breakers.share_probes(state == StoreState::Up);
             self.witness.tell(Fact::Store { up: state == StoreState::Up, error: &error });
         }
         answer

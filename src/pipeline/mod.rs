@@ -3,8 +3,8 @@
 //! - [`process`] reads events, runs their stages and publishes what they leave behind; [`drain`] does the same for parked calls.
 //! - Both call services through the one [`guard`], keep their partitions' books in a [`ledger`], and publish through an [`outbox`].
 //!   What could not be told of beside a commit waits in [`holds`]; what [`running`] holds of a life that has ended is cut off.
-//! - [`breakers`] holds the breakers and tells who must know of a change; [`keeper`] runs their timers and shares them through a store.
-//!   [`tuning`] changes their settings while they run.
+//! - [`breakers`] holds the breakers and tells who must know of a change; [`keeper`] runs their timers and shares them through a store, and
+//!   [`leases`] the probes of half-open ones; [`tuning`] changes their settings while they run.
 //! - [`health`] asks services for their health while their breakers are not closed.
 //! - Each loop shows a [`pulse`], and a record that has been [`running`] for too long is named.
 
@@ -20,6 +20,7 @@ pub mod hand_over;
 pub mod health;
 pub mod holds;
 pub mod keeper;
+pub mod leases;
 mod leave;
 pub mod ledger;
 pub mod outbox;

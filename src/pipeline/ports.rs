@@ -1,6 +1,12 @@
 //! The few things a loop may ask of the world, each as narrow as its caller's need. [`crate::edge`] answers them with Kafka, Redis,
 //! HTTP and a clock; a simulation answers them from a seed.
 
+mod history;
+mod leases;
+
+pub use history::{HistoryEntry, HistoryPage};
+pub use leases::{LeaseStore, LeaseWish, Leasing};
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -400,38 +406,6 @@ pub enum Heard {
     },
     /// The subscription stands (again): what was said in between was missed.
     Connected,
-}
-
-/// A page of a breaker's history.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct HistoryPage {
-    /// Transitions, newest first.
-    pub entries: Vec<HistoryEntry>,
-    /// Where the next page begins; `None` if this is the last.
-    pub next: Option<String>,
-}
-
-/// One transition, as it is kept.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct HistoryEntry {
-    /// When.
-    pub at: UnixMillis,
-    /// The state it left.
-    pub from: crate::machine::breaker::StateName,
-    /// The state it came into.
-    pub to: crate::machine::breaker::StateName,
-    /// Why.
-    pub cause: crate::machine::breaker::Cause,
-    /// The generation that began with it.
-    pub generation: crate::machine::breaker::Generation,
-    /// The instance that decided it.
-    pub instance: String,
-    /// Who asked for it.
-    pub actor: Option<String>,
-    /// Why they did.
-    pub reason: Option<String>,
-    /// The figures that were weighed.
-    pub counts: crate::machine::breaker::Counts,
 }
 
 /// The store cannot be asked just now.

@@ -21,6 +21,7 @@ mod held;
 mod kafka_away;
 mod main_job;
 mod outage;
+mod probes;
 mod recorded;
 mod redis_away;
 mod replies;

@@ -33,7 +33,8 @@ pub(in crate::config) fn read(section: &Section<'_>, timeout: Option<Duration>) 
         Number(0.0..=1.0),
         "The share by which chance may lengthen the open time, so that instances do not probe in step.",
     );
-    let permits = section.or("permits", 1, Whole(1..=10_000_u32), "Probes in flight at once while half-open.");
+    let permits =
+        section.or("permits", 1, Whole(1..=10_000_u32), "Probes in flight at once while half-open, in the whole fleet if it has a Redis.");
     let success_threshold =
         section.or("success_threshold", 1, Whole(1..=10_000_u32), "Successful probes that close it, where each probe decides.");
     let half_open_failure_rate = section.optional(

@@ -24,6 +24,16 @@ impl Keys {
         format!("{}:{{{service}}}:history", self.prefix)
     }
 
+    /// The leases on a breaker's probes: a sorted set.
+    pub(super) fn probes(&self, service: &str) -> String {
+        format!("{}:{{{service}}}:probes", self.prefix)
+    }
+
+    /// Who waits for one of them: a string.
+    pub(super) fn waiting(&self, service: &str) -> String {
+        format!("{}:{{{service}}}:waiting", self.prefix)
+    }
+
     /// The channel of every breaker's transitions. It names the database, because Redis' channels know none: two deployments with the
     /// same prefix in two databases of one server would hear each other.
     pub(super) fn transitions(&self) -> String {
@@ -45,6 +55,8 @@ mod tests {
         let keys = Keys::new("fusebox", 3);
         assert_eq!(keys.breaker("rag"), "fusebox:{rag}:breaker");
         assert_eq!(keys.history("rag"), "fusebox:{rag}:history");
+        assert_eq!(keys.probes("rag"), "fusebox:{rag}:probes");
+        assert_eq!(keys.waiting("rag"), "fusebox:{rag}:waiting");
         assert_eq!(keys.transitions(), "fusebox:transitions:3");
         assert_eq!(keys.layout(), "fusebox:layout");
     }

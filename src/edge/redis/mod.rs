@@ -13,6 +13,7 @@
 //! |---|---|---|
 //! | `<prefix>:{<service>}:breaker` | hash | `layout`, `generation`, `state`, `trips`, `since`, `instance`; `retry_at` while open; `lock_actor`, `lock_reason`, `lock_expires_at` while locked; once they were changed, `settings` (a `breaker` table as JSON; empty: the configured ones), `settings_revision`, `settings_actor`, `settings_reason`, `settings_instance`, `settings_at` |
 //! | `<prefix>:{<service>}:history` | stream, capped | `at`, `from`, `to`, `cause`, `generation`, `instance`, `actor`, `reason`, `counts` |
+//! | `<prefix>:{<service>}:probes`, `:waiting` | sorted set, string | leases on probes, and who waits for one: [`leases`] |
 //! | `<prefix>:transitions:<database>` | channel | a state, or a change of settings, as JSON; its times as what is left of them |
 //! | `<prefix>:layout` | string | the version that `migrate` wrote |
 //!
@@ -23,6 +24,7 @@ mod failure;
 mod history;
 mod keys;
 mod layout;
+mod leases;
 mod link;
 mod tunings;
 mod watch;
@@ -31,6 +33,7 @@ mod wire;
 pub use address::ConfigError;
 pub use layout::RedisLayout;
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -65,6 +68,9 @@ pub struct RedisStore<C> {
     save: Script,
     load_settings: Script,
     save_settings: Script,
+    lease: Script,
+    /// Whether the last question for a lease failed.
+    lease_failed: AtomicBool,
 }
 
 /// Whether this config names a Redis that can be connected to, without doing so.
@@ -105,6 +111,8 @@ impl<C: Clock> RedisStore<C> {
                 include_str!("scripts/settings.lua"),
                 include_str!("scripts/save_settings.lua")
             )),
+            lease: leases::script(),
+            lease_failed: AtomicBool::new(false),
         })
     }
 

@@ -49,13 +49,9 @@ pub(super) enum Decision {
 }
 
 impl HalfOpen {
-    /// Sends a probe out; `None` if there is no place for it.
-    pub fn send(&mut self, id: u64, settings: &Settings, now: Tick) -> Option<u64> {
-        self.give_up(now);
-        (self.probes.len() < self.places(settings)).then(|| {
-            self.probes.push(Probe { id, lease_ends: settings.lease_from(now) });
-            id
-        })
+    /// Sends a probe out, which has a place: [`HalfOpen::full_until`] says so.
+    pub fn send(&mut self, id: u64, lease_ends: Tick) {
+        self.probes.push(Probe { id, lease_ends });
     }
 
     /// Takes a probe that came back off the list; false if it is not on it, or its lease has ended.
@@ -129,7 +125,7 @@ impl HalfOpen {
 
     /// Probes that may be in flight at once: no more than can still be of use. Never none, for a breaker that may not probe would
     /// stay half-open for good.
-    fn places(&self, settings: &Settings) -> usize {
+    pub fn places(&self, settings: &Settings) -> usize {
         let decided = u32::try_from(self.results.calls).unwrap_or(u32::MAX);
         let useful = match settings.round() {
             None => settings.permits.min(settings.success_threshold.saturating_sub(decided)),

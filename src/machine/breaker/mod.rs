@@ -15,8 +15,8 @@
 //!   earlier life is late: it changes nothing.
 //! - Of two states the one of the higher generation stands, everywhere. What a breaker does by itself never reaches the generation of an
 //!   operator's word that it has not heard ([`Generation`] says how), so no instance's timer undoes another one's lock.
-//! - While half-open at most `permits` probes are in flight. One that never comes back is given up at its lease's end; a
-//!   refused call extends nothing.
+//! - While half-open at most `permits` probes are in flight; where leases are asked for ([`Lease`]), none without one. One that never comes back
+//!   is given up at its lease's end; a refused call extends nothing.
 //! - No timer runs: time is an argument, and a state that has run out is left by the next [`Breaker::admit`] or [`Breaker::advance`].
 //! - Whatever its settings are, a breaker whose service works closes again: no setting, zero and the largest included, can hold
 //!   it half-open for good. Only `half_open_timeout` asks something of the service: that it answers the probes within the stay.
@@ -26,6 +26,7 @@
 
 mod gate;
 mod half_open;
+mod leases;
 mod life;
 mod lock;
 mod orders;
@@ -50,6 +51,7 @@ mod timed;
 
 pub use adaptive::AdaptiveSettings;
 pub use expression::{Over, Trip};
+pub use leases::{Lease, PATIENCE, RESERVE, Tenure, Terms};
 pub use life::{Generation, Permit};
 pub use lock::{Lock, LockKind};
 pub use orders::Automatic;
@@ -64,6 +66,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use half_open::{Decision, HalfOpen};
+use leases::Leases;
 use life::Life;
 
 use super::time::Tick;
@@ -123,6 +126,8 @@ pub struct Breaker {
     ignored_first: u32,
     since: Tick,
     next_probe: u64,
+    /// `None` until probes are shared: boxed, for most breakers never are half-open.
+    leases: Option<Box<Leases>>,
 }
 
 #[derive(Debug)]
@@ -153,6 +158,7 @@ impl Breaker {
             ignored_first: settings.ignore_first,
             since: now,
             next_probe: 0,
+            leases: None,
             settings,
         }
     }
@@ -177,16 +183,20 @@ impl Breaker {
                 }
             }
             State::Open { until, .. } => Err(Refusal { state: StateName::Open, until: Some(*until) }),
-            State::HalfOpen(half_open) => match half_open.send(self.next_probe, &self.settings, now) {
-                Some(probe) => {
+            State::HalfOpen(half_open) => {
+                half_open.give_up(now);
+                let full = half_open.full_until(&self.settings);
+                let (probe, ends) = (self.next_probe, self.settings.lease_from(now));
+                if full.is_none() && self.leases.as_mut().is_none_or(|leases| leases.let_go(probe, ends, now)) {
+                    half_open.send(probe, ends);
                     self.next_probe += 1;
                     Ok(Permit { life, probe: Some(probe), began: now })
-                }
-                None => {
-                    let ends = [half_open.first_lease_end(), stay_ends(&self.settings, self.since)];
+                } else {
+                    let wanting = self.leases.as_ref().and_then(|leases| leases.wanting_until());
+                    let ends = [full.or(wanting), stay_ends(&self.settings, self.since)];
                     Err(Refusal { state: StateName::HalfOpen, until: ends.into_iter().flatten().min() })
                 }
-            },
+            }
             State::Locked(lock) => match lock.kind {
                 LockKind::ForcedOpen => Err(Refusal { state: StateName::ForcedOpen, until: lock.expires_at }),
                 LockKind::ForcedClosed => Ok(Permit { life, probe: None, began: now }),
@@ -203,6 +213,7 @@ impl Breaker {
 
     /// Reports an admitted call's verdict. `took` is the call's duration, `roll` a number in `[0, 1)`, drawn only for a trip's jitter.
     pub fn settle(&mut self, permit: Permit, verdict: Verdict, took: Duration, now: Tick, roll: impl FnOnce() -> f64) -> Settled {
+        self.give_back_lease(&permit, now);
         if permit.life != self.life {
             return Settled::LATE;
         }
@@ -236,6 +247,7 @@ impl Breaker {
 
     /// Gives a permit back without a verdict: the call was never made, or was cancelled by its caller.
     pub fn abandon(&mut self, permit: Permit, now: Tick) {
+        self.give_back_lease(&permit, now);
         if permit.life != self.life {
             return;
         }
@@ -262,29 +274,36 @@ impl Breaker {
         }
     }
 
-    /// Gives up the probes whose leases have ended; whether there were any, so that a refused call may be worth asking again.
+    /// Gives up the probes whose leases have ended, and leases of the fleet that nothing was heard of; whether there were any, so that a
+    /// refused call may be worth asking again.
     pub fn give_up(&mut self, now: Tick) -> bool {
-        if let State::HalfOpen(half_open) = &mut self.state { half_open.give_up(now) } else { false }
+        let State::HalfOpen(half_open) = &mut self.state else { return false };
+        let fell_back = self.leases.as_mut().is_some_and(|leases| leases.fall_back(now));
+        half_open.give_up(now) || fell_back
     }
 
     /// When [`Breaker::advance`] or [`Breaker::give_up`] will have something to do, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
             State::Open { until, .. } => Some(*until),
-            State::HalfOpen(half_open) => [half_open.first_lease_end(), stay_ends(&self.settings, self.since)].into_iter().flatten().min(),
+            State::HalfOpen(half_open) => {
+                let waits = self.leases.as_ref().and_then(|leases| leases.waits());
+                [half_open.first_lease_end(), stay_ends(&self.settings, self.since), waits].into_iter().flatten().min()
+            }
             State::Locked(lock) => lock.expires_at,
             State::Closed { .. } => None,
         }
     }
 
     /// The earliest tick at which a call could be admitted as far as the state alone says: [`Tick`] zero when the breaker must be asked.
-    /// Until that tick every [`Breaker::admit`] is a refusal that changes nothing, so it may be answered without asking.
+    /// Until that tick every [`Breaker::admit`] is a refusal that changes nothing, so it may be answered without asking, unless a lease comes.
     pub fn refuses_until(&self) -> Tick {
         match &self.state {
             State::Open { until, .. } => *until,
             State::Locked(lock) if lock.kind == LockKind::ForcedOpen => lock.expires_at.unwrap_or(Tick::NEVER),
             State::HalfOpen(half_open) => {
-                let full = half_open.full_until(&self.settings);
+                let wanting = self.leases.as_ref().and_then(|leases| leases.wanting_until());
+                let full = half_open.full_until(&self.settings).or(wanting);
                 full.map_or(Tick(0), |end| stay_ends(&self.settings, self.since).map_or(end, |stay| stay.min(end)))
             }
             State::Closed { .. } | State::Locked(_) => Tick(0),
@@ -381,6 +400,12 @@ impl Breaker {
         &self.settings
     }
 
+    fn give_back_lease(&mut self, permit: &Permit, now: Tick) {
+        if let (Some(probe), Some(leases)) = (permit.probe, &mut self.leases) {
+            leases.returned(probe, now);
+        }
+    }
+
     fn record(&mut self, verdict: Verdict, took: Duration, now: Tick) -> bool {
         if self.ignored_first > 0 && verdict != Verdict::Ignored {
             self.ignored_first -= 1;
@@ -448,6 +473,9 @@ impl Breaker {
         // A life begins without the verdicts of the one before. An open one records none, and shows those that opened it.
         if !matches!(state, State::Open { .. }) {
             self.policy.reset(now);
+        }
+        if let Some(leases) = &mut self.leases {
+            leases.begin(now);
         }
         self.state = state;
         self.life = self.life.followed_by(generation);

@@ -6,6 +6,7 @@ mod defects;
 mod example;
 mod extremes;
 mod interleavings;
+mod leases;
 mod model;
 mod open_time;
 mod properties;

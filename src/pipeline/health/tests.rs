@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::event::Headers;
-use crate::machine::breaker::{Automatic, PolicySettings, Settings, Verdict};
+use crate::machine::breaker::{Automatic, Lease, PolicySettings, Settings, Verdict};
 use crate::machine::time::Tick;
 use crate::pipeline::breakers::{Order, Probes, Subject};
 use crate::pipeline::fakes::{Always, Notes, PausedClock, Small};
@@ -131,6 +131,23 @@ async fn calls_are_no_probes_where_checks_are() {
     assert_eq!(world.breakers.state(0), StateName::HalfOpen);
     world.breakers.order(0, Order::Reset(Automatic::Closed), "ops", "it is well");
     assert!(world.breakers.admit(0, world.clock.now()).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_waits_for_a_lease_on_a_probe_and_goes_as_soon_as_it_has_one() {
+    let world = Fixture::new(true, (0..4).map(|_| Ok(says(StatusCode::OK))));
+    world.breakers.share_probes(true);
+    world.trip();
+    for moment in [14, 16, 18] {
+        tokio::time::sleep_until(world.clock.instant(Tick(moment * 1_000 - 500)).expect("it comes")).await;
+        assert_eq!(world.asked(), [5, 10], "those of the open time");
+        world.breakers.keep_to_leases(0, world.breakers.snapshot(0).generation);
+    }
+    assert!(world.breakers.wants_probe(0));
+    let lease = Lease { id: 1, use_by: world.clock.now().plus(SECOND) };
+    assert!(world.breakers.grant(0, world.breakers.snapshot(0).generation, lease));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(world.asked(), [5, 10, 17], "not at the next interval's end");
 }
 
 #[tokio::test(start_paused = true)]

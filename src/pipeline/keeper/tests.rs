@@ -317,6 +317,8 @@ async fn a_probe_that_is_lost_wakes_those_who_wait_at_its_leases_end() {
     let instance = Instance::start(&store, clock).await;
     instance.reset(Automatic::HalfOpen);
     settled().await;
+    // Nobody takes leases here.
+    instance.breakers.do_without_leases(0);
     let _lost = instance.breakers.admit(0, clock.now()).expect("a probe");
     assert!(instance.breakers.admit(0, clock.now()).is_err());
     let mut changes = instance.breakers.changes();

@@ -20,6 +20,11 @@ enum Step {
     Hear(u64, u8),
     /// Takes other settings: these of [`others`].
     Retune(u8),
+    /// A lease is granted; none is to be had; the store fails; it is away, or back.
+    Grant,
+    Keep,
+    Forgo,
+    Share(bool),
 }
 
 const STEPS: &[Step] = &[
@@ -67,6 +72,23 @@ fn others(settings: &Settings) -> [Arc<Settings>; 4] {
     ]
     .map(Arc::new)
 }
+/// The same with probes that the fleet shares.
+const LEASE_STEPS: &[Step] = &[
+    Step::Admit,
+    Step::End(Some(Verdict::Success)),
+    Step::End(Some(FAILURE)),
+    Step::Lose,
+    Step::Wait(1),
+    Step::Wait(3),
+    Step::Wait(2_500),
+    Step::Reset(Automatic::HalfOpen),
+    Step::Hear(1, 1),
+    Step::Grant,
+    Step::Keep,
+    Step::Forgo,
+    Step::Share(true),
+    Step::Share(false),
+];
 
 struct World {
     others: [Arc<Settings>; 4],
@@ -98,6 +120,12 @@ impl World {
             Step::Wait(millis) => self.now = self.now.saturating_add(millis).min(u64::MAX / 2),
             Step::Lock(kind, ttl) => drop(self.breaker.lock(lock(kind, ttl.map(|ttl| self.now + ttl)), now)),
             Step::Release => drop(self.breaker.release("ann", "drill", now)),
+            Step::Grant => {
+                self.breaker.grant(self.breaker.generation(), Lease { id: self.now, use_by: now.plus(Duration::from_millis(2)) }, now);
+            }
+            Step::Keep => self.breaker.keep_to_leases(self.breaker.generation(), now),
+            Step::Forgo => drop(self.breaker.do_without_leases()),
+            Step::Share(shared) => self.breaker.share_probes(shared, now),
             Step::Reset(state) => drop(self.breaker.reset_to(state, "ann", "drill", now, || 0.0)),
             Step::Hear(ahead, held) => {
                 let held =
@@ -112,7 +140,8 @@ impl World {
     }
 
     /// The state with its times counted from now, so that the same state at another time is the same.
-    fn key(&self) -> String {
+    fn key(&mut self) -> String {
+        let tenure = self.breaker.tenure(Tick(self.now));
         let left = |at: Tick| at.0.saturating_sub(self.now);
         let state = match &self.breaker.state {
             State::Closed { ramping } => format!("closed {ramping}"),
@@ -126,7 +155,13 @@ impl World {
         };
         let current: Vec<_> = self.out.iter().map(|permit| permit.life == self.breaker.life).collect();
         let settings = self.others.iter().position(|settings| Arc::ptr_eq(settings, self.breaker.settings()));
-        format!("{settings:?} {state} {:?} {current:?} {}", self.breaker.counts(Tick(self.now)), self.breaker.trips.min(2))
+        let unused: Vec<_> = tenure.unused.iter().map(|lease| left(lease.use_by)).collect();
+        format!(
+            "{settings:?} {state} {unused:?} {} {:?} {current:?} {}",
+            tenure.used.len(),
+            self.breaker.counts(Tick(self.now)),
+            self.breaker.trips.min(2)
+        )
     }
 
     /// The service works from now on. A lock for good is taken off, another's end awaited; else nobody does anything but call, and wait as
@@ -156,12 +191,12 @@ impl World {
     }
 }
 
-fn explore(settings: &Settings, depth: usize) -> usize {
+fn explore(settings: &Settings, steps: &[Step], depth: usize) -> usize {
     let others = others(settings);
     let mut seen = HashSet::new();
     let mut paths: VecDeque<Vec<Step>> = VecDeque::from([Vec::new()]);
     while let Some(path) = paths.pop_front() {
-        for step in STEPS {
+        for step in steps {
             let mut path = path.clone();
             path.push(*step);
             let mut world = World::after(&others, &path);
@@ -198,8 +233,13 @@ fn a_working_service_closes_its_breaker_from_every_reachable_state() {
     };
     for (permits, success_threshold, lease) in [(1, 1, 2), (2, 2, 2), (2, 3, 1), (0, 0, 0), (0, 2, 0), (u32::MAX, 2, 2)] {
         let settings = Settings { permits, success_threshold, lease: Duration::from_millis(lease), ..small.clone() };
-        let states = explore(&settings, 8);
+        let states = explore(&settings, STEPS, 8);
         assert!(states > 1_000, "only {states} states were reached: the search has lost its way");
+    }
+    for (permits, success_threshold) in [(1, 1), (2, 2)] {
+        let settings = Settings { permits, success_threshold, ..small.clone() };
+        let states = explore(&settings, LEASE_STEPS, 6);
+        assert!(states > 200, "only {states} states were reached: the search has lost its way");
     }
     let round = |rate, timeout: Option<u64>, ramp| Settings {
         permits: 2,
@@ -210,7 +250,7 @@ fn a_working_service_closes_its_breaker_from_every_reachable_state() {
     };
     for (number, settings) in [round(Some(0.5), None, 0), round(Some(1.0), Some(0), 5), round(None, Some(2), 5)].into_iter().enumerate() {
         for policy in windows().into_iter().chain([consecutive(2)]) {
-            let states = explore(&Settings { policy, ignore_first: number as u32, ..settings.clone() }, 6);
+            let states = explore(&Settings { policy, ignore_first: number as u32, ..settings.clone() }, STEPS, 6);
             assert!(states > 1_000, "only {states} states were reached: the search has lost its way");
         }
     }

@@ -1,0 +1,36 @@
+//! A breaker's history, as it is kept and paged.
+
+use crate::event::UnixMillis;
+use crate::machine::breaker::{Cause, Counts, Generation, StateName};
+
+/// A page of a breaker's history.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct HistoryPage {
+    /// Transitions, newest first.
+    pub entries: Vec<HistoryEntry>,
+    /// Where the next page begins; `None` if this is the last.
+    pub next: Option<String>,
+}
+
+/// One transition, as it is kept.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct HistoryEntry {
+    /// When.
+    pub at: UnixMillis,
+    /// The state it left.
+    pub from: StateName,
+    /// The state it came into.
+    pub to: StateName,
+    /// Why.
+    pub cause: Cause,
+    /// The generation that began with it.
+    pub generation: Generation,
+    /// The instance that decided it.
+    pub instance: String,
+    /// Who asked for it.
+    pub actor: Option<String>,
+    /// Why they did.
+    pub reason: Option<String>,
+    /// The figures that were weighed.
+    pub counts: Counts,
+}
