@@ -17,7 +17,7 @@ use super::breakers::{Announcement, Breakers};
 use super::facts::Fact;
 use super::ports::{Clock, Heard, Saved, SavedTuning, Store, StoreError, Witness, World};
 use super::tuning::{Chosen, Tuning};
-use crate::machine::breaker::{Cause, Generation, Snapshot};
+use crate::machine::breaker::{Cause, Generation, Held, Snapshot};
 use crate::machine::time::Tick;
 
 /// Whether the store can be asked, as far as is known.
@@ -187,6 +187,9 @@ impl<W: World, S: Store> Keeper<W, S> {
         let Announcement { service, snapshot, transition } = announcement;
         let saved = self.store.save(&self.names[*service], snapshot, Some(transition)).await;
         let Some(saved) = self.noted(saved) else { return false };
+        if snapshot.held == Held::HalfOpen {
+            self.breakers.tell_stored();
+        }
         if let Saved::Superseded(stored) = saved {
             self.breakers.stand_by(*service, snapshot.generation, &stored);
         }

@@ -14,7 +14,8 @@
 //! - No call waits for any of it. While the store fails, a breaker goes by its own places ([`Breakers::do_without_leases`]).
 //! - While no breaker is half-open nothing is asked.
 //!
-//! The half-open state must be stored before leases of it are: whoever is told that it is not asks again a moment later, and then less and less.
+//! The half-open state must be stored before leases of it are: whoever is told that it is not asks again when the keeper
+//! has stored it, or a moment later, and then less and less.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -36,6 +37,9 @@ const PAUSE_FOR_OTHERS: Duration = Duration::from_millis(400);
 
 /// The same while the state is being stored; twice that with each question that comes too early, up to 32 times.
 const PAUSE_FOR_SAVE: Duration = Duration::from_millis(15);
+
+/// So many questions that come too early are asked again with the next change, which may be that the state is stored.
+const SOON_STORED: u32 = 4;
 
 /// How long before its time is over an unused lease is asked for again.
 const AHEAD: Duration = Duration::from_millis(400);
@@ -113,7 +117,11 @@ impl<W: World, S: LeaseStore> Tenant<'_, W, S> {
             };
             tokio::select! {
                 biased;
-                () = changes.changed() => {}
+                () = changes.changed() => {
+                    if (1..=SOON_STORED).contains(&self.stale) {
+                        self.next_ask = Tick(0);
+                    }
+                }
                 () = self.clock.sleep_until(wake) => {}
             }
         }

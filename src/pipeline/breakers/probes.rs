@@ -54,6 +54,11 @@ impl<W: World> Breakers<W> {
         self.entries[service].wanted.0.swap(false, Ordering::Relaxed)
     }
 
+    /// Wakes whoever waits for a half-open state to be stored.
+    pub fn tell_stored(&self) {
+        self.tell_changed();
+    }
+
     /// Takes a lease, or a later end of one. False if the breaker has no use for it.
     pub fn grant(&self, service: usize, generation: Generation, lease: Lease) -> bool {
         let now = self.clock.now();

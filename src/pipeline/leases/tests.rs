@@ -156,8 +156,8 @@ async fn while_the_state_is_not_stored_it_is_asked_less_and_less() {
     let (store, clock) = (MemoryStore::new(), PausedClock::new());
     let one = Instance::start(&store, clock, 1).await;
     one.reset(Automatic::HalfOpen);
-    wait(10).await;
-    assert_eq!(one.breakers.tenure(0).unused.len(), 1, "stored and leased at once");
+    settled().await;
+    assert_eq!(one.breakers.tenure(0).unused.len(), 1, "stored and leased without a pause");
     store.empty();
     let before = store.questions();
     wait(1_900).await;
