@@ -1,7 +1,7 @@
 //! A breaker's settings, changed while it runs.
 //!
-//! The settings' revision is their entity tag: GET of a breaker answers it as `ETag`, and a change that names it in `If-Match` is made over
-//! that revision alone.
+//! What names their last change is the entity tag ([`crate::pipeline::tuning::Standing::tag`]): GET of a breaker answers it as `ETag`, and a
+//! change that names it in `If-Match` is laid over that one alone.
 
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ async fn make<W: World, S: Store>(
 ) -> Result<Answer, Problem> {
     let service = find(&api, &name)?;
     reasonable(&reason)?;
-    let over = revisions(headers)?;
+    let over = tags(headers)?;
     let making = tokio::spawn(async move {
         let wish = Wish { actor: &actor, reason: &reason, over: over.as_deref() };
         let tuned = tune(&api.breakers, api.store.as_deref(), service, &wish, decide).await.map_err(|error| not_tuned(&name, error))?;
@@ -86,9 +86,9 @@ async fn make<W: World, S: Store>(
 
 fn not_tuned(name: &str, error: NotTuned<Faults>) -> Problem {
     match error {
-        NotTuned::Stale(revision) => Problem::new(
+        NotTuned::Stale(tag) => Problem::new(
             StatusCode::PRECONDITION_FAILED,
-            format!("the settings of `{name}` are at revision {revision} and not at the one that If-Match names; read them again"),
+            format!("the settings of `{name}` are at revision {tag} and not at the one that If-Match names; read them again"),
         ),
         NotTuned::Wrong(faults) => wrong(faults),
         NotTuned::Contended => Problem::new(
@@ -126,28 +126,30 @@ fn wrong(faults: Faults) -> Problem {
     Problem::bad_request(detail).with_errors(errors)
 }
 
-/// The revisions that `If-Match` names; `None`: any will do.
-fn revisions(headers: &HeaderMap) -> Result<Option<Vec<u64>>, Problem> {
-    let mut revisions = None;
+/// The tags that `If-Match` names; `None`: any will do. None that is given out here has a comma or a quotation mark in it.
+fn tags(headers: &HeaderMap) -> Result<Option<Vec<String>>, Problem> {
+    let mut tags = None;
     for value in headers.get_all(header::IF_MATCH) {
-        let named: &mut Vec<u64> = revisions.get_or_insert_default();
+        let named: &mut Vec<String> = tags.get_or_insert_default();
         for tag in value.to_str().unwrap_or_default().split(',').map(str::trim) {
             if tag == "*" {
                 return Ok(None);
             }
             // A weak tag matches nothing, as RFC 9110 has it.
             let weak = tag.strip_prefix("W/");
-            let revision = weak.unwrap_or(tag).strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).and_then(|tag| tag.parse().ok());
-            match (revision, weak) {
-                (Some(revision), None) => named.push(revision),
+            let inner = weak.unwrap_or(tag).strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+            match (inner.filter(|inner| !inner.contains('"')), weak) {
+                (Some(inner), None) => named.push(inner.to_owned()),
                 (Some(_), Some(_)) => {}
                 (None, _) => {
-                    return Err(Problem::bad_request("If-Match must be the ETag of the breaker, in its quotation marks: If-Match: \"3\""));
+                    return Err(Problem::bad_request(
+                        "If-Match must be the ETag of the breaker, in its quotation marks: If-Match: \"3-…\"",
+                    ));
                 }
             }
         }
     }
-    Ok(revisions)
+    Ok(tags)
 }
 
 #[cfg(test)]

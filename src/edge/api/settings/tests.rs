@@ -13,19 +13,20 @@ use crate::pipeline::ports::{Heard, HistoryPage, Saved, SavedTuning, StoreError}
 use crate::telemetry::capture::logged;
 
 #[test]
-fn the_revisions_that_if_match_names() {
+fn the_tags_that_if_match_names() {
     let any = Some(None);
-    let these = |revisions: &[u64]| Some(Some(revisions.to_vec()));
+    let these = |tags: &[&str]| Some(Some(tags.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>()));
     for (values, expect) in [
         (&[][..], any.clone()),
         (&["*"], any.clone()),
         (&["\"1\"", "*"], any),
-        (&["\"0\""], these(&[0])),
-        (&["\"3\", \"4\"", "\"5\""], these(&[3, 4, 5])),
+        (&["\"0\""], these(&["0"])),
+        (&["\"3-a\", \"4\"", "\"5-b\""], these(&["3-a", "4", "5-b"])),
         (&["W/\"3\""], these(&[])),
         (&["3"], None),
-        (&["\"three\""], None),
-        (&["\"-1\""], None),
+        (&["\"three\""], these(&["three"])),
+        (&["\"3\"4\""], None),
+        (&["\""], None),
         (&["\"3"], None),
         (&[""], None),
     ] {
@@ -33,7 +34,7 @@ fn the_revisions_that_if_match_names() {
         for value in values {
             headers.append(header::IF_MATCH, HeaderValue::from_static(value));
         }
-        assert_eq!(revisions(&headers).ok(), expect, "{values:?}");
+        assert_eq!(tags(&headers).ok(), expect, "{values:?}");
     }
 }
 
