@@ -81,9 +81,9 @@ struct Change {
     /// Why, for those who find it like this
     #[arg(long)]
     reason: Option<String>,
-    /// Only if the settings are at this revision: `settings_revision` of `show`
-    #[arg(long, value_name = "REVISION")]
-    if_match: Option<u64>,
+    /// Only if this is still the last change of the settings: `settings_tag` of `show`
+    #[arg(long, value_name = "TAG")]
+    if_match: Option<String>,
 }
 
 pub(super) fn run(common: &Common, args: Args) -> Done {
@@ -107,11 +107,11 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
                 client.post(&format!("{base}/{}/force-state", path_segment(service)), &body).await?
             }
             Action::Set { service, change, .. } => {
-                client.patch(&format!("{base}/{}/settings", path_segment(service)), &changes, change.if_match).await?
+                client.patch(&format!("{base}/{}/settings", path_segment(service)), &changes, change.if_match.as_deref()).await?
             }
             Action::ResetSettings { service, change } => {
                 let reason = change.reason.as_ref().map(|reason| format!("?reason={}", path_segment(reason))).unwrap_or_default();
-                client.delete(&format!("{base}/{}/settings{reason}", path_segment(service)), change.if_match).await?
+                client.delete(&format!("{base}/{}/settings{reason}", path_segment(service)), change.if_match.as_deref()).await?
             }
             Action::History { service, limit, cursor } => {
                 let cursor = cursor.as_ref().map(|cursor| format!("&cursor={}", path_segment(cursor))).unwrap_or_default();

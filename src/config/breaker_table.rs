@@ -37,7 +37,8 @@ pub fn breaker_table(settings: &Settings) -> Map<String, Json> {
     table
 }
 
-/// Reads a `breaker` table's changes over settings that are in force; nulls take optional keys away. The lease stays.
+/// Reads a `breaker` table's changes over settings that are in force; nulls take optional keys away, and put the others back to their
+/// defaults. The lease stays.
 ///
 /// # Errors
 /// Everything that is wrong with the result, each with its key. A key of a policy that is not chosen is at fault if it is among the changes,
@@ -58,27 +59,28 @@ pub fn changed_breaker(settings: &Settings, changes: &Map<String, Json>) -> Resu
     }
 }
 
-fn changed(settings: &Settings, mut changes: Map<String, Json>) -> Result<Settings, Faults> {
+fn changed(settings: &Settings, changes: Map<String, Json>) -> Result<Settings, Faults> {
+    let defaults = read(Vec::new(), Duration::ZERO)?;
+    let (gone, mut changes): (Map<_, _>, Map<_, _>) = changes.into_iter().partition(|(_, value)| value.is_null());
     let mut base = breaker_table(settings);
+    if changes.contains_key("any") {
+        base.remove("policy");
+    } else if gone.contains_key("policy") {
+        // Named, it leaves the keys of the one in force aside.
+        changes.insert("policy".to_owned(), defaults.policy.name().into());
+    }
     if changes.contains_key("policy") {
         base.remove("any");
     }
-    if changes.contains_key("any") {
-        base.remove("policy");
-    }
     // Of a pair that must stay in order a change of the one moves the other, unless that is given too.
-    if changes.contains_key("recovery_timeout") && !changes.contains_key("recovery_timeout_max") {
-        let longest = changes.get("recovery_timeout").and_then(Json::as_str).and_then(|text| humantime::parse_duration(text).ok());
-        if longest.is_some_and(|longest| longest > settings.recovery_timeout_max) {
-            base.remove("recovery_timeout_max");
-        }
+    let longest = match changes.get("recovery_timeout") {
+        Some(value) => value.as_str().and_then(|text| humantime::parse_duration(text).ok()),
+        None => gone.contains_key("recovery_timeout").then_some(defaults.recovery_timeout),
+    };
+    if longest.is_some_and(|longest| longest > settings.recovery_timeout_max) {
+        base.remove("recovery_timeout_max");
     }
-    changes.retain(|key, value| {
-        if value.is_null() {
-            base.remove(key);
-        }
-        !value.is_null()
-    });
+    base.retain(|key, _| !gone.contains_key(key));
     let read = read(vec![base, changes], Duration::ZERO)?;
     Ok(Settings { lease: settings.lease, ..read })
 }

@@ -17,7 +17,7 @@ use crate::event::{Record, UnixMillis};
 use crate::machine::breaker::{Held, Snapshot, Transition};
 use crate::machine::time::Tick;
 
-pub(super) struct Small;
+pub(crate) struct Small;
 
 impl World for Small {
     type Clock = PausedClock;
@@ -29,11 +29,11 @@ impl World for Small {
 
 /// Tokio's own time, which stands still in a paused runtime while anything can run.
 #[derive(Clone, Copy)]
-pub(super) struct PausedClock(Instant);
+pub(crate) struct PausedClock(Instant);
 
 impl PausedClock {
     #[expect(clippy::disallowed_methods, reason = "it is tokio's paused time that is read, and no clock")]
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Instant::now())
     }
 }
@@ -51,7 +51,7 @@ impl Clock for PausedClock {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Always(pub(super) f64);
+pub(crate) struct Always(pub(crate) f64);
 
 impl Chance for Always {
     fn roll(&self) -> f64 {
@@ -59,7 +59,7 @@ impl Chance for Always {
     }
 }
 
-pub(super) struct Nobody;
+pub(crate) struct Nobody;
 
 impl Caller for Nobody {
     async fn call(&self, _call: Call<'_>) -> Result<Reply, CallError> {
@@ -67,7 +67,7 @@ impl Caller for Nobody {
     }
 }
 
-pub(super) struct Nowhere;
+pub(crate) struct Nowhere;
 
 impl Publisher for Nowhere {
     fn publish(&self, _record: &Record, _token: Token) -> Result<(), QueueFull> {
@@ -77,7 +77,7 @@ impl Publisher for Nowhere {
 
 /// What was told, as text.
 #[derive(Default)]
-pub(super) struct Notes(pub(super) Mutex<Vec<String>>);
+pub(crate) struct Notes(pub(crate) Mutex<Vec<String>>);
 
 impl Witness for Notes {
     fn tell(&self, fact: Fact<'_>) {
@@ -86,7 +86,7 @@ impl Witness for Notes {
 }
 
 /// A store in memory, shared by as many instances as hold it, that can be taken away and brought back.
-pub(super) struct MemoryStore {
+pub(crate) struct MemoryStore {
     state: Mutex<Stored>,
     changes: broadcast::Sender<Heard>,
     loads: watch::Sender<bool>,
@@ -113,34 +113,34 @@ struct Leased {
 }
 
 impl MemoryStore {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { state: Mutex::default(), changes: broadcast::Sender::new(64), loads: watch::Sender::new(true) })
     }
 
-    pub(super) fn set_away(&self, away: bool) {
+    pub(crate) fn set_away(&self, away: bool) {
         self.state.lock().expect("unpoisoned").away = away;
     }
 
     /// Holds the answers of loads on their way, or lets them go.
-    pub(super) fn hold_loads(&self, hold: bool) {
+    pub(crate) fn hold_loads(&self, hold: bool) {
         self.loads.send_replace(!hold);
     }
 
-    pub(super) fn snapshot(&self, service: &str) -> Option<Snapshot> {
+    pub(crate) fn snapshot(&self, service: &str) -> Option<Snapshot> {
         self.state.lock().expect("unpoisoned").snapshots.get(service).cloned()
     }
 
-    pub(super) fn history(&self) -> Vec<Transition> {
+    pub(crate) fn history(&self) -> Vec<Transition> {
         self.state.lock().expect("unpoisoned").history.clone()
     }
 
-    pub(super) fn empty(&self) {
+    pub(crate) fn empty(&self) {
         let mut state = self.state.lock().expect("unpoisoned");
         state.snapshots.clear();
         state.tunings.clear();
     }
 
-    pub(super) fn tuning(&self, service: &str) -> Option<Tuning> {
+    pub(crate) fn tuning(&self, service: &str) -> Option<Tuning> {
         self.state.lock().expect("unpoisoned").tunings.get(service).cloned()
     }
 

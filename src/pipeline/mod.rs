@@ -13,7 +13,7 @@ pub mod breakers;
 pub mod drain;
 pub mod facts;
 #[cfg(test)]
-mod fakes;
+pub(crate) mod fakes;
 pub mod finisher;
 pub mod guard;
 pub mod hand_over;

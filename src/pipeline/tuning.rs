@@ -2,7 +2,7 @@
 //!
 //! Guarantees:
 //! - A change is laid over the settings that stand where they are shared, and takes the next revision there: of two that are made at
-//!   once the second is laid over the first, or refused if it asked for the revision before it. None is lost unsaid.
+//!   once the second is laid over the first, or refused if it asked for the one before it. None is lost unsaid.
 //! - It is taken whole or not at all, and weighed at once.
 //! - Without a store it lasts as long as the process. With the store away it is made here and saved on return, if nobody has changed the
 //!   settings there meanwhile; if somebody has, theirs stand, and that is told.
@@ -22,7 +22,7 @@ const TRIES: usize = 8;
 /// A change of a breaker's settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tuning {
-    /// Its number, from 1: each change is one above the one that it was laid over. 0 are the configured settings, never changed.
+    /// Its number, from 1: each change's is above that of the one that it was laid over. 0 are the configured settings, never changed.
     pub revision: u64,
     /// What the breaker goes by from there.
     pub chosen: Chosen,
@@ -62,6 +62,8 @@ pub struct Standing {
     pub tuning: Option<Tuning>,
     /// The stored revision that it was laid over, if the store has not taken it yet.
     pub unsaved_over: Option<u64>,
+    /// The highest revision that was given out here, be its change in force or lost.
+    pub numbered: u64,
 }
 
 /// What a change found in the store is to what is known here.
@@ -81,6 +83,28 @@ impl Standing {
     /// The last change's number; 0: there was none.
     pub fn revision(&self) -> u64 {
         self.tuning.as_ref().map_or(0, |tuning| tuning.revision)
+    }
+
+    /// What names the last change among all, also those of instances that cannot hear of each other: its revision and the instance that
+    /// was asked, which gives out no revision twice. `0`: nobody has changed the settings. It needs no escape in an entity tag.
+    pub fn tag(&self) -> String {
+        let Some(tuning) = &self.tuning else { return "0".to_owned() };
+        let plain = |letter: char| if letter.is_ascii_alphanumeric() || "-._".contains(letter) { letter } else { '_' };
+        format!("{}-{}", tuning.revision, tuning.instance.chars().map(plain).collect::<String>())
+    }
+
+    /// Whether `tag` names the last change. A revision by itself names the stored change of that number; `stores`: whether there is a store.
+    pub fn is_named(&self, tag: &str, stores: bool) -> bool {
+        let is_stored = stores && self.unsaved_over.is_none();
+        tag == self.tag() || is_stored && tag == self.revision().to_string()
+    }
+
+    /// Whether the last change is still the same one.
+    pub fn is_at(&self, other: &Self) -> bool {
+        match (&self.tuning, &other.tuning) {
+            (Some(ours), Some(theirs)) => ours.is(theirs),
+            (ours, theirs) => ours.is_none() && theirs.is_none(),
+        }
     }
 
     /// What a stored change is to it. Of equal revisions the stored one stands: it is what the others go by.
@@ -111,8 +135,8 @@ pub struct Wish<'a> {
     pub actor: &'a str,
     /// Why.
     pub reason: &'a str,
-    /// The revisions over which it may be laid; `None`: any.
-    pub over: Option<&'a [u64]>,
+    /// The tags of the changes over which it may be laid; `None`: any.
+    pub over: Option<&'a [String]>,
 }
 
 /// What a wish has come to.
@@ -127,8 +151,8 @@ pub struct Tuned {
 /// Why nothing was changed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum NotTuned<E> {
-    /// It may not be laid over this revision, which is the present one.
-    Stale(u64),
+    /// It may not be laid over the present settings, which have this tag.
+    Stale(String),
     /// What it says is wrong.
     Wrong(E),
     /// Others change the settings all the time.
@@ -157,15 +181,14 @@ pub async fn tune<W: World, S: Store, E>(
             breakers.take_up(service, stored);
         }
         let (standing, before) = breakers.standing(service);
-        let known = standing.revision();
-        if wish.over.is_some_and(|over| !over.contains(&known)) {
-            return Err(NotTuned::Stale(known));
+        if wish.over.is_some_and(|over| !over.iter().any(|tag| standing.is_named(tag, store.is_some()))) {
+            return Err(NotTuned::Stale(standing.tag()));
         }
         let chosen = decide(&before).map_err(NotTuned::Wrong)?;
         if changes_nothing(&standing, &before, &chosen) {
             return Ok(Tuned { before, tuning: None });
         }
-        let tuning = breakers.next_tuning(known, chosen, wish);
+        let tuning = breakers.next_tuning(service, standing.revision(), chosen, wish);
         let saved = match (store, &stored) {
             (Some(store), Some(stored)) => {
                 let over = stored.as_ref().map_or(0, |stored| stored.revision);
@@ -176,7 +199,7 @@ pub async fn tune<W: World, S: Store, E>(
         let done = match saved {
             Some(SavedTuning::Stored) => {
                 // The fleet goes by it already, whatever was heard here meanwhile.
-                if !breakers.tune(service, known, &tuning, None) {
+                if !breakers.tune(service, &standing, &tuning, None) {
                     breakers.take_up(service, &tuning);
                 }
                 true
@@ -188,8 +211,8 @@ pub async fn tune<W: World, S: Store, E>(
                 false
             }
             None => {
-                let over = store.is_some().then(|| standing.unsaved_over.unwrap_or(known));
-                breakers.tune(service, known, &tuning, over)
+                let over = store.is_some().then(|| standing.unsaved_over.unwrap_or(standing.revision()));
+                breakers.tune(service, &standing, &tuning, over)
             }
         };
         if done {

@@ -56,7 +56,7 @@ impl Clock for Stopped {
 static SUBSCRIBERS: LazyLock<[Dispatch; 2]> = LazyLock::new(|| [(); 2].map(|()| Dispatch::new(tracing_subscriber::registry())));
 
 /// The lines that `work` logs on this thread, as `init` would have them written.
-pub(super) fn logged(format: LogFormat, wanted: &str, work: impl FnOnce()) -> Vec<String> {
+pub(crate) fn logged(format: LogFormat, wanted: &str, work: impl FnOnce()) -> Vec<String> {
     LazyLock::force(&SUBSCRIBERS);
     let memory = Memory::default();
     let subscriber = subscriber(filter(wanted).unwrap(), format, "i-1", false, memory.clone());

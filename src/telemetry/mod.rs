@@ -11,7 +11,7 @@
 
 pub mod calls;
 #[cfg(test)]
-mod capture;
+pub(crate) mod capture;
 pub mod facts;
 pub mod flood;
 mod json;

@@ -28,8 +28,9 @@ fn a_change_at_one_instance_is_the_fleets_and_outlives_it() {
 
     let from = Instant::now();
     let changed = one.change_settings("rulegen", Some(&shown.etag), &json!({ "fail_max": 2, "recovery_timeout": "1h", "reason": "noisy" }));
-    assert_eq!((changed.status, changed.etag.as_str()), (200, "\"1\""), "{changed:?}");
     let answer = changed.json();
+    let tag = format!("\"1-{}\"", answer["settings_changed"]["instance"].as_str().expect("an instance"));
+    assert_eq!((changed.status, &changed.etag, answer["settings_revision"].as_u64()), (200, &tag, Some(1)), "{changed:?}");
     assert_eq!((&answer["settings"]["fail_max"], &answer["settings"]["recovery_timeout"]), (&json!(2), &json!("1h")));
     let by = &answer["settings_changed"];
     assert_eq!((&by["actor"], &by["reason"], &by["to"], &by["shared"]), (&json!("ops"), &json!("noisy"), &json!("given"), &json!(true)));
@@ -37,6 +38,7 @@ fn a_change_at_one_instance_is_the_fleets_and_outlives_it() {
     // Published, and not found by the poll behind it.
     assert!(from.elapsed() < Duration::from_secs(2), "it took {:?}", from.elapsed());
     assert_eq!(other.breaker("rulegen")["settings_changed"]["reason"], "noisy");
+    assert_eq!(other.get("/api/v1/circuit-breakers/rulegen").etag, tag);
     assert_eq!(one.stop(), 0);
 
     // It decides by it, alone now.
@@ -48,8 +50,10 @@ fn a_change_at_one_instance_is_the_fleets_and_outlives_it() {
     let mut next = world.run();
     assert_eq!((goes_by(&next, "rulegen"), &next.breaker("rulegen")["state"]), ((json!(2), json!(1)), &json!("open")));
     assert_eq!(next.reset_settings("rulegen", Some("\"0\"")).problem(412).split_once("revision 1").map(|_| ()), Some(()));
-    let reset = next.reset_settings("rulegen", Some("\"1\""));
-    assert_eq!((reset.status, reset.etag.as_str(), &reset.json()["settings"]["fail_max"]), (200, "\"2\"", &json!(3)), "{reset:?}");
+    assert_eq!(next.reset_settings("rulegen", Some("\"1-fusebox-0\"")).problem(412).split_once("revision 1").map(|_| ()), Some(()));
+    let reset = next.reset_settings("rulegen", Some(&tag));
+    assert_eq!((reset.status, &reset.json()["settings"]["fail_max"]), (200, &json!(3)), "{reset:?}");
+    assert_eq!(goes_by(&next, "rulegen"), (json!(3), json!(2)));
     assert_eq!(next.stop(), 0);
 }
 
@@ -63,7 +67,10 @@ fn of_two_who_change_the_same_revision_one_is_refused() {
     let detail = other.change_settings("rag", Some(&tag), &json!({ "permits": 3 })).problem(412);
     assert!(detail.contains("revision 1"), "{detail}");
     let read = other.get("/api/v1/circuit-breakers/rag");
-    assert_eq!((read.etag.as_str(), &read.json()["settings"]["fail_max"]), ("\"1\"", &json!(7)), "{read:?}");
+    assert!(read.etag.starts_with("\"1-"), "{read:?}");
+    assert_eq!(read.json()["settings"]["fail_max"], 7, "{read:?}");
+    // A number by itself is the stored change's.
+    assert_eq!(other.change_settings("rag", Some("\"1\""), &json!({ "fail_max": 7 })).status, 200);
     // Without a revision each is laid over the other, and none is lost.
     for (instance, key) in [(&one, "permits"), (&other, "success_threshold"), (&one, "fail_max")] {
         assert_eq!(instance.change_settings("rag", None, &json!({ key: 4 })).status, 200);
@@ -131,7 +138,9 @@ fn without_redis_a_change_is_made_here_and_shared_on_its_return() {
     server.kill();
     until("they know", || [&one, &other].iter().all(|instance| instance.get("/readyz").json()["status"] == "degraded"));
     let answer = one.change_settings("vms", Some("\"0\""), &json!({ "fail_max": 2 }));
-    assert_eq!((answer.status, answer.etag.as_str()), (200, "\"1\""), "{answer:?}");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(other.change_settings("vms", Some(&answer.etag), &json!({ "fail_max": 9 })).status, 412);
+    assert!(one.change_settings("vms", Some("\"1\""), &json!({ "fail_max": 9 })).problem(412).contains("revision 1-fusebox"));
     assert_eq!((&answer.json()["settings"]["fail_max"], &answer.json()["settings_changed"]["shared"]), (&json!(2), &json!(false)));
     assert_eq!(goes_by(&other, "vms"), (json!(6), json!(0)));
     server.start();
@@ -160,8 +169,9 @@ fn the_command_line_changes_settings() {
     ask(&["breakers", "set", "rag"]).exits(2);
     assert_eq!(ask(&["breakers", "set", "rag", "half_open_timeout=null"]).exits(0).json()["settings"]["half_open_timeout"], Value::Null);
     let shown = fusebox(&["breakers", "show", "rag", "--api", &url], "").exits(0).out;
-    assert!(shown.contains("settings_revision") && shown.contains("settings_changed.actor"), "{shown}");
-    let reset = ask(&["breakers", "reset-settings", "rag", "--reason", "done with it", "--if-match", "2"]).exits(0).json();
+    assert!(shown.contains("settings_tag") && shown.contains("settings_changed.actor"), "{shown}");
+    let tag = ask(&["breakers", "show", "rag"]).exits(0).json()["settings_tag"].as_str().expect("a tag").to_owned();
+    let reset = ask(&["breakers", "reset-settings", "rag", "--reason", "done with it", "--if-match", &tag]).exits(0).json();
     assert_eq!((&reset["settings"]["fail_max"], &reset["settings_changed"]["reason"]), (&json!(5), &json!("done with it")));
     assert_eq!(instance.stop(), 0);
 }

@@ -29,7 +29,13 @@ fn difference(before: &Settings, after: &Settings) -> Json {
 #[test]
 fn what_is_not_named_stays_and_so_does_the_lease() {
     let consecutive = json!({ "fail_max": 4, "recovery_timeout": "30s", "half_open_timeout": "5s", "jitter": 0.1 });
+    let in_a_hurry = json!({ "recovery_timeout": "5s", "recovery_timeout_max": "10s" });
     let count = json!({ "policy": "count", "size": 20, "failure_rate": 0.4 });
+    let any = json!({ "any": [{ "policy": "consecutive", "fail_max": 4 }, { "policy": "count", "size": 20 }] });
+    let to_consecutive = |fail_max: u32| {
+        json!({ "policy": "consecutive", "fail_max": fail_max, "size": null, "minimum_calls": null, "failure_rate": null,
+                "slow_call_rate": null, "slow_call_duration": null })
+    };
     for (before, changes, expect) in [
         (&consecutive, json!({}), json!({})),
         (&consecutive, json!({ "fail_max": 4, "recovery_timeout": "30000ms" }), json!({})),
@@ -39,12 +45,28 @@ fn what_is_not_named_stays_and_so_does_the_lease() {
         (&consecutive, json!({ "half_open_failure_rate": 0.5 }), json!({ "half_open_failure_rate": 0.5 })),
         // The longest open time is drawn along.
         (&consecutive, json!({ "recovery_timeout": "1h" }), json!({ "recovery_timeout": "1h", "recovery_timeout_max": "1h" })),
+        (&in_a_hurry, json!({ "recovery_timeout": null }), json!({ "recovery_timeout": "1m", "recovery_timeout_max": "10m" })),
         (&count, json!({ "failure_rate": 0.6 }), json!({ "failure_rate": 0.6 })),
+        (&count, json!({ "policy": "consecutive", "fail_max": 3 }), to_consecutive(3)),
+        // Nulls go back to the default policy, and what the policy in force is set by goes with it.
+        (&consecutive, json!({ "policy": null }), json!({})),
+        (&consecutive, json!({ "any": null }), json!({})),
+        (&consecutive, json!({ "policy": null, "any": null, "fail_max": 7 }), json!({ "fail_max": 7 })),
+        (&count, json!({ "any": null }), json!({})),
+        (&count, json!({ "any": null, "size": 30 }), json!({ "size": 30 })),
+        (&count, json!({ "policy": null }), to_consecutive(5)),
+        (&count, json!({ "policy": null, "fail_max": 3 }), to_consecutive(3)),
+        (&any, json!({ "any": null }), json!({ "any": null, "policy": "consecutive", "fail_max": 5 })),
+        (&any, json!({ "any": null, "fail_max": 2 }), json!({ "any": null, "policy": "consecutive", "fail_max": 2 })),
+        (&any, json!({ "policy": null }), json!({ "any": null, "policy": "consecutive", "fail_max": 5 })),
+        (&any, json!({ "any": null, "policy": null }), json!({ "any": null, "policy": "consecutive", "fail_max": 5 })),
+        (&any, json!({ "any": null, "policy": "consecutive" }), json!({ "any": null, "policy": "consecutive", "fail_max": 5 })),
+        (&any, json!({ "policy": "consecutive", "fail_max": 4 }), json!({ "any": null, "policy": "consecutive", "fail_max": 4 })),
+        (&any, json!({ "policy": null, "any": [{ "fail_max": 6 }] }), json!({ "any": [{ "policy": "consecutive", "fail_max": 6 }] })),
         (
-            &count,
-            json!({ "policy": "consecutive", "fail_max": 3 }),
-            json!({ "policy": "consecutive", "fail_max": 3, "size": null, "minimum_calls": null, "failure_rate": null, "slow_call_rate": null,
-                    "slow_call_duration": null }),
+            &consecutive,
+            json!({ "policy": null, "any": [{ "fail_max": 6 }] }),
+            json!({ "any": [{ "policy": "consecutive", "fail_max": 6 }], "policy": null, "fail_max": null }),
         ),
     ] {
         let before = in_force(before.clone());
@@ -69,6 +91,8 @@ fn every_fault_is_named_and_nothing_else() {
         (json!({ "failure": "status == 500" }), &["failure"]),
         (json!({ "fail_max": { "deep": [1] } }), &["fail_max"]),
         (json!({ "lease": "1s" }), &["lease"]),
+        (json!({ "policy": null, "size": 10 }), &["size"]),
+        (json!({ "any": null, "size": 10 }), &["size"]),
     ] {
         let faults = changed_breaker(&before, &table(changes.clone())).expect_err("refused");
         let mut named: Vec<_> = faults.0.iter().map(|fault| fault.key.clone().unwrap_or_default()).collect();

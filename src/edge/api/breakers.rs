@@ -49,6 +49,8 @@ pub(super) struct Shown {
     settings: serde_json::Map<String, serde_json::Value>,
     /// 0: they were never changed since they were configured.
     settings_revision: u64,
+    /// What names the last change of them, as the entity tag.
+    settings_tag: String,
     settings_changed: Option<ShownTuning>,
     lock: Option<ShownLock>,
     fleet: Fleet,
@@ -84,7 +86,7 @@ struct Fleet {
     store_up: Option<bool>,
 }
 
-/// A breaker by itself, with its settings' revision as the entity tag.
+/// A breaker by itself, with what names its settings' last change as the entity tag.
 pub(super) struct Answer(Shown);
 
 impl From<Shown> for Answer {
@@ -95,7 +97,7 @@ impl From<Shown> for Answer {
 
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
-        let tag = HeaderValue::try_from(format!("\"{}\"", self.0.settings_revision));
+        let tag = HeaderValue::try_from(format!("\"{}\"", self.0.settings_tag));
         let mut response = Json(self.0).into_response();
         if let Ok(tag) = tag {
             response.headers_mut().insert(header::ETAG, tag);
@@ -293,7 +295,7 @@ pub(super) fn show<W: World, S: Store>(api: &Api<W, S>, view: View) -> Shown {
         }
     };
     let shared = api.store.is_some() && view.standing.unsaved_over.is_none();
-    let settings_revision = view.standing.revision();
+    let (settings_revision, settings_tag) = (view.standing.revision(), view.standing.tag());
     let settings_changed = view.standing.tuning.map(|tuning| ShownTuning {
         actor: tuning.actor,
         reason: tuning.reason,
@@ -317,6 +319,7 @@ pub(super) fn show<W: World, S: Store>(api: &Api<W, S>, view: View) -> Shown {
         counts: view.counts,
         settings: breaker_table(&view.settings),
         settings_revision,
+        settings_tag,
         settings_changed,
         lock,
         fleet: Fleet {

@@ -75,31 +75,31 @@ impl ApiClient {
         self.ask(Method::POST, path, Some(body), None).await
     }
 
-    /// PATCH, over `revision` alone if one is given.
+    /// PATCH, over the change that `tag` names alone if one is given.
     ///
     /// # Errors
     /// See [`ApiError`].
-    pub async fn patch(&self, path: &str, body: &Value, revision: Option<u64>) -> Result<Value, ApiError> {
-        self.ask(Method::PATCH, path, Some(body), revision).await
+    pub async fn patch(&self, path: &str, body: &Value, tag: Option<&str>) -> Result<Value, ApiError> {
+        self.ask(Method::PATCH, path, Some(body), tag).await
     }
 
     /// DELETE, likewise.
     ///
     /// # Errors
     /// See [`ApiError`].
-    pub async fn delete(&self, path: &str, revision: Option<u64>) -> Result<Value, ApiError> {
-        self.ask(Method::DELETE, path, None, revision).await
+    pub async fn delete(&self, path: &str, tag: Option<&str>) -> Result<Value, ApiError> {
+        self.ask(Method::DELETE, path, None, tag).await
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>, revision: Option<u64>) -> Result<Value, ApiError> {
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>, tag: Option<&str>) -> Result<Value, ApiError> {
         let url = format!("{}{path}", self.base);
         let uri: Uri = url.parse().ok().filter(|uri: &Uri| uri.host().is_some()).ok_or_else(|| ApiError::Url(self.base.clone()))?;
         let mut request = Request::builder().method(method).uri(uri).header(header::ACCEPT, "application/json");
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
         }
-        if let Some(revision) = revision {
-            request = request.header(header::IF_MATCH, format!("\"{revision}\""));
+        if let Some(tag) = tag {
+            request = request.header(header::IF_MATCH, format!("\"{}\"", tag.trim_matches('"')));
         }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");

@@ -1,7 +1,7 @@
 //! A breaker's settings, changed while it runs.
 //!
-//! The settings' revision is their entity tag: GET of a breaker answers it as `ETag`, and a change that names it in `If-Match` is made over
-//! that revision alone.
+//! What names their last change is the entity tag ([`crate::pipeline::tuning::Standing::tag`]): GET of a breaker answers it as `ETag`, and a
+//! change that names it in `If-Match` is laid over that one alone.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::{Api, Problem};
 use crate::config::{Faults, breaker_table, changed_breaker};
 use crate::machine::breaker::Settings;
 use crate::pipeline::ports::{Store, World};
-use crate::pipeline::tuning::{Chosen, NotTuned, Tuning, Wish, tune};
+use crate::pipeline::tuning::{Chosen, NotTuned, Tuned, Tuning, Wish, tune};
 
 pub(super) async fn change<W: World, S: Store>(
     State(api): State<Arc<Api<W, S>>>,
@@ -39,8 +39,8 @@ pub(super) async fn change<W: World, S: Store>(
         Some(Value::String(reason)) => reason,
         Some(_) => return Err(Problem::bad_request("the reason must be a text")),
     };
-    let decide = |in_force: &Settings| changed_breaker(in_force, &changes).map(|settings| Chosen::Given(Arc::new(settings)));
-    make(&api, &name, &actor, &reason, &headers, decide).await
+    let decide = move |in_force: &Settings| changed_breaker(in_force, &changes).map(|settings| Chosen::Given(Arc::new(settings)));
+    make(api, name, (actor, reason), &headers, decide).await
 }
 
 #[derive(Deserialize)]
@@ -57,49 +57,63 @@ pub(super) async fn reset<W: World, S: Store>(
     why: Result<Query<Why>, QueryRejection>,
 ) -> Result<Answer, Problem> {
     let Query(Why { reason }) = why.map_err(|_| Problem::bad_request("the query takes `reason`, and nothing else"))?;
-    make(&api, &name, &actor, &reason.unwrap_or_default(), &headers, |_| Ok(Chosen::Configured)).await
+    make(api, name, (actor, reason.unwrap_or_default()), &headers, |_| Ok(Chosen::Configured)).await
 }
 
+/// Makes a change and audits it, both even if nobody waits for the answer any more: a request's time may be over, its client gone, once the
+/// store has taken the change.
 async fn make<W: World, S: Store>(
-    api: &Api<W, S>,
-    name: &str,
-    actor: &str,
-    reason: &str,
+    api: Arc<Api<W, S>>,
+    name: String,
+    (actor, reason): (String, String),
     headers: &HeaderMap,
-    decide: impl Fn(&Settings) -> Result<Chosen, Faults>,
+    decide: impl Fn(&Settings) -> Result<Chosen, Faults> + Send + Sync + 'static,
 ) -> Result<Answer, Problem> {
-    let service = find(api, name)?;
-    reasonable(reason)?;
-    let over = revisions(headers)?;
-    let wish = Wish { actor, reason, over: over.as_deref() };
-    let tuned = tune(&api.breakers, api.store.as_deref(), service, &wish, decide).await.map_err(|error| match error {
-        NotTuned::Stale(revision) => Problem::new(
+    let service = find(&api, &name)?;
+    reasonable(&reason)?;
+    let over = tags(headers)?;
+    let making = tokio::spawn(async move {
+        let wish = Wish { actor: &actor, reason: &reason, over: over.as_deref() };
+        let tuned = tune(&api.breakers, api.store.as_deref(), service, &wish, decide).await.map_err(|error| not_tuned(&name, error))?;
+        audit(&name, &wish, tuned);
+        Ok(show(&api, api.breakers.view(service)).into())
+    });
+    making.await.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the instance is stopping; ask another whether the change was made")),
+    })
+}
+
+fn not_tuned(name: &str, error: NotTuned<Faults>) -> Problem {
+    match error {
+        NotTuned::Stale(tag) => Problem::new(
             StatusCode::PRECONDITION_FAILED,
-            format!("the settings of `{name}` are at revision {revision} and not at the one that If-Match names; read them again"),
+            format!("the settings of `{name}` are at revision {tag} and not at the one that If-Match names; read them again"),
         ),
         NotTuned::Wrong(faults) => wrong(faults),
         NotTuned::Contended => Problem::new(
             StatusCode::CONFLICT,
             format!("the settings of `{name}` are being changed by others; nothing was changed, try again"),
         ),
-    })?;
-    if let Some(Tuning { chosen, revision, .. }) = tuned.tuning {
-        let after = match chosen {
-            Chosen::Given(settings) => written(&settings),
-            Chosen::Configured | Chosen::Unreadable(_) => "the configured settings".to_owned(),
-        };
-        tracing::info!(
-            target: "fusebox::audit",
-            service = name,
-            actor,
-            reason,
-            before = written(&tuned.before),
-            after,
-            revision,
-            "a breaker's settings were changed"
-        );
     }
-    Ok(show(api, api.breakers.view(service)).into())
+}
+
+fn audit(name: &str, wish: &Wish<'_>, tuned: Tuned) {
+    let Some(Tuning { chosen, revision, .. }) = tuned.tuning else { return };
+    let after = match chosen {
+        Chosen::Given(settings) => written(&settings),
+        Chosen::Configured | Chosen::Unreadable(_) => "the configured settings".to_owned(),
+    };
+    tracing::info!(
+        target: "fusebox::audit",
+        service = name,
+        actor = wish.actor,
+        reason = wish.reason,
+        before = written(&tuned.before),
+        after,
+        revision,
+        "a breaker's settings were changed"
+    );
 }
 
 fn written(settings: &Settings) -> String {
@@ -112,57 +126,31 @@ fn wrong(faults: Faults) -> Problem {
     Problem::bad_request(detail).with_errors(errors)
 }
 
-/// The revisions that `If-Match` names; `None`: any will do.
-fn revisions(headers: &HeaderMap) -> Result<Option<Vec<u64>>, Problem> {
-    let mut revisions = None;
+/// The tags that `If-Match` names; `None`: any will do. None that is given out here has a comma or a quotation mark in it.
+fn tags(headers: &HeaderMap) -> Result<Option<Vec<String>>, Problem> {
+    let mut tags = None;
     for value in headers.get_all(header::IF_MATCH) {
-        let named: &mut Vec<u64> = revisions.get_or_insert_default();
+        let named: &mut Vec<String> = tags.get_or_insert_default();
         for tag in value.to_str().unwrap_or_default().split(',').map(str::trim) {
             if tag == "*" {
                 return Ok(None);
             }
             // A weak tag matches nothing, as RFC 9110 has it.
             let weak = tag.strip_prefix("W/");
-            let revision = weak.unwrap_or(tag).strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).and_then(|tag| tag.parse().ok());
-            match (revision, weak) {
-                (Some(revision), None) => named.push(revision),
+            let inner = weak.unwrap_or(tag).strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+            match (inner.filter(|inner| !inner.contains('"')), weak) {
+                (Some(inner), None) => named.push(inner.to_owned()),
                 (Some(_), Some(_)) => {}
                 (None, _) => {
-                    return Err(Problem::bad_request("If-Match must be the ETag of the breaker, in its quotation marks: If-Match: \"3\""));
+                    return Err(Problem::bad_request(
+                        "If-Match must be the ETag of the breaker, in its quotation marks: If-Match: \"3-…\"",
+                    ));
                 }
             }
         }
     }
-    Ok(revisions)
+    Ok(tags)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::http::HeaderValue;
-
-    #[test]
-    fn the_revisions_that_if_match_names() {
-        let any = Some(None);
-        let these = |revisions: &[u64]| Some(Some(revisions.to_vec()));
-        for (values, expect) in [
-            (&[][..], any.clone()),
-            (&["*"], any.clone()),
-            (&["\"1\"", "*"], any),
-            (&["\"0\""], these(&[0])),
-            (&["\"3\", \"4\"", "\"5\""], these(&[3, 4, 5])),
-            (&["W/\"3\""], these(&[])),
-            (&["3"], None),
-            (&["\"three\""], None),
-            (&["\"-1\""], None),
-            (&["\"3"], None),
-            (&[""], None),
-        ] {
-            let mut headers = HeaderMap::new();
-            for value in values {
-                headers.append(header::IF_MATCH, HeaderValue::from_static(value));
-            }
-            assert_eq!(revisions(&headers).ok(), expect, "{values:?}");
-        }
-    }
-}
+mod tests;

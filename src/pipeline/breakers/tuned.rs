@@ -23,10 +23,12 @@ impl<W: World> Breakers<W> {
         (standing.clone(), settings)
     }
 
-    /// The change that follows on the revision `known`, made here and now.
-    pub fn next_tuning(&self, known: u64, chosen: Chosen, wish: &Wish<'_>) -> Tuning {
+    /// The change that follows on the revision `known`, made here and now, by a number that was never given out here.
+    pub fn next_tuning(&self, service: usize, known: u64, chosen: Chosen, wish: &Wish<'_>) -> Tuning {
+        let mut standing = self.entries[service].standing();
+        standing.numbered = standing.numbered.max(known).saturating_add(1);
         Tuning {
-            revision: known.saturating_add(1),
+            revision: standing.numbered,
             chosen,
             actor: wish.actor.to_owned(),
             reason: wish.reason.to_owned(),
@@ -35,11 +37,11 @@ impl<W: World> Breakers<W> {
         }
     }
 
-    /// Lets a breaker go by a change, if `known` is still the last one's revision; false if it is not. `unsaved_over`: the stored revision
+    /// Lets a breaker go by a change, if the last one is still that of `known`; false if it is not. `unsaved_over`: the stored revision
     /// that it was laid over, if the store has yet to take it.
-    pub fn tune(&self, service: usize, known: u64, tuning: &Tuning, unsaved_over: Option<u64>) -> bool {
+    pub fn tune(&self, service: usize, known: &Standing, tuning: &Tuning, unsaved_over: Option<u64>) -> bool {
         let mut standing = self.entries[service].standing();
-        let fits = standing.revision() == known;
+        let fits = standing.is_at(known);
         if fits {
             self.go_by(service, &mut standing, tuning, unsaved_over);
         }
@@ -66,7 +68,7 @@ impl<W: World> Breakers<W> {
     fn go_by(&self, service: usize, standing: &mut Standing, tuning: &Tuning, unsaved_over: Option<u64>) {
         let entry = &self.entries[service];
         let news = standing.tuning.as_ref().is_none_or(|known| !known.is(tuning));
-        *standing = Standing { tuning: Some(tuning.clone()), unsaved_over };
+        *standing = Standing { tuning: Some(tuning.clone()), unsaved_over, ..*standing };
         if news {
             self.witness.tell(Fact::Tuned { service, tuning });
         }

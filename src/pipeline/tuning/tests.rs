@@ -29,7 +29,7 @@ fn breakers(instance: &str) -> (Arc<Breakers<Small>>, Arc<Notes>, PausedClock) {
 
 const SERVICE: usize = 1;
 
-fn wish(over: Option<&[u64]>) -> Wish<'_> {
+fn wish(over: Option<&[String]>) -> Wish<'_> {
     Wish { actor: "ops", reason: "a drill", over }
 }
 
@@ -41,18 +41,27 @@ fn stands(breakers: &Breakers<Small>) -> (u32, u64, Option<u64>) {
     (fail_max.get(), standing.revision(), standing.unsaved_over)
 }
 
+fn owned(tags: &[&str]) -> Vec<String> {
+    tags.iter().map(|tag| (*tag).to_owned()).collect()
+}
+
+fn stale(tag: &str) -> NotTuned<&'static str> {
+    NotTuned::Stale(tag.to_owned())
+}
+
 async fn change(
     breakers: &Breakers<Small>,
     store: Option<&MemoryStore>,
-    over: Option<&[u64]>,
+    over: Option<&[&str]>,
     chosen: Chosen,
 ) -> Result<bool, NotTuned<&'static str>> {
-    tune(breakers, store, SERVICE, &wish(over), |_| Ok(chosen.clone())).await.map(|tuned| tuned.tuning.is_some())
+    let over = over.map(owned);
+    tune(breakers, store, SERVICE, &wish(over.as_deref()), |_| Ok(chosen.clone())).await.map(|tuned| tuned.tuning.is_some())
 }
 
 #[test]
 fn what_is_stored_meets_what_is_known() {
-    let known = |revision| Standing { tuning: Some(tuning(revision, "a")), unsaved_over: None };
+    let known = |revision| Standing { tuning: Some(tuning(revision, "a")), ..Standing::default() };
     let unsaved = |revision, over| Standing { unsaved_over: Some(over), ..known(revision) };
     for (standing, stored, expect) in [
         (Standing::default(), tuning(1, "b"), Meeting::Newer),
@@ -73,7 +82,7 @@ fn what_is_stored_meets_what_is_known() {
 
 #[test]
 fn what_is_saved_is_waited_for_no_longer() {
-    let unsaved = |revision, over| Standing { tuning: Some(tuning(revision, "a")), unsaved_over: Some(over) };
+    let unsaved = |revision, over| Standing { tuning: Some(tuning(revision, "a")), unsaved_over: Some(over), ..Standing::default() };
     for (mut standing, saved, expect) in [
         (unsaved(3, 2), tuning(3, "a"), None),
         // One more was made while this one was on its way.
@@ -94,9 +103,9 @@ async fn without_a_store_changes_are_numbered_and_checked_here() {
     assert_eq!(change(&breakers, none, None, given(5)).await, Ok(true), "the lease differs on its way, and is put right");
     let same = Chosen::Given(Arc::new(settings(5)));
     assert_eq!(change(&breakers, none, None, same).await, Ok(false), "those are in force");
-    assert_eq!(change(&breakers, none, Some(&[0]), given(3)).await, Err(NotTuned::Stale(1)));
-    assert_eq!(change(&breakers, none, Some(&[]), given(3)).await, Err(NotTuned::Stale(1)));
-    assert_eq!(change(&breakers, none, Some(&[7, 1]), given(3)).await, Ok(true));
+    assert_eq!(change(&breakers, none, Some(&["0"]), given(3)).await, Err(stale("1-here")));
+    assert_eq!(change(&breakers, none, Some(&[]), given(3)).await, Err(stale("1-here")));
+    assert_eq!(change(&breakers, none, Some(&["7-here", "1-here"]), given(3)).await, Ok(true));
     assert_eq!(stands(&breakers), (3, 2, None));
     let wrong = tune(&breakers, none, SERVICE, &wish(None), |_| Err::<Chosen, _>("makes no sense")).await;
     assert_eq!(wrong, Err(NotTuned::Wrong("makes no sense")));
@@ -133,9 +142,9 @@ async fn a_change_is_weighed_at_once() {
 async fn a_change_is_laid_over_what_is_stored_and_not_over_what_was_heard() {
     let store = MemoryStore::new();
     let ((one, ..), (other, ..)) = (breakers("one"), breakers("other"));
-    assert_eq!(change(&one, Some(&store), Some(&[0]), given(2)).await, Ok(true));
+    assert_eq!(change(&one, Some(&store), Some(&["0"]), given(2)).await, Ok(true));
     assert_eq!(stands(&other), (5, 0, None), "it has not heard of it");
-    assert_eq!(change(&other, Some(&store), Some(&[0]), given(3)).await, Err(NotTuned::Stale(1)));
+    assert_eq!(change(&other, Some(&store), Some(&["0"]), given(3)).await, Err(stale("1-one")));
     assert_eq!(stands(&other), (2, 1, None), "now it has");
     assert_eq!(change(&other, Some(&store), None, given(3)).await, Ok(true));
     assert_eq!((stands(&other), stands(&one)), ((3, 2, None), (2, 1, None)));
@@ -186,14 +195,15 @@ impl Store for Busy {
 async fn a_change_that_meets_another_is_laid_over_it_unless_it_asked_for_the_one_before() {
     for (writes, over, expect, revision) in [
         (1, None, Ok(true), 2),
-        (1, Some(&[0][..]), Err(NotTuned::Stale(1)), 1),
+        (1, Some(&["0"][..]), Err(stale("1-busy")), 1),
         (7, None, Ok(true), 8),
         (u64::MAX, None, Err(NotTuned::Contended), 8),
     ] {
         let store = Busy { inner: MemoryStore::new(), writes: writes.into() };
         let (breakers, ..) = breakers("here");
-        let done =
-            tune(&breakers, Some(&store), SERVICE, &wish(over), |_| Ok::<_, &str>(given(4))).await.map(|tuned| tuned.tuning.is_some());
+        let done = tune(&breakers, Some(&store), SERVICE, &wish(over.map(owned).as_deref()), |_| Ok::<_, &str>(given(4)))
+            .await
+            .map(|tuned| tuned.tuning.is_some());
         assert_eq!(done, expect, "{writes} {over:?}");
         assert_eq!(store.inner.tuning("notifier").map(|stored| stored.revision), Some(revision));
         assert_eq!(stands(&breakers).1, revision, "{writes} {over:?}");
@@ -206,11 +216,11 @@ async fn what_was_changed_without_the_store_is_unsaved_and_the_next_change_takes
     let (breakers, ..) = breakers("here");
     assert_eq!(change(&breakers, Some(&store), None, given(2)).await, Ok(true));
     store.set_away(true);
-    assert_eq!(change(&breakers, Some(&store), Some(&[1]), given(3)).await, Ok(true));
-    assert_eq!(change(&breakers, Some(&store), Some(&[2]), given(4)).await, Ok(true));
+    assert_eq!(change(&breakers, Some(&store), Some(&["1"]), given(3)).await, Ok(true));
+    assert_eq!(change(&breakers, Some(&store), Some(&["2-here"]), given(4)).await, Ok(true));
     assert_eq!(stands(&breakers), (4, 3, Some(1)));
     store.set_away(false);
-    assert_eq!(change(&breakers, Some(&store), Some(&[3]), given(6)).await, Ok(true));
+    assert_eq!(change(&breakers, Some(&store), Some(&["3-here"]), given(6)).await, Ok(true));
     assert_eq!(stands(&breakers), (6, 4, None));
     assert_eq!(store.tuning("notifier").map(|stored| stored.revision), Some(4));
 }
@@ -227,4 +237,64 @@ async fn what_cannot_be_read_changes_nothing_but_the_revision_and_is_said_once()
     let same = Chosen::Given(Arc::new(settings(5)));
     assert_eq!(change(&breakers, None, None, same).await, Ok(true));
     assert_eq!(stands(&breakers), (5, 5, None));
+}
+
+#[test]
+fn a_tag_names_one_change_and_a_number_the_stored_one() {
+    let at = |instance: &str, unsaved_over| Standing { tuning: Some(tuning(3, instance)), unsaved_over, ..Standing::default() };
+    for (standing, tag, stores, expect) in [
+        (Standing::default(), "0", true, true),
+        (Standing::default(), "0", false, true),
+        (Standing::default(), "3-a", true, false),
+        (at("a", None), "3-a", true, true),
+        (at("a", None), "3-a", false, true),
+        (at("a", Some(2)), "3-a", true, true),
+        (at("a", None), "3-b", true, false),
+        (at("a", None), "2-a", true, false),
+        (at("a", None), "3", true, true),
+        (at("a", None), "03", true, false),
+        (at("a", None), "+3", true, false),
+        (at("a", None), "3", false, false),
+        (at("a", Some(2)), "3", true, false),
+        (at("a\", \u{fc}", None), "3-a____", true, true),
+    ] {
+        assert_eq!(standing.is_named(tag, stores), expect, "{tag} {stores} {standing:?}");
+    }
+}
+
+/// Each instance is cut off from the store and the other, and gives out the same revision.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_was_read_at_one_instance_is_not_taken_for_the_other_of_its_number() {
+    let store = MemoryStore::new();
+    let ((one, ..), (other, ..)) = (breakers("one"), breakers("other"));
+    store.set_away(true);
+    assert_eq!(change(&one, Some(&store), Some(&["0"]), given(2)).await, Ok(true));
+    assert_eq!(change(&other, Some(&store), Some(&["0"]), given(3)).await, Ok(true));
+    for tag in ["1-one", "1"] {
+        assert_eq!(change(&other, Some(&store), Some(&[tag]), given(4)).await, Err(stale("1-other")));
+    }
+    assert_eq!(change(&one, Some(&store), Some(&["1-one"]), given(4)).await, Ok(true));
+    // What the other one has made is stored first; the number of a change that was lost by that is not given out again.
+    store.set_away(false);
+    assert_eq!(store.save_tuning("notifier", &tuning(1, "other"), 0).await, Ok(SavedTuning::Stored));
+    one.take_up(SERVICE, &store.tuning("notifier").expect("stored"));
+    assert_eq!(change(&one, Some(&store), Some(&["1-one"]), given(4)).await, Err(stale("1-other")));
+    store.set_away(true);
+    assert_eq!(change(&one, Some(&store), Some(&["1"]), given(5)).await, Ok(true));
+    assert_eq!(change(&one, Some(&store), Some(&["2-one"]), given(6)).await, Err(stale("3-one")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_change_of_the_same_number_has_replaced_meanwhile_is_not_laid_over_it_unseen() {
+    let store = MemoryStore::new();
+    let (breakers, ..) = breakers("one");
+    store.set_away(true);
+    assert_eq!(change(&breakers, Some(&store), None, given(2)).await, Ok(true));
+    let over = owned(&["1-one"]);
+    let wish = wish(Some(&over));
+    let done = tune(&breakers, Some(&*store), SERVICE, &wish, |_| {
+        breakers.take_up(SERVICE, &tuning(1, "other"));
+        Ok::<_, &str>(given(4))
+    });
+    assert_eq!(done.await, Err(stale("1-other")));
 }
