@@ -16,7 +16,7 @@ use super::auth::Actor;
 use super::breakers::{Answer, find, reasonable, show, unread};
 use super::problem::Wrong;
 use super::{Api, Problem};
-use crate::config::{Faults, breaker_table, changed_breaker};
+use crate::config::{Fault, Faults, breaker_table, changed_breaker};
 use crate::machine::breaker::Settings;
 use crate::pipeline::ports::{Store, World};
 use crate::pipeline::tuning::{Chosen, NotTuned, Tuned, Tuning, Wish, tune};
@@ -39,8 +39,20 @@ pub(super) async fn change<W: World, S: Store>(
         Some(Value::String(reason)) => reason,
         Some(_) => return Err(Problem::bad_request("the reason must be a text")),
     };
-    let decide = move |in_force: &Settings| changed_breaker(in_force, &changes).map(|settings| Chosen::Given(Arc::new(settings)));
+    let decide = move |in_force: &Settings| changed(in_force, &changes).map(|settings| Chosen::Given(Arc::new(settings)));
     make(api, name, (actor, reason), &headers, decide).await
+}
+
+/// What changes make of settings; what counts the first verdicts of a process comes too late for one that runs.
+fn changed(in_force: &Settings, changes: &Map<String, Value>) -> Result<Settings, Faults> {
+    let settings = changed_breaker(in_force, changes);
+    if !changes.contains_key("ignore_first") || settings.as_ref().is_ok_and(|settings| settings.ignore_first == in_force.ignore_first) {
+        return settings;
+    }
+    let message = "it is of a process's first verdicts, and read from the config at start alone".to_owned();
+    let mut faults = vec![Fault { place: None, key: Some("ignore_first".to_owned()), message }];
+    faults.extend(settings.err().into_iter().flat_map(|Faults(others)| others));
+    Err(Faults(faults))
 }
 
 #[derive(Deserialize)]

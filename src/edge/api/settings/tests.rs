@@ -115,3 +115,16 @@ fn what_the_store_has_taken_is_audited_though_the_one_who_asked_is_gone() {
     let audited: Vec<_> = lines.iter().filter(|line| line.contains("a breaker's settings were changed")).collect();
     assert!(matches!(&audited[..], [line] if line.contains("noisy")), "{lines:?}");
 }
+
+#[test]
+fn what_counts_first_verdicts_comes_too_late() {
+    let policy = PolicySettings::Consecutive { fail_max: 3.try_into().expect("is not zero") };
+    let in_force = Settings::new(policy, Duration::from_secs(1), Duration::from_secs(2));
+    let said = |changes: &[(&str, Value)]| {
+        let changes = changes.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        changed(&in_force, &changes).map_err(|Faults(faults)| faults.into_iter().filter_map(|fault| fault.key).collect::<Vec<_>>())
+    };
+    assert_eq!(said(&[("ignore_first", 0.into())]), Ok(in_force.clone()), "a whole table may be handed back");
+    assert_eq!(said(&[("ignore_first", 5.into())]), Err(vec!["ignore_first".to_owned()]));
+    assert_eq!(said(&[("ignore_first", 5.into()), ("permits", 0.into())]), Err(vec!["ignore_first".to_owned(), "permits".to_owned()]));
+}
