@@ -24,8 +24,8 @@ use crate::machine::simulation::truth::{Call, Period, Rule, bad_periods};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A service counts as bad while at least --bad-share of the calls that began in a slot of --bad-slot failed; a slot without a call is \
-as the one before it. The cost is refused-while-healthy + bad-admitted, a point for each call, unless --cost weighs them otherwise.\n\n\
+    after_help = "A service counts as bad while at least --bad-share of the calls that began in a slot of --bad-slot failed; one that is not, but in \
+which no call went well either, is as the one before it. The cost is refused-while-healthy + bad-admitted, a point for each call, unless --cost weighs them otherwise.\n\n\
 Examples:\n  fusebox simulate calls.jsonl --service rag --candidate strict='fail_max = 3' --candidate rates='policy = \"count\", size = 50' --timeline\n  \
 fusebox simulate calls.jsonl --service rag --sweep 'fail_max = 2..10, recovery_timeout = 10s..60s/10s'\n  fusebox simulate --replay operations.jsonl"
 )]
