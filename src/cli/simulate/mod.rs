@@ -101,14 +101,14 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
         let Some((service, calls)) = traces.into_iter().next() else { return Ok(ExitCode::SUCCESS) };
         let base = candidates::base(&config, &service, &args.candidate)?;
         let bad = bad_periods(&calls, rule);
-        return sweep::run(common, &base, ranges, cost, |settings| run_calls(settings, &calls, &bad, chance(args.seed)).score);
+        return sweep::run(common, &base, ranges, cost, |settings| run_calls(settings, &calls, &bad, rule.slot, chance(args.seed)).score);
     }
     let mut tried = Vec::new();
     for (service, calls) in traces {
         let bad = bad_periods(&calls, rule);
         let mut candidates = Vec::new();
         for candidate in candidates::of(&config, &service, &args.candidate)? {
-            let run = run_calls(&candidate.settings, &calls, &bad, chance(args.seed));
+            let run = run_calls(&candidate.settings, &calls, &bad, rule.slot, chance(args.seed));
             candidates.push((candidate, run));
         }
         tried.push(Tried { service, calls, bad, candidates });
