@@ -172,6 +172,12 @@ fn wrong_input_is_exit_code_two_and_says_where() {
         (&["simulate", TRACE, "--service", "rag", "--sweep", "fail_max = 1..3", "--timeline"], "", "cannot be used with"),
         (&["simulate", TRACE, "--service", "rag", "--sweep", "fail_max = 1..1000, permits = 1..1000"], "", "1000000 combinations"),
         (&["simulate", TRACE, "--sweep", "fail_max = 1..3"], "", "--service"),
+        (
+            &["simulate", TRACE, "--service", "rag", "--sweep", "recovery_timeout = 0s..18446744073709551615s/9223372036854775808s"],
+            "",
+            "goes beyond the longest time that can be",
+        ),
+        (&["simulate", TRACE, "--service", "rag", "--sweep", "failure_rate = 1e300..1e300"], "", "goes beyond what a number can be"),
         (&["simulate", TRACE, "--bad-share", "0"], "", "--bad-share"),
     ] {
         let done = fusebox(args, input);
