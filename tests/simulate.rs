@@ -156,6 +156,28 @@ fn the_guides_recorded_calls_are_read() {
 }
 
 #[test]
+fn a_byte_order_mark_is_passed_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (args, input) in [
+        (&["simulate"][..], "{\"at\": 1, \"service\": \"a\", \"duration_ms\": 1, \"verdict\": \"ok\"}\n"),
+        (&["simulate"], "at,service,duration_ms,verdict\n1,a,1,ok\n"),
+        (&["simulate", "--replay"], "{\"ops\": [[0, \"acq\", 1]]}\n"),
+    ] {
+        let marked = format!("\u{feff}{input}");
+        let file = dir.path().join("marked");
+        fs::write(&file, &marked).expect("is written");
+        let of = |place: &str, input: &str| {
+            let done = fusebox(&[args, &[place]].concat(), input);
+            (done.status.code(), text(&done.stdout), text(&done.stderr))
+        };
+        let plain = of("-", input);
+        assert_eq!(plain.0, Some(0), "{plain:?}");
+        assert_eq!(of("-", &marked), plain, "{args:?} {input}");
+        assert_eq!(of(file.to_str().expect("is text"), ""), plain, "{args:?} {input}");
+    }
+}
+
+#[test]
 fn wrong_input_is_exit_code_two_and_says_where() {
     for (args, input, expected) in [
         (&["simulate", "--replay", "-"][..], "{\"ops\": []}\n{\"ops\": [[0, \"go\"]]}\n", "standard input:2: operation 0"),

@@ -130,12 +130,18 @@ fn place(path: &Path) -> String {
     if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
 }
 
+/// What stands there, without a byte-order mark: spreadsheets and some shells begin a file with it.
 fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
-    if path.as_os_str() == "-" {
-        return Ok(Box::new(io::stdin().lock()));
+    let unreadable = |error: io::Error| Failure::Wrong(format!("{}: cannot be read: {error}", place(path)));
+    let mut text: Box<dyn BufRead> = if path.as_os_str() == "-" {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(File::open(path).map_err(unreadable)?))
+    };
+    if text.fill_buf().map_err(unreadable)?.starts_with(b"\xef\xbb\xbf") {
+        text.consume(3);
     }
-    let file = File::open(path).map_err(|error| Failure::Wrong(format!("{}: cannot be read: {error}", path.display())))?;
-    Ok(Box::new(BufReader::new(file)))
+    Ok(text)
 }
 
 fn parse_cost(text: &str) -> Result<Cost, Failure> {
