@@ -178,6 +178,21 @@ fn a_byte_order_mark_is_passed_over() {
 }
 
 #[test]
+fn of_many_bad_periods_the_table_names_the_first() {
+    let mut trace = String::from("at,service,duration_ms,verdict\n");
+    for second in 0..125 {
+        let verdict = if second / 5 % 2 == 1 { "failure" } else { "success" };
+        trace.push_str(&format!("{},rag,1,{verdict}\n", second * 1_000));
+    }
+    let table = text(&fusebox(&["simulate", "-"], &trace).stdout);
+    let first = table.lines().next().expect("says something");
+    assert_eq!(first.matches(" to ").count(), 10, "{first}");
+    assert!(first.ends_with("00:01:35 to 00:01:40, and 2 more"), "{first}");
+    let json: Json = serde_json::from_slice(&fusebox(&["simulate", "-", "--output", "json"], &trace).stdout).expect("is JSON");
+    assert_eq!(json["services"][0]["bad"].as_array().expect("is a list").len(), 12);
+}
+
+#[test]
 fn wrong_input_is_exit_code_two_and_says_where() {
     for (args, input, expected) in [
         (&["simulate", "--replay", "-"][..], "{\"ops\": []}\n{\"ops\": [[0, \"go\"]]}\n", "standard input:2: operation 0"),
