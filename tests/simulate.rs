@@ -156,6 +156,43 @@ fn the_guides_recorded_calls_are_read() {
 }
 
 #[test]
+fn a_byte_order_mark_is_passed_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (args, input) in [
+        (&["simulate"][..], "{\"at\": 1, \"service\": \"a\", \"duration_ms\": 1, \"verdict\": \"ok\"}\n"),
+        (&["simulate"], "at,service,duration_ms,verdict\n1,a,1,ok\n"),
+        (&["simulate", "--replay"], "{\"ops\": [[0, \"acq\", 1]]}\n"),
+    ] {
+        let marked = format!("\u{feff}{input}");
+        let file = dir.path().join("marked");
+        fs::write(&file, &marked).expect("is written");
+        let of = |place: &str, input: &str| {
+            let done = fusebox(&[args, &[place]].concat(), input);
+            (done.status.code(), text(&done.stdout), text(&done.stderr))
+        };
+        let plain = of("-", input);
+        assert_eq!(plain.0, Some(0), "{plain:?}");
+        assert_eq!(of("-", &marked), plain, "{args:?} {input}");
+        assert_eq!(of(file.to_str().expect("is text"), ""), plain, "{args:?} {input}");
+    }
+}
+
+#[test]
+fn of_many_bad_periods_the_table_names_the_first() {
+    let mut trace = String::from("at,service,duration_ms,verdict\n");
+    for second in 0..125 {
+        let verdict = if second / 5 % 2 == 1 { "failure" } else { "success" };
+        trace.push_str(&format!("{},rag,1,{verdict}\n", second * 1_000));
+    }
+    let table = text(&fusebox(&["simulate", "-"], &trace).stdout);
+    let first = table.lines().next().expect("says something");
+    assert_eq!(first.matches(" to ").count(), 10, "{first}");
+    assert!(first.ends_with("00:01:35 to 00:01:40, and 2 more"), "{first}");
+    let json: Json = serde_json::from_slice(&fusebox(&["simulate", "-", "--output", "json"], &trace).stdout).expect("is JSON");
+    assert_eq!(json["services"][0]["bad"].as_array().expect("is a list").len(), 12);
+}
+
+#[test]
 fn wrong_input_is_exit_code_two_and_says_where() {
     for (args, input, expected) in [
         (&["simulate", "--replay", "-"][..], "{\"ops\": []}\n{\"ops\": [[0, \"go\"]]}\n", "standard input:2: operation 0"),
@@ -172,6 +209,12 @@ fn wrong_input_is_exit_code_two_and_says_where() {
         (&["simulate", TRACE, "--service", "rag", "--sweep", "fail_max = 1..3", "--timeline"], "", "cannot be used with"),
         (&["simulate", TRACE, "--service", "rag", "--sweep", "fail_max = 1..1000, permits = 1..1000"], "", "1000000 combinations"),
         (&["simulate", TRACE, "--sweep", "fail_max = 1..3"], "", "--service"),
+        (
+            &["simulate", TRACE, "--service", "rag", "--sweep", "recovery_timeout = 0s..18446744073709551615s/9223372036854775808s"],
+            "",
+            "goes beyond the longest time that can be",
+        ),
+        (&["simulate", TRACE, "--service", "rag", "--sweep", "failure_rate = 1e300..1e300"], "", "goes beyond what a number can be"),
         (&["simulate", TRACE, "--bad-share", "0"], "", "--bad-share"),
     ] {
         let done = fusebox(args, input);

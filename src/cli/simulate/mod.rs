@@ -24,8 +24,8 @@ use crate::machine::simulation::truth::{Call, Period, Rule, bad_periods};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A service counts as bad while at least --bad-share of the calls that began in a slot of --bad-slot failed; a slot without a call is \
-as the one before it. The cost is refused-while-healthy + bad-admitted, a point for each call, unless --cost weighs them otherwise.\n\n\
+    after_help = "A service counts as bad while at least --bad-share of the calls that began in a slot of --bad-slot failed; one that is not, but in \
+which no call went well either, is as the one before it. The cost is refused-while-healthy + bad-admitted, a point for each call, unless --cost weighs them otherwise.\n\n\
 Examples:\n  fusebox simulate calls.jsonl --service rag --candidate strict='fail_max = 3' --candidate rates='policy = \"count\", size = 50' --timeline\n  \
 fusebox simulate calls.jsonl --service rag --sweep 'fail_max = 2..10, recovery_timeout = 10s..60s/10s'\n  fusebox simulate --replay operations.jsonl"
 )]
@@ -101,14 +101,14 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
         let Some((service, calls)) = traces.into_iter().next() else { return Ok(ExitCode::SUCCESS) };
         let base = candidates::base(&config, &service, &args.candidate)?;
         let bad = bad_periods(&calls, rule);
-        return sweep::run(common, &base, ranges, cost, |settings| run_calls(settings, &calls, &bad, chance(args.seed)).score);
+        return sweep::run(common, &base, ranges, cost, |settings| run_calls(settings, &calls, &bad, rule.slot, chance(args.seed)).score);
     }
     let mut tried = Vec::new();
     for (service, calls) in traces {
         let bad = bad_periods(&calls, rule);
         let mut candidates = Vec::new();
         for candidate in candidates::of(&config, &service, &args.candidate)? {
-            let run = run_calls(&candidate.settings, &calls, &bad, chance(args.seed));
+            let run = run_calls(&candidate.settings, &calls, &bad, rule.slot, chance(args.seed));
             candidates.push((candidate, run));
         }
         tried.push(Tried { service, calls, bad, candidates });
@@ -130,12 +130,18 @@ fn place(path: &Path) -> String {
     if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
 }
 
+/// What stands there, without a byte-order mark: spreadsheets and some shells begin a file with it.
 fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
-    if path.as_os_str() == "-" {
-        return Ok(Box::new(io::stdin().lock()));
+    let unreadable = |error: io::Error| Failure::Wrong(format!("{}: cannot be read: {error}", place(path)));
+    let mut text: Box<dyn BufRead> = if path.as_os_str() == "-" {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(File::open(path).map_err(unreadable)?))
+    };
+    if text.fill_buf().map_err(unreadable)?.starts_with(b"\xef\xbb\xbf") {
+        text.consume(3);
     }
-    let file = File::open(path).map_err(|error| Failure::Wrong(format!("{}: cannot be read: {error}", path.display())))?;
-    Ok(Box::new(BufReader::new(file)))
+    Ok(text)
 }
 
 fn parse_cost(text: &str) -> Result<Cost, Failure> {

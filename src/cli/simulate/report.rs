@@ -17,6 +17,9 @@ use crate::machine::time::Tick;
 /// Columns of a line of time.
 const SLOTS: u64 = 96;
 
+/// Bad periods that the table names; JSON has them all.
+const NAMED: usize = 10;
+
 /// Prints what was tried.
 pub(super) fn print(common: &Common, tried: &[Tried], cost: Cost, timeline: bool) -> Result<(), Failure> {
     if common.output == Output::Json {
@@ -105,7 +108,11 @@ pub(super) fn clock(at: Tick) -> String {
 fn stretches(bad: &[Period]) -> String {
     match bad {
         [] => "never".to_owned(),
-        _ => bad.iter().map(|period| format!("{} to {}", clock(period.from), clock(period.to))).collect::<Vec<_>>().join(", "),
+        _ => {
+            let named: Vec<_> = bad.iter().take(NAMED).map(|period| format!("{} to {}", clock(period.from), clock(period.to))).collect();
+            let more = bad.len() - named.len();
+            named.join(", ") + &if more > 0 { format!(", and {more} more") } else { String::new() }
+        }
     }
 }
 

@@ -114,14 +114,18 @@ fn values(range: &str) -> Result<Vec<Json>, String> {
         let step = step.map_or(Some(1.0), number).ok_or("its step is no number")?;
         // Sums of decimal fractions are rounded to what was written.
         let value = |number: usize| ((from + step * number as f64) * 1e9).round() / 1e9;
-        let whole = |value: f64| if value.fract() == 0.0 { json!(value as i64) } else { json!(value) };
-        return Ok((0..=count(from, to, step)? as usize).map(|number| whole(value(number))).collect());
+        // Larger ones are not exact, and not whole numbers that somebody meant.
+        let whole = |value: f64| if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) };
+        let values = (0..=count(from, to, step)? as usize).map(|number| Some(value(number)).filter(|value| value.is_finite()).map(whole));
+        return values.collect::<Option<_>>().ok_or_else(|| "goes beyond what a number can be".to_owned());
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded above, and from 0")]
     if let (Some(from), Some(to)) = (time(from), time(to)) {
         let step = step.and_then(time).ok_or("needs a step with a unit: 10s..60s/10s")?;
         let count = count(from.as_secs_f64(), to.as_secs_f64(), step.as_secs_f64())? as u32;
-        return Ok((0..=count).map(|number| humantime::format_duration(from + step * number).to_string().into()).collect());
+        let value = |number: u32| step.checked_mul(number).and_then(|steps| from.checked_add(steps));
+        let values = (0..=count).map(|number| value(number).map(|value| humantime::format_duration(value).to_string().into()));
+        return values.collect::<Option<_>>().ok_or_else(|| "goes beyond the longest time that can be".to_owned());
     }
     Err("is no range of numbers or times".to_owned())
 }
@@ -129,7 +133,7 @@ fn values(range: &str) -> Result<Vec<Json>, String> {
 fn single(word: &str) -> Json {
     match word.parse::<i64>() {
         Ok(number) => number.into(),
-        Err(_) => word.parse::<f64>().map_or_else(|_| word.into(), |number| json!(number)),
+        Err(_) => word.parse::<f64>().ok().filter(|number| number.is_finite()).map_or_else(|| word.into(), |number| json!(number)),
     }
 }
 
@@ -146,6 +150,9 @@ mod tests {
             ("10s..1m/25s", json!(["10s", "35s", "1m"])),
             ("count|time", json!(["count", "time"])),
             ("0.5", json!([0.5])),
+            ("1e300", json!([1e300])),
+            ("1e999|nan|inf", json!(["1e999", "nan", "inf"])),
+            ("1e19..1e19", json!([1e19])),
         ] {
             assert_eq!(values(range).map(Json::from), Ok(expected), "{range}");
         }
@@ -155,6 +162,9 @@ mod tests {
             ("1s..5s", "needs a step with a unit: 10s..60s/10s"),
             ("a..b", "is no range of numbers or times"),
             ("1..1e9", "has more than 10000 values"),
+            ("0s..18446744073709551615s/9223372036854775808s", "goes beyond the longest time that can be"),
+            ("1e300..1e300", "goes beyond what a number can be"),
+            ("-1e308..1e308", "has more than 10000 values"),
         ] {
             assert_eq!(values(range), Err(expected.to_owned()), "{range}");
         }

@@ -48,10 +48,6 @@ pub(super) fn read(mut text: Box<dyn BufRead>, place: &str) -> Result<BTreeMap<S
         Ok(())
     };
     let unreadable = |error| Failure::Wrong(format!("{place}: cannot be read: {error}"));
-    // Spreadsheets and some shells begin a file with it.
-    if text.fill_buf().map_err(unreadable)?.starts_with(b"\xef\xbb\xbf") {
-        text.consume(3);
-    }
     let first = text.fill_buf().map_err(unreadable)?;
     if first.trim_ascii_start().first().is_none_or(|first| *first == b'{') {
         for (number, line) in (1..).zip(text.lines()) {
@@ -158,16 +154,6 @@ mod tests {
         ];
         assert_eq!(lines, Ok(BTreeMap::from([("rag".to_owned(), calls)])));
         assert_eq!(table, lines);
-    }
-
-    #[test]
-    fn a_byte_order_mark_is_passed_over() {
-        for text in [
-            "\u{feff}{\"at\": 1, \"service\": \"a\", \"duration_ms\": 1, \"verdict\": \"ok\"}",
-            "\u{feff}at,service,duration_ms,verdict\n1,a,1,ok\n",
-        ] {
-            assert_eq!(read_text(text).map(|services| services["a"].len()), Ok(1), "{text}");
-        }
     }
 
     #[test]

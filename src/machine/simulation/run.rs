@@ -48,7 +48,8 @@ pub struct Score {
     pub mean_time_to_detect: Option<f64>,
     /// The longest of these; seconds.
     pub longest_time_to_detect: Option<f64>,
-    /// From the end of a bad period that was not missed to the last refusal before the next one, the mean; seconds.
+    /// From the end of a bad period that was not missed to the last refusal before calls came for a while, or until the next one, and none
+    /// was refused, the mean; seconds.
     pub mean_time_to_recover: Option<f64>,
     /// The longest of these; seconds.
     pub longest_time_to_recover: Option<f64>,
@@ -117,9 +118,9 @@ impl Ord for Out<'_> {
     }
 }
 
-/// Runs these calls, sorted by when they began, through a new breaker; `bad` are the periods in which the service was really bad. `roll` gives
-/// numbers in `[0, 1)`.
-pub fn run(settings: &Arc<Settings>, calls: &[Call], bad: &[Period], mut roll: impl FnMut() -> f64) -> Run {
+/// Runs these calls, sorted by when they began, through a new breaker; `bad` are the periods in which the service was really bad, in order. It
+/// has recovered from one when calls come for as long as `calm` and none is refused. `roll` gives numbers in `[0, 1)`.
+pub fn run(settings: &Arc<Settings>, calls: &[Call], bad: &[Period], calm: Duration, mut roll: impl FnMut() -> f64) -> Run {
     let begin = calls.first().map(|call| call.at).unwrap_or_default();
     let mut breaker = Breaker::new(Arc::clone(settings), begin);
     let mut states = vec![(begin, StateName::Closed)];
@@ -131,7 +132,11 @@ pub fn run(settings: &Arc<Settings>, calls: &[Call], bad: &[Period], mut roll: i
             states.push((now, state));
         }
     };
+    let mut ahead = bad;
     for (number, call) in calls.iter().enumerate() {
+        while ahead.first().is_some_and(|period| period.to <= call.at) {
+            ahead = &ahead[1..];
+        }
         end(&mut breaker, &mut out, call.at, &mut states, &mut note, &mut roll);
         let (answer, _) = breaker.admit(call.at, &mut roll);
         note(&mut states, call.at, breaker.state_name());
@@ -144,7 +149,7 @@ pub fn run(settings: &Arc<Settings>, calls: &[Call], bad: &[Period], mut roll: i
             }
             Err(_) => {
                 refusals.push(call.at);
-                if bad.iter().any(|period| period.from <= call.at && call.at < period.to) {
+                if ahead.first().is_some_and(|period| period.from <= call.at) {
                     score.refused_while_bad += 1;
                 } else {
                     score.refused_while_healthy += 1;
@@ -154,7 +159,7 @@ pub fn run(settings: &Arc<Settings>, calls: &[Call], bad: &[Period], mut roll: i
     }
     end(&mut breaker, &mut out, Tick::NEVER, &mut states, &mut note, &mut roll);
     score.trips = states.windows(2).filter(|pair| pair[1].1 == StateName::Open).count() as u64;
-    times(&mut score, &refusals, bad);
+    times(&mut score, calls, &refusals, bad, calm);
     Run { states, refusals, score }
 }
 
@@ -196,7 +201,7 @@ fn advance(
 }
 
 /// How soon the bad periods were noticed, and how soon it was noticed that they were over.
-fn times(score: &mut Score, refusals: &[Tick], bad: &[Period]) {
+fn times(score: &mut Score, calls: &[Call], refusals: &[Tick], bad: &[Period], calm: Duration) {
     let (mut detect, mut recover) = (Vec::new(), Vec::new());
     for (place, period) in bad.iter().enumerate() {
         let next = bad.get(place + 1).map_or(Tick::NEVER, |next| next.from);
@@ -204,14 +209,30 @@ fn times(score: &mut Score, refusals: &[Tick], bad: &[Period]) {
         match refusals.get(first) {
             Some(at) if *at < period.to => {
                 detect.push(at.since(period.from));
-                let last = refusals[..refusals.partition_point(|at| *at < next)].last();
-                recover.push(last.map_or(Duration::ZERO, |last| last.since(period.to)));
+                let from = first + refusals[first..].partition_point(|at| *at < period.to);
+                let to = from + refusals[from..].partition_point(|at| *at < next);
+                recover.push(last_before_calm(period.to, calls, &refusals[from..to], calm).since(period.to));
             }
             _ => score.missed += 1,
         }
     }
     (score.mean_time_to_detect, score.longest_time_to_detect) = mean_and_longest(&detect);
     (score.mean_time_to_recover, score.longest_time_to_recover) = mean_and_longest(&recover);
+}
+
+/// The last of these refusals, all from `end` on, before calls came for as long as `calm` and none was refused; `end` if there is none.
+fn last_before_calm(end: Tick, calls: &[Call], refusals: &[Tick], calm: Duration) -> Tick {
+    let mut last = end;
+    let mut next = calls.partition_point(|call| call.at < end);
+    for at in refusals {
+        // Counted from the first call that was admitted: before it, that nothing is refused says nothing.
+        if calls.get(next).is_some_and(|call| at.since(call.at) >= calm) {
+            break;
+        }
+        last = *at;
+        next = calls.partition_point(|call| call.at <= last);
+    }
+    last
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a mean of seconds")]
@@ -248,7 +269,7 @@ mod tests {
         let calls = outage(10_000, 40_000, 60_000);
         let bad = bad_periods(&calls, RULE);
         assert_eq!(bad, [Period { from: Tick(10_050), to: Tick(40_000) }]);
-        let run = run(&settings(5, 8), &calls, &bad, || 0.0);
+        let run = run(&settings(5, 8), &calls, &bad, RULE.slot, || 0.0);
         // Five failures, the last at 10.45 s; probes at 18.45, 26.5 and 34.6 s fail, and the one after that succeeds.
         let opened: Vec<u64> = run.states.iter().filter(|(_, state)| *state == StateName::Open).map(|(at, _)| at.0).collect();
         assert_eq!(opened, [10_450, 18_550, 26_650, 34_750]);
@@ -262,17 +283,49 @@ mod tests {
     }
 
     #[test]
+    fn it_has_recovered_when_calls_come_and_none_is_refused() {
+        let blip = |at: u64| Call { at: Tick(at), took: Duration::from_millis(50), verdict: Verdict::Failure { retry_after: None } };
+        let cases: [(&str, Vec<Call>, f64); 3] = [
+            // It trips again an hour later, over five failing calls that make no slot bad.
+            (
+                "another trip",
+                outage(10_000, 40_000, 4_000_000)
+                    .into_iter()
+                    .map(|call| if (3_600_000..3_600_500).contains(&call.at.0) { blip(call.at.0) } else { call })
+                    .collect(),
+                2.7,
+            ),
+            // The first one after the end is admitted, fails, and for all that it is not over.
+            (
+                "a pause of less than a slot",
+                outage(10_000, 40_000, 60_000)
+                    .into_iter()
+                    .map(|call| if (42_900..43_400).contains(&call.at.0) { blip(call.at.0) } else { call })
+                    .collect(),
+                11.3,
+            ),
+            // Nobody calls for a while, so nothing is refused, and it is open all the same.
+            ("a silence", outage(10_000, 40_000, 60_000).into_iter().filter(|call| !(34_800..42_000).contains(&call.at.0)).collect(), 0.7),
+        ];
+        for (what, calls, expected) in cases {
+            let bad = bad_periods(&calls, RULE);
+            let score = run(&settings(5, 8), &calls, &bad, RULE.slot, || 0.0).score;
+            assert_eq!((score.bad_periods, score.longest_time_to_recover), (1, Some(expected)), "{what}");
+        }
+    }
+
+    #[test]
     fn a_breaker_that_never_opens_misses_all() {
         let calls = outage(10_000, 20_000, 30_000);
         let bad = bad_periods(&calls, RULE);
-        let score = run(&settings(u32::MAX, 8), &calls, &bad, || 0.0).score;
+        let score = run(&settings(u32::MAX, 8), &calls, &bad, RULE.slot, || 0.0).score;
         assert_eq!((score.missed, score.bad_admitted, score.trips, score.admitted), (1, 100, 0, 300));
         assert_eq!((score.mean_time_to_detect, score.mean_time_to_recover), (None, None));
     }
 
     proptest! {
         #[test]
-        fn figures_add_up(steps in prop::collection::vec((0u64..400, 0u64..3_000, 0u8..4), 0..300), fail_max in 1u32..5) {
+        fn figures_add_up(steps in prop::collection::vec((0u64..400, 0u64..20_000, 0u8..4), 0..300), fail_max in 1u32..5) {
             let mut now = 1_000_000;
             let calls: Vec<Call> = steps.into_iter().map(|(step, took, verdict)| {
                 now += step;
@@ -280,14 +333,16 @@ mod tests {
                 Call { at: Tick(now), took: Duration::from_millis(took), verdict }
             }).collect();
             let bad = bad_periods(&calls, RULE);
-            let once = run(&settings(fail_max, 2), &calls, &bad, || 0.0);
+            let once = run(&settings(fail_max, 2), &calls, &bad, RULE.slot, || 0.0);
             let score = &once.score;
             prop_assert_eq!(score.admitted + score.refused_while_bad + score.refused_while_healthy, score.calls);
             prop_assert_eq!(once.refusals.len() as u64, score.calls - score.admitted);
+            let within = once.refusals.iter().filter(|at| bad.iter().any(|period| period.from <= **at && **at < period.to)).count();
+            prop_assert_eq!(score.refused_while_bad, within as u64);
             prop_assert!(score.missed <= score.bad_periods);
             prop_assert!(once.states.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 != pair[1].1));
             prop_assert!(bad.windows(2).all(|pair| pair[0].to <= pair[1].from));
-            prop_assert_eq!(&run(&settings(fail_max, 2), &calls, &bad, || 0.0), &once);
+            prop_assert_eq!(&run(&settings(fail_max, 2), &calls, &bad, RULE.slot, || 0.0), &once);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! When a recorded service was really bad, by the calls alone and whatever any breaker made of them.
 //!
-//! The rule: time is cut into slots; a slot is bad if at least a share of the calls that began in it failed, and one without a call is as
-//! the one before it. Bad slots in a row are one bad period: it begins when the first failing call of the first of them *ended*, for
-//! nobody can know before, and ends when the first good call after the last failing one of the last of them began.
+//! The rule: time is cut into slots; a slot is bad if at least a share of the calls that began in it failed. One that is not, but in which
+//! no call went well either (there is none, or only ignored ones), is as the one before it. Bad slots in a row are one bad period: it begins
+//! when the first failing call of the first of them *ended*, for nobody can know before, and ends when the first good call after the last
+//! failing one of the last of them began. What was over before anybody could know is no period.
 
 use std::time::Duration;
 
@@ -30,6 +31,11 @@ impl Call {
     pub fn failed(&self) -> bool {
         matches!(self.verdict, Verdict::Failure { .. })
     }
+
+    /// Whether it went well, slow or not.
+    pub fn went_well(&self) -> bool {
+        matches!(self.verdict, Verdict::Success | Verdict::Slow)
+    }
 }
 
 /// What counts as bad.
@@ -50,7 +56,7 @@ pub struct Period {
     pub to: Tick,
 }
 
-/// The bad periods of these calls, which are sorted by when they began.
+/// The bad periods of these calls, which are sorted by when they began; each ends before the next begins.
 pub fn bad_periods(calls: &[Call], rule: Rule) -> Vec<Period> {
     let slot = u64::try_from(rule.slot.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut periods = Vec::new();
@@ -65,8 +71,11 @@ pub fn bad_periods(calls: &[Call], rule: Rule) -> Vec<Period> {
         match (&mut bad, is_bad) {
             (None, true) => bad = Some((first_end(calls, &failed), failed[failed.len() - 1])),
             (Some((_, last)), true) => *last = failed[failed.len() - 1],
+            (Some((_, last)), false) if !calls[begin..end].iter().any(Call::went_well) => {
+                *last = failed.last().copied().unwrap_or(*last);
+            }
             (Some((from, last)), false) => {
-                periods.push(Period { from: *from, to: first_good_after(calls, *last).max(*from) });
+                periods.push(Period { from: *from, to: first_good_after(calls, *last) });
                 bad = None;
             }
             (None, false) => {}
@@ -74,8 +83,9 @@ pub fn bad_periods(calls: &[Call], rule: Rule) -> Vec<Period> {
         begin = end;
     }
     if let Some((from, last)) = bad {
-        periods.push(Period { from, to: first_good_after(calls, last).max(from) });
+        periods.push(Period { from, to: first_good_after(calls, last) });
     }
+    periods.retain(|period| period.from < period.to);
     periods
 }
 
@@ -84,7 +94,7 @@ fn first_end(calls: &[Call], failed: &[usize]) -> Tick {
 }
 
 fn first_good_after(calls: &[Call], last: usize) -> Tick {
-    let good = calls[last..].iter().find(|call| matches!(call.verdict, Verdict::Success | Verdict::Slow));
+    let good = calls[last..].iter().find(|call| call.went_well());
     good.map_or_else(|| calls.iter().map(Call::ended).max().unwrap_or_default(), |call| call.at)
 }
 
@@ -116,11 +126,26 @@ mod tests {
             // A good call now and then does not end it; a slot without calls is as the one before.
             ("....xxx.xx     x.xx.....", vec![(5_100, 19_000)]),
             (".....xx---.....", vec![]),
+            // Nor does a slot that says nothing good end it.
+            (".....xxxxx-----xxxxx.....", vec![(5_100, 20_000)]),
+            (".....xxxxxx----xxxxx.....", vec![(5_100, 20_000)]),
+            (".....xxxxx-----.....xxxxx", vec![(5_100, 15_000), (20_100, 24_100)]),
+            ("-----.....", vec![]),
             ("xxxxx", vec![(100, 4_100)]),
             ("", vec![]),
         ] {
             let periods: Vec<_> = bad_periods(&calls(text), rule).into_iter().map(|period| (period.from.0, period.to.0)).collect();
             assert_eq!(periods, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_over_before_it_can_be_known_is_no_period() {
+        let rule = Rule { slot: Duration::from_secs(5), share: 0.5 };
+        let mut calls = calls(".....xxxxx.....xxxxx.....");
+        for hung in &mut calls[5..10] {
+            hung.took = Duration::from_secs(60);
+        }
+        assert_eq!(bad_periods(&calls, rule), [Period { from: Tick(15_100), to: Tick(20_000) }]);
     }
 }
