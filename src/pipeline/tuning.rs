@@ -93,10 +93,10 @@ impl Standing {
         format!("{}-{}", tuning.revision, tuning.instance.chars().map(plain).collect::<String>())
     }
 
-    /// Whether `tag` names the last change. A revision by itself names the stored change of that number; `stores`: whether there is a store.
-    pub fn is_named(&self, tag: &str, stores: bool) -> bool {
-        let is_stored = stores && self.unsaved_over.is_none();
-        tag == self.tag() || is_stored && tag == self.revision().to_string()
+    /// Whether `tag` names the last change. A revision by itself does where no other change can have it: one that is stored, or, without a
+    /// store, one of this process.
+    pub fn is_named(&self, tag: &str) -> bool {
+        tag == self.tag() || self.unsaved_over.is_none() && tag == self.revision().to_string()
     }
 
     /// Whether the last change is still the same one.
@@ -181,7 +181,7 @@ pub async fn tune<W: World, S: Store, E>(
             breakers.take_up(service, stored);
         }
         let (standing, before) = breakers.standing(service);
-        if wish.over.is_some_and(|over| !over.iter().any(|tag| standing.is_named(tag, store.is_some()))) {
+        if wish.over.is_some_and(|over| !over.iter().any(|tag| standing.is_named(tag))) {
             return Err(NotTuned::Stale(standing.tag()));
         }
         let chosen = decide(&before).map_err(NotTuned::Wrong)?;

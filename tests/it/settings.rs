@@ -21,7 +21,8 @@ fn failing(world: &World, name: &str, count: usize) -> Vec<Value> {
 
 #[test]
 fn a_change_at_one_instance_is_the_fleets_and_outlives_it() {
-    let world = World::new("settings").start();
+    // What is published is heard at once, or in an hour.
+    let world = World::new("settings").config("[redis]\npoll_interval = \"1h\"").start();
     let (mut one, mut other) = (world.run(), world.run());
     let shown = one.get("/api/v1/circuit-breakers/rulegen");
     assert_eq!((shown.etag.as_str(), &shown.json()["settings_changed"]), ("\"0\"", &Value::Null));
