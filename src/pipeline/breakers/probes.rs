@@ -11,7 +11,7 @@ use crate::pipeline::ports::{Clock, World};
 pub enum Probes {
     /// Calls, whoever comes first.
     Calls,
-    /// Health checks alone ([`super::health`]): calls are refused until it is closed.
+    /// Health checks alone ([`crate::pipeline::health`]): calls are refused until it is closed.
     Checks,
 }
 
