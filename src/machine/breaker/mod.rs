@@ -41,6 +41,7 @@ mod transition;
 mod rates;
 mod ring;
 mod seconds;
+mod sliding;
 
 mod adaptive;
 mod any;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::policy::{Counts, Policy, Slack};
 use super::rates::{Mark, Rates};
-use super::seconds::{Seconds, second_of, whole_seconds};
+use super::seconds::Seconds;
+use super::sliding::{second_of, whole_seconds};
 use super::{PolicySettings, Verdict};
 use crate::machine::time::Tick;
 
@@ -25,18 +26,18 @@ impl Policy for Timed {
     fn record(&mut self, verdict: Verdict, took: Duration, now: Tick) -> bool {
         let Some(mark) = Mark::of(verdict, took, self.rates.slow_call_duration) else { return false };
         self.seconds.push(mark, now);
-        self.rates.exceeded_by(self.seconds.total())
+        self.rates.exceeded_by(&self.seconds.total())
     }
 
     fn weigh(&mut self, now: Tick) -> bool {
         self.seconds.move_to(second_of(now));
-        self.rates.exceeded_by(self.seconds.total())
+        self.rates.exceeded_by(&self.seconds.total())
     }
 
     /// In a second that has been weighed, successes only lower the rates; in the next one older calls are out of the window, and rates may
     /// be higher.
     fn slack(&self) -> Slack {
-        Slack::Some { successes: self.rates.indifferent_to(self.seconds.total()), second: Some(self.seconds.latest()) }
+        Slack::Some { successes: self.rates.indifferent_to(&self.seconds.total()), second: Some(self.seconds.latest()) }
     }
 
     fn quick(&self) -> Duration {
