@@ -7,15 +7,15 @@ use serde_json::{Map, Value as Json};
 
 use super::super::Failure;
 use super::Candidate;
-use crate::config::{Config, changed_breaker};
-use crate::machine::breaker::{PolicySettings, Settings};
+use crate::config::{Config, changed_breaker, read_breaker};
+use crate::machine::breaker::Settings;
 
 /// The time limit of a service that the config does not know.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a service has in force; of one that the config does not know, the defaults. A candidate, of which there may be one, is put over it.
 pub(super) fn base(config: &Config, service: &str, candidates: &[String]) -> Result<Settings, Failure> {
-    let base = configured(config, service);
+    let base = configured(config, service)?;
     match candidates {
         [] => Ok(base),
         [candidate] => {
@@ -28,7 +28,7 @@ pub(super) fn base(config: &Config, service: &str, candidates: &[String]) -> Res
 
 /// The candidates for a service: those that are given, or else what it has in force.
 pub(super) fn of(config: &Config, service: &str, candidates: &[String]) -> Result<Vec<Candidate>, Failure> {
-    let base = configured(config, service);
+    let base = configured(config, service)?;
     if candidates.is_empty() {
         return Ok(vec![Candidate { name: "configured".to_owned(), settings: Arc::new(base) }]);
     }
@@ -49,13 +49,10 @@ pub(super) fn changed(base: &Settings, table: &Map<String, Json>, given: &str) -
         .map_err(|faults| Failure::Wrong(faults.0.iter().map(|fault| format!("{given:?}: {fault}")).collect::<Vec<_>>().join("\n")))
 }
 
-fn configured(config: &Config, service: &str) -> Settings {
+fn configured(config: &Config, service: &str) -> Result<Settings, Failure> {
     match config.services.iter().find(|known| known.name == service) {
-        Some(known) => known.breaker.clone(),
-        None => {
-            let policy = PolicySettings::Consecutive { fail_max: std::num::NonZeroU32::MIN.saturating_add(4) };
-            Settings::new(policy, Duration::from_secs(60), TIMEOUT + Duration::from_secs(1))
-        }
+        Some(known) => Ok(known.breaker.clone()),
+        None => Ok(read_breaker(Map::new(), TIMEOUT)?),
     }
 }
 

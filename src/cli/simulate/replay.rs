@@ -113,15 +113,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_recorded_of_resilience4j_is_printed_as_it_was_recorded() {
-        let recorded = include_str!("../../../tests/resilience4j/recorded.jsonl");
-        for (number, line) in recorded.lines().enumerate() {
-            let done = completed(line, 0).unwrap_or_else(|error| panic!("line {}: {error}", number + 1));
-            assert_eq!(done.to_string(), line, "line {}", number + 1);
-        }
-    }
-
-    #[test]
     fn a_probe_is_late_a_second_after_its_timeout() {
         let world = |timeout: &str, took: u64| {
             format!(

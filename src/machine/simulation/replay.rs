@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::run_out;
 use crate::machine::breaker::{Automatic, Breaker, Counts, Lock, LockKind, Permit, Settings, StateName, Verdict};
 use crate::machine::time::Tick;
 
@@ -92,7 +93,7 @@ impl<R: FnMut() -> f64> Replay<R> {
     /// # Errors
     /// The operation cannot be; nothing has changed.
     pub fn apply(&mut self, operation: Operation<'_>, now: Tick) -> Result<Came, Wrong> {
-        run_out(&mut self.breaker, now);
+        run_out(&mut self.breaker, now, |state| state == StateName::HalfOpen, |_, _| {});
         match operation {
             Operation::Ask(name) => {
                 if self.calls.contains_key(name) {
@@ -148,19 +149,6 @@ impl<R: FnMut() -> f64> Replay<R> {
 }
 
 const ACTOR: &str = "replay";
-
-/// Ends stays in half-open that have become too long, each at its own time.
-fn run_out(breaker: &mut Breaker, now: Tick) {
-    while breaker.state_name() == StateName::HalfOpen
-        && let Some(deadline) = breaker.next_deadline().filter(|deadline| *deadline <= now)
-    {
-        breaker.advance(deadline);
-        // A lease's end is a deadline too, and no end of the stay.
-        if !breaker.give_up(deadline) && breaker.state_name() == StateName::HalfOpen {
-            break;
-        }
-    }
-}
 
 /// The longest lease there is: for a replay that names no timeout of its calls.
 pub const NO_LEASE: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);

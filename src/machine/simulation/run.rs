@@ -8,6 +8,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::run_out;
 use super::truth::{Call, Period};
 use crate::machine::breaker::{Breaker, Permit, Settings, StateName};
 use crate::machine::time::Tick;
@@ -118,36 +119,71 @@ impl Ord for Out<'_> {
     }
 }
 
+/// A breaker on its way through a trace.
+struct Course<'c, R> {
+    breaker: Breaker,
+    out: BinaryHeap<Reverse<Out<'c>>>,
+    states: Vec<(Tick, StateName)>,
+    roll: R,
+}
+
+impl<'c, R: FnMut() -> f64> Course<'c, R> {
+    /// Asks for a call, after whatever ended or ran out before it; whether it goes, and then whether as a probe.
+    fn ask(&mut self, number: usize, call: &'c Call) -> Option<bool> {
+        self.end(call.at);
+        self.run_out(call.at);
+        let (answer, _) = self.breaker.admit(call.at, &mut self.roll);
+        note(&mut self.states, call.at, self.breaker.state_name());
+        let permit = answer.ok()?;
+        let probe = permit.is_probe();
+        self.out.push(Reverse(Out { call, permit, number }));
+        Some(probe)
+    }
+
+    /// Ends the calls that ended by `now`.
+    fn end(&mut self, now: Tick) {
+        while self.out.peek().is_some_and(|next| next.0.call.ended() <= now)
+            && let Some(Reverse(Out { call, permit, .. })) = self.out.pop()
+        {
+            self.run_out(call.ended());
+            self.breaker.settle(permit, call.verdict, call.took, call.ended(), &mut self.roll);
+            note(&mut self.states, call.ended(), self.breaker.state_name());
+        }
+    }
+
+    /// Leaves at their times the states that run out by `now`.
+    fn run_out(&mut self, now: Tick) {
+        run_out(&mut self.breaker, now, |_| true, |at, state| note(&mut self.states, at, state));
+    }
+}
+
+/// Notes the state that a breaker is in from then on, if it is another one.
+fn note(states: &mut Vec<(Tick, StateName)>, at: Tick, state: StateName) {
+    if states.last().is_none_or(|(_, last)| *last != state) {
+        states.push((at, state));
+    }
+}
+
 /// Runs these calls, sorted by when they began, through a new breaker; `bad` are the periods in which the service was really bad, in order. It
 /// has recovered from one when calls come for as long as `calm` and none is refused. `roll` gives numbers in `[0, 1)`.
-pub fn run(settings: &Arc<Settings>, calls: &[Call], bad: &[Period], calm: Duration, mut roll: impl FnMut() -> f64) -> Run {
+pub fn run(settings: &Arc<Settings>, calls: &[Call], bad: &[Period], calm: Duration, roll: impl FnMut() -> f64) -> Run {
     let begin = calls.first().map(|call| call.at).unwrap_or_default();
-    let mut breaker = Breaker::new(Arc::clone(settings), begin);
-    let mut states = vec![(begin, StateName::Closed)];
+    let breaker = Breaker::new(Arc::clone(settings), begin);
+    let mut course = Course { breaker, out: BinaryHeap::new(), states: vec![(begin, StateName::Closed)], roll };
     let mut refusals = Vec::new();
-    let mut out: BinaryHeap<Reverse<Out<'_>>> = BinaryHeap::new();
     let mut score = Score { calls: calls.len() as u64, bad_periods: bad.len() as u64, ..Score::default() };
-    let mut note = |states: &mut Vec<(Tick, StateName)>, now: Tick, state: StateName| {
-        if states.last().is_none_or(|(_, last)| *last != state) {
-            states.push((now, state));
-        }
-    };
     let mut ahead = bad;
     for (number, call) in calls.iter().enumerate() {
         while ahead.first().is_some_and(|period| period.to <= call.at) {
             ahead = &ahead[1..];
         }
-        end(&mut breaker, &mut out, call.at, &mut states, &mut note, &mut roll);
-        let (answer, _) = breaker.admit(call.at, &mut roll);
-        note(&mut states, call.at, breaker.state_name());
-        match answer {
-            Ok(permit) => {
+        match course.ask(number, call) {
+            Some(probe) => {
                 score.admitted += 1;
-                score.probes += u64::from(permit.is_probe());
+                score.probes += u64::from(probe);
                 score.bad_admitted += u64::from(call.failed());
-                out.push(Reverse(Out { call, permit, number }));
             }
-            Err(_) => {
+            None => {
                 refusals.push(call.at);
                 if ahead.first().is_some_and(|period| period.from <= call.at) {
                     score.refused_while_bad += 1;
@@ -157,47 +193,11 @@ pub fn run(settings: &Arc<Settings>, calls: &[Call], bad: &[Period], calm: Durat
             }
         }
     }
-    end(&mut breaker, &mut out, Tick::NEVER, &mut states, &mut note, &mut roll);
+    course.end(Tick::NEVER);
+    let states = course.states;
     score.trips = states.windows(2).filter(|pair| pair[1].1 == StateName::Open).count() as u64;
     times(&mut score, calls, &refusals, bad, calm);
     Run { states, refusals, score }
-}
-
-/// Ends the calls that ended by `now`, and leaves at their times the states that run out meanwhile.
-fn end(
-    breaker: &mut Breaker,
-    out: &mut BinaryHeap<Reverse<Out<'_>>>,
-    now: Tick,
-    states: &mut Vec<(Tick, StateName)>,
-    note: &mut impl FnMut(&mut Vec<(Tick, StateName)>, Tick, StateName),
-    roll: &mut impl FnMut() -> f64,
-) {
-    while out.peek().is_some_and(|next| next.0.call.ended() <= now)
-        && let Some(Reverse(Out { call, permit, .. })) = out.pop()
-    {
-        advance(breaker, call.ended(), states, note);
-        breaker.settle(permit, call.verdict, call.took, call.ended(), &mut *roll);
-        note(states, call.ended(), breaker.state_name());
-    }
-    if now != Tick::NEVER {
-        advance(breaker, now, states, note);
-    }
-}
-
-fn advance(
-    breaker: &mut Breaker,
-    now: Tick,
-    states: &mut Vec<(Tick, StateName)>,
-    note: &mut impl FnMut(&mut Vec<(Tick, StateName)>, Tick, StateName),
-) {
-    while let Some(deadline) = breaker.next_deadline().filter(|deadline| *deadline <= now) {
-        let changed = breaker.advance(deadline).is_some();
-        let given_up = breaker.give_up(deadline);
-        note(states, deadline, breaker.state_name());
-        if !changed && !given_up {
-            break;
-        }
-    }
 }
 
 /// How soon the bad periods were noticed, and how soon it was noticed that they were over.
