@@ -182,6 +182,8 @@ fn transition(generation: u64) -> Transition {
         counts: Counts { calls: generation, failures: 3, slow: 1, consecutive_failures: 2 },
         actor: None,
         reason: None,
+        alone: false,
+        fleet: None,
     }
 }
 

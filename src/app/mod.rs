@@ -31,7 +31,7 @@ use crate::pipeline::keeper::{Keeper, StoreHealth, run_timers};
 use crate::pipeline::ports::{Budget, Clock as _, World};
 use crate::pipeline::pulse::Pulse;
 use crate::pipeline::stop::{Ended, Stop};
-use crate::pipeline::{drain, health, leases, process};
+use crate::pipeline::{drain, evidence, health, leases, process};
 use crate::telemetry::calls::Recorder;
 use crate::telemetry::facts::Teller;
 use crate::telemetry::metrics::{Metrics, Series};
@@ -171,6 +171,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             Arc::new(StoreHealth::default())
         }
         Some(store) => {
+            breakers.join_fleet();
             let poll = config.redis.as_ref().map_or(Duration::from_secs(2), |redis| redis.poll_interval);
             let (mut keeper, health) =
                 Keeper::new(Arc::clone(&breakers), announcements, Arc::clone(store), poll, clock, Arc::clone(&teller));
@@ -180,6 +181,9 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             let leasing =
                 leases::run(Arc::clone(&breakers), Arc::clone(store), Arc::clone(&health), clock, chance, ending.clone().cancelled_owned());
             tasks.push(("what shares the breakers' probes", background.spawn(leasing).abort_handle()));
+            let telling =
+                evidence::run(Arc::clone(&breakers), Arc::clone(store), Arc::clone(&health), clock, poll, ending.clone().cancelled_owned());
+            tasks.push(("what tells the fleet of failures", background.spawn(telling).abort_handle()));
             health
         }
     };

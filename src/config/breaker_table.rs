@@ -27,6 +27,8 @@ pub fn breaker_table(settings: &Settings) -> Map<String, Json> {
         ("success_threshold", json!(settings.success_threshold)),
         ("ramp", time(settings.ramp)),
         ("ignore_first", json!(settings.ignore_first)),
+        ("evidence", json!(settings.evidence)),
+        ("quorum", json!(settings.quorum)),
     ]));
     if let Some(rate) = settings.half_open_failure_rate {
         table.insert("half_open_failure_rate".to_owned(), json!(rate));

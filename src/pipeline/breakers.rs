@@ -1,5 +1,6 @@
 //! The breakers of all services, and who must know when one changes: the witness, the [`super::keeper`], the drain.
 
+mod evidence;
 mod probes;
 mod tuned;
 
@@ -15,7 +16,8 @@ use super::facts::Fact;
 use super::ports::{Chance, Clock, HistoryEntry, Witness, World};
 use super::tuning::Standing;
 use crate::machine::breaker::{
-    Automatic, Breaker, Cause, Counts, Generation, Lock, Permit, Refusal, Settings, SharedBreaker, Snapshot, StateName, Transition, Verdict,
+    Automatic, Breaker, Cause, Counts, FleetCounts, Generation, Lock, Permit, Refusal, Settings, SharedBreaker, Snapshot, StateName,
+    Transition, Verdict,
 };
 use crate::machine::time::Tick;
 
@@ -32,6 +34,7 @@ pub struct Breakers<W: World> {
     announcements: mpsc::UnboundedSender<Announcement>,
     changes: broadcast::Sender<()>,
     probes: Notify,
+    told: Notify,
 }
 
 /// A service, and how its breaker is to work.
@@ -57,6 +60,7 @@ struct Entry {
     breaker: SharedBreaker,
     probes: Probes,
     wanted: probes::Wanted,
+    news: evidence::News,
     remembered: Mutex<VecDeque<HistoryEntry>>,
     configured: Arc<Settings>,
     /// Taken before the breaker, so that settings and their revision are seen together.
@@ -84,7 +88,7 @@ impl Entry {
 pub struct Announcement {
     /// The service.
     pub service: usize,
-    /// The state after it.
+    /// The state after it, as the fleet is to know it.
     pub snapshot: Snapshot,
     /// The change.
     pub transition: Transition,
@@ -120,8 +124,12 @@ pub enum Order {
 pub struct View {
     /// The service.
     pub service: String,
-    /// The state with what belongs to it, its generation, and since when.
+    /// The state with what belongs to it, its generation, and since when, as it is here.
     pub snapshot: Snapshot,
+    /// Whether it has opened alone: for the fleet it is closed.
+    pub alone: bool,
+    /// What all instances say of it, as last heard; `None`: they do not tell, or nothing was heard yet.
+    pub fleet: Option<FleetCounts>,
     /// The figures its policy weighs.
     pub counts: Counts,
     /// Probes in flight.
@@ -152,6 +160,7 @@ impl<W: World> Breakers<W> {
                     service,
                     probes,
                     wanted: probes::Wanted::default(),
+                    news: evidence::News::default(),
                     breaker: SharedBreaker::new(Arc::clone(&configured), now),
                     remembered: Mutex::new(VecDeque::new()),
                     configured,
@@ -161,7 +170,20 @@ impl<W: World> Breakers<W> {
             .collect();
         let (announcements, receiver) = mpsc::unbounded_channel();
         let changes = broadcast::Sender::new(1);
-        (Arc::new(Self { entries, clock, chance, witness, instance, announcements, changes, probes: Notify::new() }), receiver)
+        (
+            Arc::new(Self {
+                entries,
+                clock,
+                chance,
+                witness,
+                instance,
+                announcements,
+                changes,
+                probes: Notify::new(),
+                told: Notify::new(),
+            }),
+            receiver,
+        )
     }
 
     /// How many there are: services are indices below this.
@@ -265,7 +287,9 @@ impl<W: World> Breakers<W> {
         let standing = entry.standing();
         entry.breaker.with(|breaker| View {
             service: entry.service.clone(),
-            snapshot: breaker.snapshot(),
+            snapshot: breaker.standing(),
+            alone: breaker.is_alone(),
+            fleet: breaker.fleet_counts(now),
             counts: breaker.counts(now),
             probes: breaker.probes_in_flight(now),
             settings: Arc::clone(breaker.settings()),
@@ -398,6 +422,8 @@ impl<W: World> Breakers<W> {
             actor: transition.actor.clone(),
             reason: transition.reason.clone(),
             counts: transition.counts,
+            alone: transition.alone,
+            fleet: transition.fleet.as_deref().cloned(),
         }
     }
 
@@ -406,6 +432,7 @@ impl<W: World> Breakers<W> {
         let filed = |breaker: &Breaker, transition: &Transition| self.file(service, breaker, transition);
         let roll = || self.chance.roll();
         let settled = self.entries[service].breaker.settle_and(permit, verdict, took, now, roll, filed);
+        self.note_verdict(service, verdict, probe);
         if settled.late {
             self.witness.tell(Fact::Late { service });
         }

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::facts::Fact;
 use super::ports::{
-    Call, CallError, Caller, Chance, Clock, Heard, HistoryPage, LeaseStore, LeaseWish, Leasing, Publisher, QueueFull, Reply, Saved,
-    SavedTuning, Store, StoreError, Token, Witness, World,
+    Call, CallError, Caller, Chance, Clock, EvidenceStore, Heard, HistoryPage, LeaseStore, LeaseWish, Leasing, Publisher, QueueFull, Reply,
+    Saved, SavedTuning, Store, StoreError, Telling, Token, Witness, World,
 };
 use super::tuning::Tuning;
 use crate::event::{Record, UnixMillis};
-use crate::machine::breaker::{Held, Snapshot, Transition};
+use crate::machine::breaker::{Held, Snapshot, Testimony, Told, Transition};
 use crate::machine::time::Tick;
 
 pub(crate) struct Small;
@@ -100,6 +100,7 @@ struct Stored {
     history: Vec<Transition>,
     leases: Vec<Leased>,
     waiting: Option<u64>,
+    said: Vec<Said>,
     questions: usize,
     instances: u64,
 }
@@ -110,6 +111,14 @@ struct Leased {
     holder: u64,
     lease: u64,
     deadline: Instant,
+}
+
+/// What an instance has said of a service.
+struct Said {
+    service: String,
+    holder: u64,
+    testimony: Testimony,
+    until: Instant,
 }
 
 impl MemoryStore {
@@ -217,6 +226,29 @@ impl LeaseStore for Seat {
     }
 }
 
+impl EvidenceStore for Seat {
+    #[expect(clippy::disallowed_methods, reason = "it is tokio's paused time that is read, and no clock")]
+    async fn tell(&self, tellings: &[Telling]) -> Result<Vec<Vec<Told>>, StoreError> {
+        let now = Instant::now();
+        let holder = self.holder;
+        self.store.ask(|state| {
+            state.questions += tellings.len();
+            state.said.retain(|said| said.until > now);
+            let tell = |Telling { service, testimony, lasts }: &Telling| {
+                state.said.retain(|said| said.holder != holder || said.service != *service);
+                let others = state.said.iter().filter(|said| said.service == *service && said.testimony.generation == testimony.generation);
+                let others = others.map(|said| Told { instance: said.holder.to_string(), testimony: said.testimony.clone() }).collect();
+                if !testimony.is_empty() {
+                    let (service, testimony) = (service.clone(), testimony.clone());
+                    state.said.push(Said { service, holder, testimony, until: now + *lasts });
+                }
+                others
+            };
+            tellings.iter().map(tell).collect()
+        })
+    }
+}
+
 impl Store for MemoryStore {
     async fn load(&self, services: &[String]) -> Result<Vec<Option<Snapshot>>, StoreError> {
         let loaded = self.ask(|state| services.iter().map(|service| state.snapshots.get(service).cloned()).collect());
@@ -239,6 +271,10 @@ impl Store for MemoryStore {
             let _ = self.changes.send(Heard::Changed { service: service.to_owned(), snapshot: snapshot.clone() });
         }
         Ok(saved)
+    }
+
+    async fn note(&self, _service: &str, transition: &Transition) -> Result<(), StoreError> {
+        self.ask(|state| state.history.push(transition.clone()))
     }
 
     async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {

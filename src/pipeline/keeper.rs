@@ -185,6 +185,9 @@ impl<W: World, S: Store> Keeper<W, S> {
     /// False if the store did not answer.
     async fn try_save(&self, announcement: &Announcement) -> bool {
         let Announcement { service, snapshot, transition } = announcement;
+        if transition.alone {
+            return self.noted(self.store.note(&self.names[*service], transition).await).is_some();
+        }
         let saved = self.store.save(&self.names[*service], snapshot, Some(transition)).await;
         let Some(saved) = self.noted(saved) else { return false };
         if snapshot.held == Held::HalfOpen {

@@ -4,13 +4,14 @@
 //! - Both call services through the one [`guard`], keep their partitions' books in a [`ledger`], and publish through an [`outbox`].
 //!   What could not be told of beside a commit waits in [`holds`]; what [`running`] holds of a life that has ended is cut off.
 //! - [`breakers`] holds the breakers and tells who must know of a change; [`keeper`] runs their timers and shares them through a store, and
-//!   [`leases`] the probes of half-open ones; [`tuning`] changes their settings while they run.
+//!   [`leases`] the probes of half-open ones; [`evidence`] tells the fleet what is seen here of services; [`tuning`] changes their settings while they run.
 //! - [`health`] asks services for their health while their breakers are not closed.
 //! - Each loop shows a [`pulse`], and a record that has been [`running`] for too long is named.
 
 pub mod acks;
 pub mod breakers;
 pub mod drain;
+pub mod evidence;
 pub mod facts;
 #[cfg(test)]
 pub(crate) mod fakes;

@@ -1,9 +1,11 @@
 //! The few things a loop may ask of the world, each as narrow as its caller's need. [`crate::edge`] answers them with Kafka, Redis,
 //! HTTP and a clock; a simulation answers them from a seed.
 
+mod evidence;
 mod history;
 mod leases;
 
+pub use evidence::{EvidenceStore, Telling};
 pub use history::{HistoryEntry, HistoryPage};
 pub use leases::{LeaseStore, LeaseWish, Leasing};
 
@@ -354,6 +356,9 @@ pub trait Store: Send + Sync + 'static {
         snapshot: &Snapshot,
         transition: Option<&Transition>,
     ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
+
+    /// Keeps a transition in a breaker's history that is this instance's alone, and changes nothing else.
+    fn note(&self, service: &str, transition: &Transition) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// The last change of each service's settings, in the order asked; `None` where nobody has changed them, or it is gone.
     fn load_tunings(&self, services: &[String]) -> impl Future<Output = Result<Vec<Option<Tuning>>, StoreError>> + Send;

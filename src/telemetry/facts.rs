@@ -184,7 +184,7 @@ impl<C: Clock> Teller<C> {
     fn transition(&self, service: usize, transition: &Transition) {
         self.metrics.transition(service, transition);
         self.listeners.say(|| Notice::Transition { service: self.shared_name(service), transition: Arc::new(transition.clone()) });
-        let Transition { from, to, cause, generation, counts, actor, reason, at: _ } = transition;
+        let Transition { from, to, cause, generation, counts, actor, reason, alone, fleet, at: _ } = transition;
         macro_rules! line {
             ($level:ident) => {
                 $level!(
@@ -199,7 +199,10 @@ impl<C: Clock> Teller<C> {
                     slow = counts.slow,
                     actor = actor.as_deref(),
                     reason = reason.as_deref(),
-                    "{}", said_of(*to)
+                    alone = alone.then_some(true),
+                    instances = fleet.as_ref().map(|fleet| fleet.instances),
+                    failing_instances = fleet.as_ref().map(|fleet| fleet.failing),
+                    "{}", said_of(*to, *alone)
                 )
             };
         }
@@ -359,8 +362,12 @@ fn quotes_the_event(code: Code) -> bool {
 }
 
 /// What a state means for those who call, for somebody who is woken by the line.
-fn said_of(state: StateName) -> &'static str {
+fn said_of(state: StateName, alone: bool) -> &'static str {
     match state {
+        StateName::Open if alone => {
+            "the breaker is open here alone: this instance's calls are refused; fewer instances than the quorum see failures"
+        }
+        StateName::HalfOpen if alone => "the breaker is half-open here alone: probes go",
         StateName::Closed => "the breaker is closed: calls go",
         StateName::Open => "the breaker is open: calls are refused",
         StateName::HalfOpen => "the breaker is half-open: probes go",

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{DAY, MILLISECOND, policy};
 use crate::config::reader::Section;
-use crate::config::shape::{Number, Time, Whole};
-use crate::machine::breaker::Settings;
+use crate::config::shape::{Number, Time, Whole, Word};
+use crate::machine::breaker::{Scope, Settings};
 
 /// What a call may take beyond its time limit before its probe's place is given to another: the time to cancel it.
 const LEASE_MARGIN: Duration = Duration::from_secs(1);
@@ -54,6 +54,18 @@ pub(in crate::config) fn read(section: &Section<'_>, timeout: Option<Duration>) 
         "How long after recovery the admitted share of calls takes to rise to all of them.",
     );
     let ignore_first = section.or("ignore_first", 0, Whole(0..=1_000_000_u32), "Verdicts of a new process that are not weighed.");
+    let evidence = section.or(
+        "evidence",
+        "instance",
+        Word(&[("instance", Scope::Instance), ("fleet", Scope::Fleet)]),
+        "Whose verdicts open it: each instance's own, or also the sum of all instances' that share a Redis.",
+    );
+    let quorum = section.or(
+        "quorum",
+        1,
+        Whole(1..=10_000_u32),
+        "Instances that must see failures before the fleet's breaker opens; with fewer only theirs do.",
+    );
     let recovery_timeout_max = match (recovery_timeout, longest) {
         (Some(usual), Some(longest)) if usual > longest => {
             if section.layer("recovery_timeout_max").is_some() {
@@ -79,6 +91,8 @@ pub(in crate::config) fn read(section: &Section<'_>, timeout: Option<Duration>) 
         half_open_timeout: half_open_timeout?,
         ramp: ramp?,
         ignore_first: ignore_first?,
+        evidence: evidence?,
+        quorum: quorum?,
         lease: timeout? + LEASE_MARGIN,
     })
 }

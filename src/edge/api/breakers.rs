@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::auth::Actor;
 use super::{Api, Problem};
 use crate::config::breaker_table;
-use crate::machine::breaker::{Automatic, Counts, Held, Lock, LockKind, StateName};
+use crate::machine::breaker::{Automatic, Counts, FleetCounts, Held, Lock, LockKind, StateName};
 use crate::machine::time::Tick;
 use crate::pipeline::breakers::{Order, View};
 use crate::pipeline::keeper::StoreState;
@@ -84,6 +84,10 @@ struct Fleet {
     shared: bool,
     /// Whether the store answers; null if there is none.
     store_up: Option<bool>,
+    /// Whether it has opened on this instance alone: for the fleet it is closed.
+    alone: bool,
+    /// What all instances see of the service, as last heard; null where they do not tell each other, or nothing was heard yet.
+    seen: Option<FleetCounts>,
 }
 
 /// A breaker by itself, with what names its settings' last change as the entity tag.
@@ -145,6 +149,10 @@ struct ShownEntry {
     actor: Option<String>,
     reason: Option<String>,
     counts: Counts,
+    /// Whether it was that instance's alone: for the fleet the breaker stayed closed.
+    alone: bool,
+    /// What all instances had seen, where that was weighed.
+    fleet: Option<FleetCounts>,
 }
 
 pub(super) async fn history<W: World, S: Store>(
@@ -329,6 +337,8 @@ pub(super) fn show<W: World, S: Store>(api: &Api<W, S>, view: View) -> Shown {
                 StoreState::Down => Some(false),
                 StoreState::Up => Some(true),
             },
+            alone: view.alone,
+            seen: view.fleet,
         },
     }
 }
@@ -344,5 +354,7 @@ fn show_entry(entry: HistoryEntry) -> ShownEntry {
         actor: entry.actor,
         reason: entry.reason,
         counts: entry.counts,
+        alone: entry.alone,
+        fleet: entry.fleet,
     }
 }

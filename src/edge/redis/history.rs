@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use redis::{FromRedisValue, Value};
 
 use crate::event::UnixMillis;
-use crate::machine::breaker::{Cause, Counts, Generation, StateName, Transition};
+use crate::machine::breaker::{Cause, Counts, FleetCounts, Generation, StateName, Transition};
 use crate::pipeline::ports::HistoryEntry;
 
 /// The largest page, entries.
@@ -26,6 +26,12 @@ pub(super) fn fields(transition: &Transition, instance: &str) -> Vec<String> {
     if let Some(reason) = &transition.reason {
         put("reason", reason.clone());
     }
+    if transition.alone {
+        put("alone", "1".to_owned());
+    }
+    if let Some(fleet) = transition.fleet.as_deref().and_then(|fleet| serde_json::to_string(fleet).ok()) {
+        put("fleet", fleet);
+    }
     // Four integers serialize; were they ever not to, a reader takes what is missing for nothing weighed.
     put("counts", serde_json::to_string(&transition.counts).unwrap_or_default());
     fields
@@ -44,6 +50,8 @@ pub(super) fn entry(fields: &HashMap<String, Value>) -> Option<HistoryEntry> {
         actor: text("actor"),
         reason: text("reason"),
         counts: text("counts").and_then(|counts| serde_json::from_str::<Counts>(&counts).ok()).unwrap_or_default(),
+        alone: text("alone").is_some(),
+        fleet: text("fleet").and_then(|fleet| serde_json::from_str::<FleetCounts>(&fleet).ok()),
     })
 }
 
@@ -73,6 +81,10 @@ mod tests {
                 counts: Counts { calls: 7, failures: 4, slow: 1, consecutive_failures: 3 },
                 actor: actor.map(str::to_owned),
                 reason: reason.map(str::to_owned),
+                alone: actor.is_none(),
+                fleet: reason.map(|reason| {
+                    Box::new(FleetCounts { failing: 2, failing_instances: [reason.to_owned()].into(), ..FleetCounts::default() })
+                }),
             };
             let mut map = read(&fields(&transition, "a-1"));
             map.insert("at".into(), Value::BulkString(b"1793739845678".to_vec()));
@@ -83,6 +95,7 @@ mod tests {
                 (transition.from, transition.to, transition.cause, transition.counts)
             );
             assert_eq!((entry.actor.as_deref(), entry.reason.as_deref()), (actor, reason));
+            assert_eq!((entry.alone, entry.fleet), (transition.alone, transition.fleet.map(|fleet| *fleet)));
         }
     }
 

@@ -29,6 +29,11 @@ impl Keys {
         format!("{}:{{{service}}}:probes", self.prefix)
     }
 
+    /// What instances say of a service: a hash.
+    pub(super) fn window(&self, service: &str) -> String {
+        format!("{}:{{{service}}}:window", self.prefix)
+    }
+
     /// Who waits for one of them: a string.
     pub(super) fn waiting(&self, service: &str) -> String {
         format!("{}:{{{service}}}:waiting", self.prefix)
@@ -57,6 +62,7 @@ mod tests {
         assert_eq!(keys.history("rag"), "fusebox:{rag}:history");
         assert_eq!(keys.probes("rag"), "fusebox:{rag}:probes");
         assert_eq!(keys.waiting("rag"), "fusebox:{rag}:waiting");
+        assert_eq!(keys.window("rag"), "fusebox:{rag}:window");
         assert_eq!(keys.transitions(), "fusebox:transitions:3");
         assert_eq!(keys.layout(), "fusebox:layout");
     }

@@ -12,14 +12,16 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `<prefix>:{<service>}:breaker` | hash | `layout`, `generation`, `state`, `trips`, `since`, `instance`; `retry_at` while open; `lock_actor`, `lock_reason`, `lock_expires_at` while locked; once they were changed, `settings` (a `breaker` table as JSON; empty: the configured ones), `settings_revision`, `settings_actor`, `settings_reason`, `settings_instance`, `settings_at` |
-//! | `<prefix>:{<service>}:history` | stream, capped | `at`, `from`, `to`, `cause`, `generation`, `instance`, `actor`, `reason`, `counts` |
+//! | `<prefix>:{<service>}:history` | stream, capped | `at`, `from`, `to`, `cause`, `generation`, `instance`, `actor`, `reason`, `counts`, `alone`, `fleet` |
 //! | `<prefix>:{<service>}:probes`, `:waiting` | sorted set, string | leases on probes, and who waits for one: [`leases`] |
+//! | `<prefix>:{<service>}:window` | hash | what instances say of the service: [`evidence`] |
 //! | `<prefix>:transitions:<database>` | channel | a state, or a change of settings, as JSON; its times as what is left of them |
 //! | `<prefix>:layout` | string | the version that `migrate` wrote |
 //!
 //! Times in keys are unix milliseconds of Redis' clock. What it leaves to others: when to save, and what to do when it fails.
 
 mod address;
+mod evidence;
 mod failure;
 mod history;
 mod keys;
@@ -69,6 +71,8 @@ pub struct RedisStore<C> {
     load_settings: Script,
     save_settings: Script,
     lease: Script,
+    evidence: Script,
+    note: Script,
     /// Whether the last question for a lease failed.
     lease_failed: AtomicBool,
 }
@@ -112,6 +116,8 @@ impl<C: Clock> RedisStore<C> {
                 include_str!("scripts/save_settings.lua")
             )),
             lease: leases::script(),
+            evidence: evidence::script(),
+            note: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/note.lua"))),
             lease_failed: AtomicBool::new(false),
         })
     }
@@ -198,6 +204,13 @@ impl<C: Clock> Store for RedisStore<C> {
             }
             _ => Err(unreadable()),
         }
+    }
+
+    async fn note(&self, service: &str, transition: &Transition) -> Result<(), StoreError> {
+        let ago = wire::span(self.clock.now().since(transition.at));
+        let mut call = self.note.key(self.keys.history(service));
+        call.arg(self.kept).arg(ago).arg(history::fields(transition, &self.instance));
+        self.link.run(|mut connection| async move { call.invoke_async::<i64>(&mut connection).await }).await.map(|_| ())
     }
 
     async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {

@@ -58,6 +58,15 @@ impl Policy for Any {
         most(self.0.iter().map(|policy| policy.verdicts(now)))
     }
 
+    fn figures(&self, now: Tick) -> Vec<Counts> {
+        self.0.iter().map(|policy| policy.verdicts(now)).collect()
+    }
+
+    /// Each weighs the sum of its own kind.
+    fn exceeded_by(&self, fleet: &[Counts]) -> bool {
+        self.0.iter().zip(fleet).any(|(policy, counts)| policy.exceeded_by(std::slice::from_ref(counts)))
+    }
+
     /// Each policy goes on as the one of its own kind at its place did; one that is new begins with the figures of all.
     fn retune(&mut self, settings: &PolicySettings, now: Tick) -> bool {
         let PolicySettings::Any(settings) = settings else { return false };

@@ -53,6 +53,11 @@ impl Policy for Consecutive {
         Counts { calls: streak, failures: streak, slow: 0, consecutive_failures: streak }
     }
 
+    /// The streaks that instances are in, added up: a success on one of them ends its own.
+    fn exceeded_by(&self, fleet: &[Counts]) -> bool {
+        fleet.iter().any(|counts| counts.consecutive_failures >= u64::from(self.fail_max.get()))
+    }
+
     fn retune(&mut self, settings: &PolicySettings, _now: Tick) -> bool {
         let PolicySettings::Consecutive { fail_max } = settings else { return false };
         self.fail_max = *fail_max;

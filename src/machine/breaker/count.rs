@@ -57,6 +57,10 @@ impl Policy for Count {
         self.ring.counts()
     }
 
+    fn exceeded_by(&self, fleet: &[Counts]) -> bool {
+        fleet.iter().any(|counts| self.rates.exceeded_by(counts))
+    }
+
     fn retune(&mut self, settings: &PolicySettings, _now: Tick) -> bool {
         let PolicySettings::Count { size, rates } = settings else { return false };
         self.ring.resize(*size);

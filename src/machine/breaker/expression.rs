@@ -164,6 +164,10 @@ impl Policy for Expression {
         self.window.counts(now)
     }
 
+    fn exceeded_by(&self, fleet: &[Counts]) -> bool {
+        fleet.iter().any(|counts| self.trip.holds(counts).unwrap_or(false))
+    }
+
     fn retune(&mut self, settings: &PolicySettings, now: Tick) -> bool {
         let PolicySettings::Expression { trip, over, slow } = settings else { return false };
         match (&mut self.window, *over) {

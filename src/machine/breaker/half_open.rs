@@ -26,6 +26,8 @@ pub(super) struct Round {
 pub(super) struct HalfOpen {
     pub probes: Vec<Probe>,
     results: Counts,
+    /// Those of the other instances' probes, as far as they have told.
+    others: Counts,
     /// The longest `Retry-After` of the round's failures.
     retry_after: Option<Duration>,
 }
@@ -91,7 +93,7 @@ impl HalfOpen {
 
     /// What follows from what is known.
     pub fn decide(&self, settings: &Settings) -> Decision {
-        let Counts { calls, failures, slow, .. } = self.results;
+        let Counts { calls, failures, slow, .. } = self.results.plus(self.others);
         match settings.round() {
             None if failures > 0 => Decision::Reopen(self.retry_after),
             None if calls > 0 && calls >= u64::from(settings.success_threshold) => Decision::Recover,
@@ -118,6 +120,11 @@ impl HalfOpen {
         self.probes.iter().filter(|probe| probe.lease_ends > now).count()
     }
 
+    /// Hears what the other instances' probes have said in this life, in place of what it heard before.
+    pub fn hear(&mut self, others: Counts) {
+        self.others = others;
+    }
+
     /// What the probes that came back have said.
     pub fn results(&self) -> Counts {
         self.results
@@ -126,7 +133,7 @@ impl HalfOpen {
     /// Probes that may be in flight at once: no more than can still be of use. Never none, for a breaker that may not probe would
     /// stay half-open for good.
     pub fn places(&self, settings: &Settings) -> usize {
-        let decided = u32::try_from(self.results.calls).unwrap_or(u32::MAX);
+        let decided = u32::try_from(self.results.plus(self.others).calls).unwrap_or(u32::MAX);
         let useful = match settings.round() {
             None => settings.permits.min(settings.success_threshold.saturating_sub(decided)),
             Some(_) => settings.permits.saturating_sub(decided),

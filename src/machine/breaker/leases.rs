@@ -206,13 +206,13 @@ impl Breaker {
     /// What leases it has at `now`, and what it has a use for.
     pub fn tenure(&mut self, now: Tick) -> Tenure {
         let terms = match &self.state {
-            State::HalfOpen(half_open) => Some(Terms {
+            State::HalfOpen(half_open) if !self.is_alone() => Some(Terms {
                 generation: self.life.generation,
                 permits: self.settings.permits.max(1),
                 places: half_open.places(&self.settings),
                 lease: self.settings.lease,
             }),
-            State::Closed { .. } | State::Open { .. } | State::Locked(_) => None,
+            State::Closed { .. } | State::Open { .. } | State::HalfOpen(_) | State::Locked(_) => None,
         };
         let Some(leases) = &mut self.leases else { return Tenure { terms, ..Tenure::default() } };
         leases.unused.retain(|lease| lease.use_by > now);
@@ -220,6 +220,6 @@ impl Breaker {
     }
 
     fn is_probing_in(&self, generation: Generation) -> bool {
-        matches!(self.state, State::HalfOpen(_)) && self.life.generation == generation
+        matches!(self.state, State::HalfOpen(_)) && !self.is_alone() && self.life.generation == generation
     }
 }

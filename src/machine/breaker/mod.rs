@@ -24,6 +24,7 @@
 //! What it leaves to others: sharing between threads ([`SharedBreaker`]), the fleet, metrics and logs. It says what happened
 //! ([`Transition`]); its caller acts on it.
 
+mod fleet;
 mod gate;
 mod half_open;
 mod leases;
@@ -52,6 +53,7 @@ mod timed;
 
 pub use adaptive::AdaptiveSettings;
 pub use expression::{Over, Trip};
+pub use fleet::{FleetCounts, Scope, Testimony, Told};
 pub use leases::{Lease, PATIENCE, RESERVE, Tenure, Terms};
 pub use life::{Generation, Permit};
 pub use lock::{Lock, LockKind};
@@ -66,6 +68,7 @@ pub use transition::{Cause, StateName, Transition};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleet::Membership;
 use half_open::{Decision, HalfOpen};
 use leases::Leases;
 use life::Life;
@@ -129,6 +132,8 @@ pub struct Breaker {
     next_probe: u64,
     /// `None` until probes are shared: boxed, for most breakers never are half-open.
     leases: Option<Box<Leases>>,
+    /// `None`: there is no fleet.
+    membership: Option<Box<Membership>>,
 }
 
 #[derive(Debug)]
@@ -160,6 +165,7 @@ impl Breaker {
             since: now,
             next_probe: 0,
             leases: None,
+            membership: None,
             settings,
         }
     }
@@ -171,6 +177,7 @@ impl Breaker {
     pub fn admit(&mut self, now: Tick, mut roll: impl FnMut() -> f64) -> (Result<Permit, Refusal>, Option<Box<Transition>>) {
         let transition = self.advance(now).map(Box::new);
         let life = self.life;
+        let alone = self.is_alone();
         let answer = match &mut self.state {
             State::Closed { ramping } => {
                 let by_chance = Refusal { state: StateName::Closed, until: Some(now.plus(BY_CHANCE)) };
@@ -188,12 +195,12 @@ impl Breaker {
                 half_open.give_up(now);
                 let full = half_open.full_until(&self.settings);
                 let (probe, ends) = (self.next_probe, self.settings.lease_from(now));
-                if full.is_none() && self.leases.as_mut().is_none_or(|leases| leases.let_go(probe, ends, now)) {
+                if full.is_none() && (alone || self.leases.as_mut().is_none_or(|leases| leases.let_go(probe, ends, now))) {
                     half_open.send(probe, ends);
                     self.next_probe += 1;
                     Ok(Permit { life, probe: Some(probe), began: now })
                 } else {
-                    let wanting = self.leases.as_ref().and_then(|leases| leases.wanting_until());
+                    let wanting = self.leases.as_ref().filter(|_| !alone).and_then(|leases| leases.wanting_until());
                     let ends = [full.or(wanting), stay_ends(&self.settings, self.since)];
                     Err(Refusal { state: StateName::HalfOpen, until: ends.into_iter().flatten().min() })
                 }
@@ -288,7 +295,7 @@ impl Breaker {
         match &self.state {
             State::Open { until, .. } => Some(*until),
             State::HalfOpen(half_open) => {
-                let waits = self.leases.as_ref().and_then(|leases| leases.waits());
+                let waits = self.fleets_leases().and_then(Leases::waits);
                 [half_open.first_lease_end(), stay_ends(&self.settings, self.since), waits].into_iter().flatten().min()
             }
             State::Locked(lock) => lock.expires_at,
@@ -303,7 +310,7 @@ impl Breaker {
             State::Open { until, .. } => *until,
             State::Locked(lock) if lock.kind == LockKind::ForcedOpen => lock.expires_at.unwrap_or(Tick::NEVER),
             State::HalfOpen(half_open) => {
-                let wanting = self.leases.as_ref().and_then(|leases| leases.wanting_until());
+                let wanting = self.fleets_leases().and_then(Leases::wanting_until);
                 let full = half_open.full_until(&self.settings).or(wanting);
                 full.map_or(Tick(0), |end| stay_ends(&self.settings, self.since).map_or(end, |stay| stay.min(end)))
             }
@@ -427,9 +434,11 @@ impl Breaker {
     fn trip(&mut self, cause: Cause, retry_after: Option<Duration>, now: Tick, roll: impl FnOnce() -> f64) -> Transition {
         self.trips = self.trips.saturating_add(1);
         let open_for = self.settings.open_time(self.trips, retry_after, roll());
-        let asked_for = self.settings.bounded(retry_after);
+        let asked_for = now.plus(self.settings.bounded(retry_after));
+        // Open already, alone: what the service has asked for then still stands.
+        let not_before = if let State::Open { not_before, .. } = self.state { not_before.max(asked_for) } else { asked_for };
         let counts = self.counts(now);
-        let state = State::Open { until: now.plus(open_for), not_before: now.plus(asked_for), probed: self.probed() };
+        let state = State::Open { until: now.plus(open_for).max(not_before), not_before, probed: self.probed() };
         self.enter(state, cause, now).with(counts)
     }
 
@@ -461,12 +470,20 @@ impl Breaker {
 
     fn enter(&mut self, state: State, cause: Cause, now: Tick) -> Transition {
         let before = self.life.generation;
+        let alone = self.goes_alone(cause);
         let generation = match state {
             State::Locked(_) => before.next_lock(),
             _ if cause.is_order() => before.next_order(),
+            _ if alone => before,
             _ => before.next(),
         };
-        self.begin(state, generation, cause, now)
+        // For the fleet it has been closed since it was here; closed again, it is one with the fleet.
+        let since = self.closed_since().filter(|_| alone && !matches!(state, State::Closed { .. }));
+        let transition = self.begin(state, generation, cause, now);
+        if let Some(membership) = &mut self.membership {
+            membership.alone = since;
+        }
+        Transition { alone, ..transition }
     }
 
     fn begin(&mut self, state: State, generation: Generation, cause: Cause, now: Tick) -> Transition {
@@ -477,6 +494,9 @@ impl Breaker {
         }
         if let Some(leases) = &mut self.leases {
             leases.begin(now);
+        }
+        if let Some(membership) = &mut self.membership {
+            membership.begin();
         }
         self.state = state;
         self.life = self.life.followed_by(generation);

@@ -60,6 +60,7 @@ impl Breaker {
         if snapshot.generation == self.life.generation {
             let same = match (&self.state, &snapshot.held) {
                 (State::Locked(ours), Held::Locked(theirs)) => ours.is_same_decision(theirs),
+                _ if self.is_alone() => snapshot.held == Held::Closed,
                 _ => snapshot.held.name() == self.state_name(),
             };
             if same {
@@ -84,8 +85,16 @@ impl Breaker {
         }
     }
 
-    /// What is to be shared and stored.
+    /// What is to be shared and stored. Of a breaker that is open alone: that it is closed.
     pub fn snapshot(&self) -> Snapshot {
+        match self.closed_since().filter(|_| self.is_alone()) {
+            Some(since) => Snapshot { generation: self.life.generation, held: Held::Closed, trips: 0, since },
+            None => self.standing(),
+        }
+    }
+
+    /// How it stands here, for people.
+    pub fn standing(&self) -> Snapshot {
         let held = match &self.state {
             State::Closed { .. } => Held::Closed,
             State::Open { until, .. } => Held::Open { until: *until },

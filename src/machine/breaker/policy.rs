@@ -45,6 +45,17 @@ pub trait Policy: fmt::Debug + Send + Sync {
         self.counts(now)
     }
 
+    /// What it tells a fleet's other instances, to be added to theirs.
+    fn figures(&self, now: Tick) -> Vec<Counts> {
+        vec![self.verdicts(now)]
+    }
+
+    /// Whether sums of all instances' [`Policy::figures`] are those of a fleet whose breaker is to open.
+    fn exceeded_by(&self, fleet: &[Counts]) -> bool {
+        let _ = fleet;
+        false
+    }
+
     /// Takes other settings, and keeps its figures as far as they fit; false if these are another algorithm's.
     fn retune(&mut self, settings: &PolicySettings, now: Tick) -> bool;
 
@@ -119,6 +130,16 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// The sums of both; a streak is the sum of streaks.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            calls: self.calls.saturating_add(other.calls),
+            failures: self.failures.saturating_add(other.failures),
+            slow: self.slow.saturating_add(other.slow),
+            consecutive_failures: self.consecutive_failures.saturating_add(other.consecutive_failures),
+        }
+    }
+
     /// These, or so many calls of which the same shares failed and were slow.
     pub(super) fn cut_to(self, most: u64) -> Self {
         let calls = self.calls.min(most);

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::half_open::Round;
-use super::{AdaptiveSettings, Over, Rates, Trip};
+use super::{AdaptiveSettings, Over, Rates, Scope, Trip};
 use crate::machine::time::Tick;
 
 /// A breaker's settings. The config's reader has checked the ranges given here; the machine stays sound outside them.
@@ -32,6 +32,11 @@ pub struct Settings {
     pub ramp: Duration,
     /// Verdicts that a new breaker does not weigh.
     pub ignore_first: u32,
+    /// Whose verdicts it weighs, where it is one of a fleet.
+    pub evidence: Scope,
+    /// How many instances of a fleet must see failures before its breaker opens; at least 1, and 0 is taken for 1. With fewer the breakers of
+    /// those that see them open alone.
+    pub quorum: u32,
     /// How long a probe may be out before it is given up: the call's timeout and a second. Below a millisecond it is taken for one.
     pub lease: Duration,
 }
@@ -97,7 +102,7 @@ impl PolicySettings {
 
 impl Settings {
     /// These, and of the rest the defaults: no back-off, up to 10 minutes open, no jitter; one probe at a time, each decides, one
-    /// success closes; no ramp, no limit to half-open, nothing ignored.
+    /// success closes; no ramp, no limit to half-open, nothing ignored; each instance weighs its own verdicts, and one is quorum enough.
     pub fn new(policy: PolicySettings, recovery_timeout: Duration, lease: Duration) -> Self {
         Self {
             policy,
@@ -111,6 +116,8 @@ impl Settings {
             half_open_timeout: None,
             ramp: Duration::ZERO,
             ignore_first: 0,
+            evidence: Scope::Instance,
+            quorum: 1,
             lease,
         }
     }

@@ -5,6 +5,7 @@ mod adaptive;
 mod defects;
 mod example;
 mod extremes;
+mod fleet;
 mod interleavings;
 mod leases;
 mod model;

@@ -56,6 +56,10 @@ impl Policy for Timed {
         self.seconds.counts(now)
     }
 
+    fn exceeded_by(&self, fleet: &[Counts]) -> bool {
+        fleet.iter().any(|counts| self.rates.exceeded_by(counts))
+    }
+
     fn retune(&mut self, settings: &PolicySettings, now: Tick) -> bool {
         let PolicySettings::Time { window, rates } = settings else { return false };
         self.seconds.resize(whole_seconds(*window), now);

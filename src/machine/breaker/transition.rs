@@ -1,6 +1,6 @@
 //! A change of state, as a fact to be logged, counted, shared and kept.
 
-use super::{Counts, Generation};
+use super::{Counts, FleetCounts, Generation};
 use crate::machine::time::Tick;
 
 /// The names of the states, as config, API, metrics and Redis spell them.
@@ -49,6 +49,8 @@ impl StateName {
 pub enum Cause {
     /// The policy weighed the verdicts and opened it.
     Policy,
+    /// The instances of the fleet have seen enough failures together.
+    Fleet,
     /// The open time was over.
     Timer,
     /// A probe failed.
@@ -71,8 +73,9 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Policy,
+        Self::Fleet,
         Self::Timer,
         Self::ProbeFailed,
         Self::ProbesTooLong,
@@ -88,6 +91,7 @@ impl Cause {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Policy => "policy",
+            Self::Fleet => "fleet",
             Self::Timer => "timer",
             Self::ProbeFailed => "probe_failed",
             Self::ProbesTooLong => "probes_too_long",
@@ -120,6 +124,8 @@ impl Cause {
         use StateName::{Closed, ForcedClosed, ForcedOpen, HalfOpen, MetricsOnly, Open};
         match self {
             Self::Policy => matches!((from, to), (Closed, Open)),
+            // From open or half-open where it had opened alone.
+            Self::Fleet => matches!((from, to), (Closed | Open | HalfOpen, Open)),
             Self::Timer => matches!((from, to), (Open, HalfOpen)),
             Self::ProbeFailed | Self::ProbesTooLong => matches!((from, to), (HalfOpen, Open)),
             Self::Recovered => matches!((from, to), (HalfOpen, Closed)),
@@ -151,15 +157,23 @@ pub struct Transition {
     pub actor: Option<String>,
     /// Why they did.
     pub reason: Option<String>,
+    /// Whether it is this instance's alone: for the fleet the breaker stays closed.
+    pub alone: bool,
+    /// What the fleet had to say, where that was weighed.
+    pub fleet: Option<Box<FleetCounts>>,
 }
 
 impl Transition {
     pub(super) fn new(from: StateName, to: StateName, cause: Cause, generation: Generation, at: Tick) -> Self {
-        Self { from, to, cause, generation, at, counts: Counts::default(), actor: None, reason: None }
+        Self { from, to, cause, generation, at, counts: Counts::default(), actor: None, reason: None, alone: false, fleet: None }
     }
 
     pub(super) fn by(self, actor: String, reason: String) -> Self {
         Self { actor: Some(actor), reason: Some(reason), ..self }
+    }
+
+    pub(super) fn of_fleet(self, fleet: Option<FleetCounts>) -> Self {
+        Self { fleet: fleet.map(Box::new), ..self }
     }
 
     pub(super) fn with(self, counts: Counts) -> Self {

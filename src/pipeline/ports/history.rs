@@ -1,7 +1,7 @@
 //! A breaker's history, as it is kept and paged.
 
 use crate::event::UnixMillis;
-use crate::machine::breaker::{Cause, Counts, Generation, StateName};
+use crate::machine::breaker::{Cause, Counts, FleetCounts, Generation, StateName};
 
 /// A page of a breaker's history.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -33,4 +33,8 @@ pub struct HistoryEntry {
     pub reason: Option<String>,
     /// The figures that were weighed.
     pub counts: Counts,
+    /// Whether it was that instance's alone: for the fleet the breaker stayed closed.
+    pub alone: bool,
+    /// What the fleet had to say, where that was weighed.
+    pub fleet: Option<FleetCounts>,
 }

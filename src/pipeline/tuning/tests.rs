@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::machine::breaker::{PolicySettings, StateName, Verdict};
+use crate::machine::breaker::{PolicySettings, StateName, Transition, Verdict};
 use crate::pipeline::fakes::{Always, MemoryStore, Notes, PausedClock, Small};
 use crate::pipeline::ports::{Clock as _, StoreError};
 
@@ -171,6 +171,9 @@ impl Store for Busy {
         _: Option<&crate::machine::breaker::Transition>,
     ) -> Result<crate::pipeline::ports::Saved, StoreError> {
         Err(StoreError(String::new()))
+    }
+    async fn note(&self, service: &str, transition: &Transition) -> Result<(), StoreError> {
+        self.inner.note(service, transition).await
     }
     async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {
         self.inner.load_tunings(services).await

@@ -52,7 +52,18 @@ fn changes(metrics: &Metrics, work: impl FnOnce()) -> Vec<String> {
 }
 
 fn transition(from: StateName, to: StateName, cause: Cause, generation: u64) -> Transition {
-    Transition { from, to, cause, generation: Generation(generation), at: Tick(0), counts: Counts::default(), actor: None, reason: None }
+    Transition {
+        from,
+        to,
+        cause,
+        generation: Generation(generation),
+        at: Tick(0),
+        counts: Counts::default(),
+        actor: None,
+        reason: None,
+        alone: false,
+        fleet: None,
+    }
 }
 
 fn origin(offset: i64) -> Source {

@@ -52,6 +52,9 @@ impl Store for Slow {
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
         self.inner.save(service, snapshot, transition).await
     }
+    async fn note(&self, service: &str, transition: &Transition) -> Result<(), StoreError> {
+        self.inner.note(service, transition).await
+    }
     async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {
         self.inner.load_tunings(services).await
     }

@@ -85,6 +85,8 @@ impl Dice {
             half_open_timeout: if self.below(3) == 0 { Some(self.duration()) } else { None },
             ramp: if self.below(3) == 0 { self.duration() } else { Duration::ZERO },
             ignore_first: if self.below(3) == 0 { self.number() } else { 0 },
+            evidence: if self.below(2) == 0 { Scope::Fleet } else { Scope::Instance },
+            quorum: self.number(),
             lease: self.duration(),
         }
     }

@@ -129,6 +129,8 @@ pub(super) fn any_settings() -> impl Strategy<Value = Settings> {
                 half_open_timeout,
                 ramp,
                 ignore_first,
+                evidence: Scope::Instance,
+                quorum: 1,
                 lease,
             }
         },

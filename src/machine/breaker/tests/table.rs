@@ -111,6 +111,7 @@ fn shown(transition: Option<&Transition>) -> String {
     let cause = match transition.cause {
         Cause::Forced => return format!(">{}", transition.to.as_str()),
         Cause::Policy => "policy",
+        Cause::Fleet => "fleet",
         Cause::Timer => "timer",
         Cause::ProbeFailed => "probe",
         Cause::ProbesTooLong => "too long",

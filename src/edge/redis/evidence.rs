@@ -1,0 +1,111 @@
+//! What instances say of a service, in Redis: a hash, by instance, each with its end on Redis' clock.
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `<prefix>:{<service>}:window` | hash | by instance: `<generation> <until> <alone> <kind> <figures>`; gone with the last of them |
+//!
+//! Guarantees: telling and hearing are one script, so of two that tell at once one hears the other; what is over by Redis' clock, or of an older
+//! life, is heard by nobody.
+//!
+//! Figures are `calls/failures/slow/streak`, of several policies with a comma between them. What cannot be read is left out: an instance of
+//! another version may have said it.
+
+use redis::Script;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+
+use super::RedisStore;
+use crate::machine::breaker::{Counts, Generation, Testimony, Told};
+use crate::pipeline::ports::{Clock, EvidenceStore, StoreError, Telling};
+
+/// The longest that anything is evidence.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+
+/// The script that tells and hears.
+pub(super) fn script() -> Script {
+    Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/evidence.lua")))
+}
+
+impl<C: Clock> EvidenceStore for RedisStore<C> {
+    async fn tell(&self, tellings: &[Telling]) -> Result<Vec<Vec<Told>>, StoreError> {
+        let replies: Vec<Vec<Vec<u8>>> = self
+            .link
+            .run(|connection| {
+                try_join_all(tellings.iter().map(|telling| {
+                    let mut connection = connection.clone();
+                    let mut call = self.evidence.key(self.keys.window(&telling.service));
+                    let lasts = if telling.testimony.is_empty() { Duration::ZERO } else { telling.lasts.min(LONGEST) };
+                    call.arg(&self.instance).arg(telling.testimony.generation.0).arg(lasts.as_millis()).arg(text(&telling.testimony));
+                    async move { call.invoke_async(&mut connection).await }
+                }))
+            })
+            .await?;
+        let heard = |(telling, reply): (&Telling, &Vec<Vec<u8>>)| {
+            let told = |pair: &[Vec<u8>]| {
+                let [instance, what] = pair else { return None };
+                let testimony = parse(std::str::from_utf8(what).ok()?, telling.testimony.generation)?;
+                Some(Told { instance: String::from_utf8_lossy(instance).into_owned(), testimony })
+            };
+            reply.chunks(2).filter_map(told).collect()
+        };
+        Ok(tellings.iter().zip(&replies).map(heard).collect())
+    }
+}
+
+fn text(testimony: &Testimony) -> String {
+    let figures = testimony
+        .figures
+        .iter()
+        .map(|Counts { calls, failures, slow, consecutive_failures }| format!("{calls}/{failures}/{slow}/{consecutive_failures}"));
+    format!("{} {} {}", u8::from(testimony.alone), testimony.kind, figures.collect::<Vec<_>>().join(","))
+}
+
+/// What [`text`] wrote; `None` for anything else.
+fn parse(text: &str, generation: Generation) -> Option<Testimony> {
+    let mut words = text.split(' ');
+    let alone = match words.next()? {
+        "0" => false,
+        "1" => true,
+        _ => return None,
+    };
+    let kind = words.next()?.parse().ok()?;
+    let figures = words.next()?.split(',').filter(|figures| !figures.is_empty()).map(counts).collect::<Option<_>>()?;
+    Some(Testimony { generation, alone, kind, figures })
+}
+
+fn counts(text: &str) -> Option<Counts> {
+    let numbers = text.split('/').map(|number| number.parse().ok()).collect::<Option<Vec<u64>>>()?;
+    let [calls, failures, slow, consecutive_failures] = numbers.try_into().ok()?;
+    Some(Counts { calls, failures, slow, consecutive_failures })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_counts() -> impl Strategy<Value = Counts> {
+        any::<[u64; 4]>().prop_map(|[calls, failures, slow, consecutive_failures]| Counts { calls, failures, slow, consecutive_failures })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(alone: bool, kind: u64, figures in prop::collection::vec(any_counts(), 0..4)) {
+            let testimony = Testimony { generation: Generation(7), alone, kind, figures };
+            prop_assert_eq!(parse(&text(&testimony), Generation(7)), Some(testimony));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text: String) {
+            let _ = parse(&text, Generation(0));
+        }
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_none() {
+        for text in ["", "2 0 1/2/3/4", "1 x 1/2/3/4", "1 0 1/2/3", "1 0 1/2/3/4/5", "1 0 1/2/3/-4", "1 0"] {
+            assert_eq!(parse(text, Generation(0)), None, "{text}");
+        }
+    }
+}
