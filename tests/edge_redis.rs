@@ -1,6 +1,8 @@
 //! The store against a real Redis: `REDIS_URL`, or a `redis-server` of a test's own where that is not set, or where the test kills or
 //! freezes it. Each test has a prefix of its own. None sleeps to be right: what takes time is polled for, up to a deadline.
 
+#[path = "edge_redis/evidence.rs"]
+mod evidence;
 #[path = "edge_redis/leases.rs"]
 mod leases;
 

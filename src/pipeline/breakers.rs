@@ -3,11 +3,13 @@
 mod evidence;
 mod probes;
 mod tuned;
+mod view;
 
 pub use probes::Probes;
+pub use view::View;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -16,13 +18,9 @@ use super::facts::Fact;
 use super::ports::{Chance, Clock, HistoryEntry, Witness, World};
 use super::tuning::Standing;
 use crate::machine::breaker::{
-    Automatic, Breaker, Cause, Counts, FleetCounts, Generation, Lock, Permit, Refusal, Settings, SharedBreaker, Snapshot, StateName,
-    Transition, Verdict,
+    Automatic, Breaker, Cause, Generation, Lock, Permit, Refusal, Settings, SharedBreaker, Snapshot, StateName, Transition, Verdict,
 };
 use crate::machine::time::Tick;
-
-/// Transitions of each breaker that are remembered in the process, for when the store is away.
-const REMEMBERED: usize = 256;
 
 /// The breakers of all services.
 pub struct Breakers<W: World> {
@@ -117,27 +115,6 @@ pub enum Order {
     Reset(Automatic),
     /// Take the lock off.
     Release,
-}
-
-/// A breaker as people see it.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// The service.
-    pub service: String,
-    /// The state with what belongs to it, its generation, and since when, as it is here.
-    pub snapshot: Snapshot,
-    /// Whether it has opened alone: for the fleet it is closed.
-    pub alone: bool,
-    /// What all instances say of it, as last heard; `None`: they do not tell, or nothing was heard yet.
-    pub fleet: Option<FleetCounts>,
-    /// The figures its policy weighs.
-    pub counts: Counts,
-    /// Probes in flight.
-    pub probes: usize,
-    /// What it was told to do.
-    pub settings: Arc<Settings>,
-    /// By whom, if not by the config.
-    pub standing: Standing,
 }
 
 impl<W: World> Breakers<W> {
@@ -280,23 +257,6 @@ impl<W: World> Breakers<W> {
         self.entries[service].breaker.refusal(self.clock.now()).and_then(|refusal| refusal.until)
     }
 
-    /// A breaker as people see it.
-    pub fn view(&self, service: usize) -> View {
-        let now = self.clock.now();
-        let entry = &self.entries[service];
-        let standing = entry.standing();
-        entry.breaker.with(|breaker| View {
-            service: entry.service.clone(),
-            snapshot: breaker.standing(),
-            alone: breaker.is_alone(),
-            fleet: breaker.fleet_counts(now),
-            counts: breaker.counts(now),
-            probes: breaker.probes_in_flight(now),
-            settings: Arc::clone(breaker.settings()),
-            standing: standing.clone(),
-        })
-    }
-
     /// What is to be stored.
     pub fn snapshot(&self, service: usize) -> Snapshot {
         self.entries[service].breaker.with(|breaker| breaker.snapshot())
@@ -369,12 +329,6 @@ impl<W: World> Breakers<W> {
         self.probes.notified().await;
     }
 
-    /// The transitions that this process knows of, newest first.
-    pub fn remembered(&self, service: usize) -> Vec<HistoryEntry> {
-        let remembered = self.entries[service].remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.iter().rev().cloned().collect()
-    }
-
     fn change_from(&self, service: usize, known: Generation, change: impl FnOnce(&mut Breaker) -> Option<Transition>) {
         self.change(service, |breaker| if breaker.generation() == known { change(breaker) } else { None });
     }
@@ -392,13 +346,7 @@ impl<W: World> Breakers<W> {
     /// Done while the breaker is held: announced later, a transition could come with the state of the one after it, or behind that one,
     /// and would then be missing in the history.
     fn file(&self, service: usize, breaker: &Breaker, transition: &Transition) {
-        {
-            let mut remembered = self.entries[service].remembered.lock().unwrap_or_else(PoisonError::into_inner);
-            if remembered.len() == REMEMBERED {
-                remembered.pop_front();
-            }
-            remembered.push_back(self.history_entry(transition));
-        }
+        self.remember(service, transition);
         if !transition.cause.is_foreign() {
             // Nobody listens only once the keeper has ended, with the process.
             drop(self.announcements.send(Announcement { service, snapshot: breaker.snapshot(), transition: transition.clone() }));
@@ -409,22 +357,6 @@ impl<W: World> Breakers<W> {
         let Some(transition) = transition else { return };
         self.witness.tell(Fact::Transition { service, transition });
         self.tell_changed();
-    }
-
-    fn history_entry(&self, transition: &Transition) -> HistoryEntry {
-        HistoryEntry {
-            at: self.clock.wall_of(transition.at),
-            from: transition.from,
-            to: transition.to,
-            cause: transition.cause,
-            generation: transition.generation,
-            instance: self.instance.clone(),
-            actor: transition.actor.clone(),
-            reason: transition.reason.clone(),
-            counts: transition.counts,
-            alone: transition.alone,
-            fleet: transition.fleet.as_deref().cloned(),
-        }
     }
 
     fn settle(&self, service: usize, permit: Permit, verdict: Verdict, took: Duration, now: Tick) -> bool {

@@ -435,8 +435,11 @@ impl Breaker {
         self.trips = self.trips.saturating_add(1);
         let open_for = self.settings.open_time(self.trips, retry_after, roll());
         let asked_for = now.plus(self.settings.bounded(retry_after));
-        // Open already, alone: what the service has asked for then still stands.
-        let not_before = if let State::Open { not_before, .. } = self.state { not_before.max(asked_for) } else { asked_for };
+        let not_before = match self.state {
+            // Open already, alone: what the service has asked for then still stands.
+            State::Open { not_before, .. } if cause == Cause::Fleet => not_before.max(asked_for),
+            _ => asked_for,
+        };
         let counts = self.counts(now);
         let state = State::Open { until: now.plus(open_for).max(not_before), not_before, probed: self.probed() };
         self.enter(state, cause, now).with(counts)

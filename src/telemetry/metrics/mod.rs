@@ -26,7 +26,7 @@ use crate::event::dead_letter::Code;
 use crate::event::envelope::Reason;
 use crate::event::outcome::Status;
 use crate::event::{Topic, TopicPartition};
-use crate::machine::breaker::{Cause, Generation, StateName, Transition};
+use crate::machine::breaker::{Cause, StateName, Transition};
 use crate::machine::health::Health;
 use crate::machine::judgement::CallOutcome;
 
@@ -192,14 +192,6 @@ impl Metrics {
         }
     }
 
-    /// The state that a breaker is in, where no transition tells it: at start, or after its settings were replaced.
-    /// Does nothing if a newer generation's state is known.
-    pub fn set_breaker_state(&self, service: usize, generation: Generation, state: StateName) {
-        if let Some(series) = self.services.get(service) {
-            series.state.enter(generation, state);
-        }
-    }
-
     /// Events finished so far, however they ended.
     pub fn events(&self) -> u64 {
         self.events.iter().map(IntCounter::get).sum::<u64>() + self.events_dead_lettered.get()
@@ -221,7 +213,7 @@ impl Metrics {
     pub(super) fn transition(&self, service: usize, transition: &Transition) {
         if let Some(series) = self.services.get(service) {
             series.transition(transition.from, transition.to, transition.cause);
-            series.state.enter(transition.generation, transition.to);
+            series.state.enter(transition.generation, transition.to, transition.alone);
         }
     }
 

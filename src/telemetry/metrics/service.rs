@@ -19,6 +19,7 @@ pub(super) struct Families {
     call_duration: HistogramVec,
     limit: IntGaugeVec,
     state: IntGaugeVec,
+    alone: IntGaugeVec,
     transitions: IntCounterVec,
     refused: IntCounterVec,
     late: IntCounterVec,
@@ -39,6 +40,7 @@ impl Families {
             call_duration: register::histograms(registry, &table::CALL_DURATION),
             limit: register::gauges(registry, &table::CONCURRENCY_LIMIT),
             state: register::gauges(registry, &table::BREAKER_STATE),
+            alone: register::gauges(registry, &table::BREAKER_ALONE),
             transitions: register::counters(registry, &table::BREAKER_TRANSITIONS),
             refused: register::counters(registry, &table::BREAKER_REFUSED),
             late: register::counters(registry, &table::BREAKER_LATE),
@@ -88,7 +90,10 @@ impl ServiceSeries {
             calls: CallOutcome::ALL.map(|outcome| families.calls.with_label_values(&[name, outcome.as_str()])),
             call_duration: families.call_duration.with_label_values(&[name]),
             limit: families.limit.with_label_values(&[name]),
-            state: BreakerState::new(StateName::ALL.map(|state| families.state.with_label_values(&[name, state.as_str()]))),
+            state: BreakerState::new(
+                StateName::ALL.map(|state| families.state.with_label_values(&[name, state.as_str()])),
+                families.alone.with_label_values(&[name]),
+            ),
             transitions: transitions()
                 .map(|(from, to, cause)| {
                     let labels = [name, from.as_str(), to.as_str(), cause.as_str()];

@@ -89,6 +89,10 @@ table! {
         "fusebox_breaker_state", &["service", "state"],
         "1 for the state that the breaker is in on this instance, 0 for the others."
     );
+    BREAKER_ALONE = gauge(
+        "fusebox_breaker_alone", &["service"],
+        "1 while the breaker is open on this instance alone: it sees failures, and fewer instances than the quorum do."
+    );
     BREAKER_TRANSITIONS = counter(
         "fusebox_breaker_transitions_total", &["service", "from", "to", "cause"],
         "Changes of the breaker's state on this instance."

@@ -4,7 +4,9 @@ use std::time::Duration;
 use super::*;
 use crate::config::Fallback;
 use crate::event::Partition;
+use crate::machine::breaker::{Counts, Generation};
 use crate::machine::disposition::FallbackKind;
+use crate::machine::time::Tick;
 use crate::telemetry::capture::{metrics, series};
 
 /// The names and labels in a text, values left out.
@@ -36,7 +38,7 @@ fn every_series_of_the_config_is_there_from_the_start() {
                 add("breaker_transitions_total", format!("cause=\"{cause}\",from=\"{from}\",{own},to=\"{to}\""));
             }
         }
-        for name in ["concurrency_limit", "breaker_refused_total", "breaker_late_total", "expression_failures_total"] {
+        for name in ["concurrency_limit", "breaker_alone", "breaker_refused_total", "breaker_late_total", "expression_failures_total"] {
             add(name, own.clone());
         }
         add("call_duration_seconds_sum", own.clone());
@@ -175,7 +177,19 @@ fn the_gauges_of_others() {
     metrics.set_retry(0, 9, 9, Duration::from_secs(9));
     metrics.set_retry(7, 9, 9, Duration::from_secs(9));
     metrics.set_store_up(true);
-    metrics.set_breaker_state(1, Generation(4), StateName::ForcedOpen);
+    let forced = Transition {
+        from: StateName::Closed,
+        to: StateName::ForcedOpen,
+        cause: Cause::Forced,
+        generation: Generation(4),
+        at: Tick(0),
+        counts: Counts::default(),
+        actor: None,
+        reason: None,
+        alone: false,
+        fleet: None,
+    };
+    metrics.transition(1, &forced);
     metrics.count_commit(true);
     metrics.count_commit(true);
     metrics.count_commit(false);

@@ -33,6 +33,11 @@ impl Store {
         self.breaker(service).remove("state").unwrap_or_default()
     }
 
+    /// What instances say of a service, by instance.
+    pub fn window(&self, service: &str) -> HashMap<String, String> {
+        self.connection().hgetall(format!("{}:{{{service}}}:window", self.prefix)).expect("a hash")
+    }
+
     /// A breaker's transitions, oldest first.
     pub fn history(&self, service: &str) -> Vec<HashMap<String, String>> {
         let key = format!("{}:{{{service}}}:history", self.prefix);

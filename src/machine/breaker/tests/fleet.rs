@@ -224,7 +224,7 @@ fn a_healthy_instance_masks_no_failing_one() {
 #[test]
 fn figures_of_another_kind_or_generation_are_not_added() {
     let settings = of_fleet(consecutive(5), Scope::Fleet, 1);
-    let mut breaker = Breaker::new(settings.clone(), Tick(0));
+    let mut breaker = Breaker::new(settings, Tick(0));
     breaker.join_fleet("here".into());
     call(&mut breaker, FAILURE, 0);
     let streak = Counts { calls: 4, failures: 4, slow: 0, consecutive_failures: 4 };
@@ -233,7 +233,7 @@ fn figures_of_another_kind_or_generation_are_not_added() {
     for other in [
         Testimony { kind: ours.kind + 1, figures: vec![streak], ..ours.clone() },
         Testimony { figures: vec![streak, streak], ..ours.clone() },
-        Testimony { generation: Generation(3), figures: vec![streak], ..ours.clone() },
+        Testimony { generation: Generation(3), figures: vec![streak], kind: ours.kind, alone: false },
     ] {
         assert_eq!(breaker.hear(Generation(0), &told(other), true, Tick(0), || 0.0), None);
     }
