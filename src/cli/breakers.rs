@@ -161,7 +161,7 @@ fn list<'a>(breakers: impl Iterator<Item = &'a Value>) -> String {
             let lock = if lock.is_null() { "-".to_owned() } else { format!("{}: {}", cell(&lock["actor"]), cell(&lock["reason"])) };
             [
                 cell(&breaker["service"]),
-                cell(&breaker["state"]),
+                if breaker["fleet"]["alone"] == true { format!("{} (alone)", cell(&breaker["state"])) } else { cell(&breaker["state"]) },
                 cell(&breaker["since"]),
                 cell(&breaker["retry_at"]),
                 cell(&breaker["counts"]["consecutive_failures"]),
@@ -191,6 +191,19 @@ fn flatten(prefix: &str, value: &Value, rows: &mut Vec<[String; 2]>) {
     }
 }
 
+/// What was weighed: how many calls failed, and how many instances saw it, or that one did alone.
+fn evidence(entry: &Value) -> String {
+    let of = |counts: &Value| match counts["calls"].as_u64() {
+        None | Some(0) => "-".to_owned(),
+        Some(calls) => format!("{} of {calls}", cell(&counts["failures"])),
+    };
+    match &entry["fleet"] {
+        Value::Null if entry["alone"] == true => format!("{}, alone", of(&entry["counts"])),
+        Value::Null => of(&entry["counts"]),
+        fleet => format!("{}, {} instances", of(&fleet["counts"]), cell(&fleet["failing"])),
+    }
+}
+
 fn history(answer: &Value) -> String {
     let entries = answer["entries"].as_array().map(Vec::as_slice).unwrap_or_default();
     let rows: Vec<_> = entries
@@ -201,6 +214,7 @@ fn history(answer: &Value) -> String {
                 cell(&entry["from"]),
                 cell(&entry["to"]),
                 cell(&entry["cause"]),
+                evidence(entry),
                 cell(&entry["generation"]),
                 cell(&entry["instance"]),
                 cell(&entry["actor"]),
@@ -208,7 +222,7 @@ fn history(answer: &Value) -> String {
             ]
         })
         .collect();
-    let mut text = table(["AT", "FROM", "TO", "CAUSE", "GENERATION", "INSTANCE", "ACTOR", "REASON"], &rows);
+    let mut text = table(["AT", "FROM", "TO", "CAUSE", "FAILED", "GENERATION", "INSTANCE", "ACTOR", "REASON"], &rows);
     if let Some(next) = answer["next"].as_str() {
         text.push_str(&format!("more: --cursor {next}\n"));
     }
@@ -218,6 +232,24 @@ fn history(answer: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_history_says_what_was_weighed() {
+        let counts = |calls, failures| json!({ "calls": calls, "failures": failures });
+        for (entry, expect) in [
+            (json!({ "counts": counts(0, 0), "alone": false, "fleet": null }), "-"),
+            (json!({ "counts": counts(7, 4), "alone": false, "fleet": null }), "4 of 7"),
+            (json!({ "counts": counts(3, 3), "alone": true, "fleet": null }), "3 of 3, alone"),
+            (
+                json!({ "counts": counts(3, 3), "alone": false, "fleet": { "failing": 2, "counts": counts(40, 21) } }),
+                "21 of 40, 2 instances",
+            ),
+            // Of an older instance.
+            (json!({ "counts": counts(7, 4) }), "4 of 7"),
+        ] {
+            assert_eq!(evidence(&entry), expect);
+        }
+    }
 
     #[test]
     fn changes_are_read_as_the_config_is() {
