@@ -4,10 +4,12 @@
 mod evidence;
 mod history;
 mod leases;
+mod orders;
 
 pub use evidence::{EvidenceStore, Telling};
 pub use history::{HistoryEntry, HistoryPage};
 pub use leases::{LeaseStore, LeaseWish, Leasing};
+pub use orders::OrderLog;
 
 use std::fmt;
 use std::future::Future;

@@ -14,6 +14,7 @@ use fusebox::machine::verdict::Rules;
 use fusebox::pipeline::breakers::Breakers;
 use fusebox::pipeline::facts::Fact;
 use fusebox::pipeline::guard::{Guard, Manner};
+use fusebox::pipeline::orders::OrderBook;
 use fusebox::pipeline::ports::{Budget, Chance, Clock, Witness, World};
 use fusebox::pipeline::pulse::Pulse;
 use fusebox::pipeline::stages::{Fallback, Stage, Stages};
@@ -433,6 +434,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         witness,
         gauges: drain::Gauges::new(),
         pulse: Arc::clone(&pulses[1].1),
+        orders: OrderBook::closed(),
     };
     let loops = vec![tokio::spawn(process::run(live_parts)), tokio::spawn(drain::run(drain_parts))];
     let others = vec![tokio::spawn(keeper::run_timers(breakers, clock)), tokio::spawn(watch(pulses, clock))];

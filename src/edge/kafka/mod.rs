@@ -11,6 +11,7 @@
 mod consumer;
 mod error;
 mod lag;
+pub mod orders;
 mod properties;
 mod publisher;
 mod record;

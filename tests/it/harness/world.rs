@@ -195,6 +195,7 @@ properties = {{ {session} }}
 events = "{events}"
 outcomes = "{outcomes}"
 dead_letters = "{dead_letters}"
+orders = "{group}.orders"
 partitions = {partitions}
 [redis]
 url = "{redis_url}"
@@ -375,6 +376,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         kafka::delete(&self.topics());
+        kafka::delete(&[&format!("{}.orders", self.group)]);
         self.redis.clear();
     }
 }
