@@ -14,6 +14,7 @@ mod bounds;
 mod commands;
 mod exactly_once;
 mod fallbacks;
+mod fleet;
 mod forced;
 mod harness;
 mod health;
