@@ -15,6 +15,7 @@ mod commands;
 mod evidence;
 mod exactly_once;
 mod fallbacks;
+mod fleet;
 mod forced;
 mod harness;
 mod health;
