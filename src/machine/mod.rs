@@ -14,6 +14,7 @@ pub mod lanes;
 pub mod limit;
 pub mod progress;
 pub mod schedule;
+pub mod share;
 pub mod simulation;
 pub mod standstill;
 pub mod time;

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::event::{Headers, Incoming, Offset, Record, TopicPartition, UnixMillis};
+use crate::event::{Headers, Incoming, Offset, Record, Topic, TopicPartition, UnixMillis};
 use crate::machine::breaker::{Snapshot, Transition};
 use crate::machine::time::Tick;
 
@@ -283,6 +283,8 @@ pub trait Subscription: Send + 'static {
     fn hold(&self, partition: &TopicPartition);
     /// Takes records of a held partition again, unless there is another reason not to.
     fn let_go(&self, partition: &TopicPartition);
+    /// How many partitions a topic that it reads has, as far as it knows by now. Partitions that are added show soon.
+    fn size(&self, topic: &Topic) -> Option<usize>;
     /// Commits, waits for the broker's answer, leaves the group. False if the last commit was not taken.
     fn close(self, points: Vec<CommitPoint>) -> impl Future<Output = bool> + Send;
 }

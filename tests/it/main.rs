@@ -12,6 +12,7 @@
 mod bad_input;
 mod bounds;
 mod commands;
+mod drained;
 mod evidence;
 mod exactly_once;
 mod fallbacks;
