@@ -3,5 +3,11 @@
 
 mod against_redis;
 mod chance;
+mod fleet;
+mod instance;
+mod machine;
+mod scenes;
+mod settle;
+mod shared;
 mod store;
 mod wire;

@@ -93,8 +93,6 @@ pub struct Without {
     pub fence: bool,
     /// A lease ends at its deadline.
     pub deadline: bool,
-    /// A lease is for the stored life alone.
-    pub life: bool,
     /// There are at most so many leases.
     pub count: bool,
     /// A change of settings looks at the revision.
@@ -248,7 +246,7 @@ impl Keys {
         let stale = self.hash().is_none_or(|hash| {
             let get = |name: &str| hash.get(name);
             get("layout").is_none_or(|layout| layout != LAYOUT)
-                || (whole(get("generation")) != Some(ask.generation) && !without.life)
+                || whole(get("generation")) != Some(ask.generation)
                 || get("state").is_none_or(|state| state != "half_open")
         });
         let member = format!("{}:{}", ask.instance, ask.lease);

@@ -55,3 +55,10 @@ pub fn snapshot_of(state: &State, now: Tick) -> Snapshot {
         since: Tick(now.0.saturating_sub(u64::try_from(state.age).unwrap_or(0))),
     }
 }
+
+/// The same state a while later.
+pub fn later(state: State, by: Duration) -> State {
+    let by = span(by);
+    let left = |span: Option<i64>| span.map(|span| 0.max(span - by));
+    State { age: state.age + by, retry_in: left(state.retry_in), expires_in: left(state.expires_in), ..state }
+}
