@@ -17,7 +17,7 @@ use fusebox::machine::breaker::{
     Cause, Counts, Generation, Held, Lock, LockKind, PolicySettings, Settings, Snapshot, StateName, Transition,
 };
 use fusebox::machine::time::Tick;
-use fusebox::pipeline::ports::{Clock, LeaseStore, LeaseWish, Leasing, Saved, SavedTuning, Store};
+use fusebox::pipeline::ports::{Clock, Kept, LeaseStore, LeaseWish, Leasing, Saved, SavedTuning, Store};
 use fusebox::pipeline::tuning::{Chosen, Tuning};
 
 use super::chance::Chance;
@@ -235,7 +235,8 @@ impl World {
         let before = self.time();
         let reply = self.stores[0].load(&["rag".to_owned()]).await;
         self.agrees(before, &"load", &reply, |keys, now| {
-            Ok(vec![keys.state(now).unwrap_or(None).map(|state| wire::snapshot_of(&state, NOW))])
+            let state = keys.state(now).unwrap_or(None).map(|state| wire::snapshot_of(&state, NOW));
+            Ok(vec![Kept { state, tuning: keys.change(now).map(|change| tuning_of(&change)) }])
         });
     }
 
@@ -277,12 +278,6 @@ impl World {
         let before = self.time();
         let reply = self.stores[by].give_back("rag", &leases).await.is_ok();
         self.agrees(before, &("give back", by, &leases), &reply, |keys, now| keys.give_back(now, ["a", "b", "c"][by], &leases));
-    }
-
-    async fn load_settings(&mut self) {
-        let before = self.time();
-        let reply = self.stores[1].load_tunings(&["rag".to_owned()]).await;
-        self.agrees(before, &"load settings", &reply, |keys, now| Ok(vec![keys.change(now).map(|change| tuning_of(&change))]));
     }
 
     async fn save_settings(&mut self, chance: &mut Chance) {
@@ -389,6 +384,8 @@ fn any_transition(chance: &mut Chance, generation: Generation) -> Transition {
         counts: Counts { calls: chance.below(9), failures: 3, slow: 1, consecutive_failures: 2 },
         actor: chance.one_in(2).then(|| "ann".to_owned()),
         reason: chance.one_in(2).then(|| "why".to_owned()),
+        alone: false,
+        fleet: None,
     }
 }
 
@@ -453,7 +450,7 @@ async fn the_twin_does_what_the_scripts_do() {
                 5 => world.load().await,
                 6..13 => world.lease(&mut chance).await,
                 13 | 14 => world.give_back(&mut chance).await,
-                15 => world.load_settings().await,
+                15 => world.load().await,
                 16 | 17 => world.save_settings(&mut chance).await,
                 18 => world.damage(&mut chance),
                 _ => tokio::time::sleep(Duration::from_millis(chance.below(4))).await,
