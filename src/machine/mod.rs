@@ -16,6 +16,7 @@ pub mod orders;
 pub mod progress;
 pub mod schedule;
 pub mod selection;
+pub mod share;
 pub mod simulation;
 pub mod standstill;
 pub mod time;

@@ -3,6 +3,10 @@
 //! Each service's parked calls wait in a queue by due time. One goes when it is due *and* its breaker admits it; refused, it stays where it
 //! is and spends nothing. A service whose breaker refuses is left alone until its breaker changes: nothing here polls.
 //!
+//! How many go at once is the fleet's budget: this instance's share of it follows from its partitions ([`crate::machine::share`]). A partition is
+//! given up only when what is out fits the share that is left, so that its places are free when its next owner has them; a call that takes
+//! longer than a hand-over may is the exception.
+//!
 //! Guarantees: a parked call ends as a delivery or a dead letter; its record is finished only when what it leaves behind (a copy with one attempt more, a dead
 //! letter, a delivery's record) is acknowledged.
 
@@ -41,6 +45,7 @@ use crate::event::{Incoming, Topic, TopicPartition, UnixMillis};
 use crate::machine::breaker::StateName;
 use crate::machine::disposition::{Bounds, Drained, End, drained, overdue};
 use crate::machine::due_queue::DueQueue;
+use crate::machine::share::Owned;
 use crate::machine::time::Tick;
 use ordered::{Condemned, Ordered};
 
@@ -81,7 +86,7 @@ pub struct Route<W: World> {
     pub guard: Arc<Guard<W>>,
     /// How often and how long a call may be tried.
     pub bounds: Bounds,
-    /// Calls in flight at once.
+    /// Calls in flight at once, in the whole fleet.
     pub concurrency: usize,
 }
 
@@ -183,6 +188,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         condemned: DueQueue::new(),
         paces: Vec::new(),
         running: 0,
+        places: 0,
         refused_until: None,
         drained: 0,
     });
@@ -208,6 +214,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         orders,
         running: Running::default(),
         hand_overs: HandOvers::default(),
+        owned: Owned::default(),
     };
     let mut next_commit = clock.now().plus(commit_interval);
     let mut next_look = clock.now();
@@ -230,7 +237,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         }
         let now = clock.now();
         pulse.beat(now);
-        drain.hand_overs.advance(&mut drain.finisher, now);
+        let fits = drain.fits_its_share();
+        drain.hand_overs.advance(&mut drain.finisher, fits, now);
         drain.cut_off_ended();
         drain.finisher.tell_holds(&subscription);
         drain.finisher.transact(&subscription);
@@ -265,16 +273,22 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 Some(Intake::Records(records)) => drain.take(records, stopping.is_some()),
                 Some(Intake::Assigned(assignments)) => {
                     drain.hand_overs.came(&assignments);
+                    assignments.iter().for_each(|came| drain.owned.came(came.partition.clone()));
+                    drain.share(&subscription);
                     drain.finisher.assign(assignments);
                 }
                 Some(Intake::Revoked(partitions, give_up)) => {
                     drain.let_waiting_go(|partition| partitions.contains(partition));
+                    partitions.iter().for_each(|gone| drain.owned.goes(gone));
+                    drain.share(&subscription);
                     let lives = drain.finisher.lives(&partitions);
                     drain.hand_overs.begin(lives, give_up, clock.now().plus(hand_over_timeout));
                     drain.finisher.hurry();
                 }
                 Some(Intake::Lost(partitions)) => {
                     drain.let_waiting_go(|partition| partitions.contains(partition));
+                    partitions.iter().for_each(|gone| drain.owned.goes(gone));
+                    drain.share(&subscription);
                     drain.finisher.lose(&partitions);
                 }
                 Some(Intake::Transacted(answer)) => drain.transacted(answer),
@@ -287,6 +301,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         let now = clock.now();
         drain.finisher.retry();
         if next_look <= now {
+            // Topics grow.
+            drain.share(&subscription);
             drain.look_through();
             pulse.show_stuck(drain.look(now));
             next_look = now.plus(ROUND);
@@ -319,6 +335,7 @@ struct Drain<W: World> {
     orders: Arc<OrderBook>,
     running: Running<(usize, Stub), Ran>,
     hand_overs: HandOvers,
+    owned: Owned,
 }
 
 struct Queue<W: World> {
@@ -329,6 +346,8 @@ struct Queue<W: World> {
     /// When the next call of each order that has a rate has its turn.
     paces: Vec<(Uuid, Tick)>,
     running: usize,
+    /// How many of its calls may run here.
+    places: usize,
     /// Its breaker has said no: it is asked again when it changes, or then.
     refused_until: Option<Tick>,
     drained: u64,
@@ -400,6 +419,26 @@ impl<W: World> Drain<W> {
         self.clock.tick_of(parked.parking.not_before.min(latest))
     }
 
+    /// What is this instance's of the places that are the fleet's, as partitions and their topics are now.
+    fn share(&mut self, subscription: &impl Subscription) {
+        for topic in self.owned.topics() {
+            if let Some(size) = subscription.size(&topic) {
+                self.owned.size(topic, size);
+            }
+        }
+        for queue in &mut self.queues {
+            let places = self.owned.share(queue.route.concurrency);
+            if std::mem::replace(&mut queue.places, places) != places {
+                queue.route.guard.share_drain(places);
+            }
+        }
+    }
+
+    /// Whether no more calls run than this instance has places for: it may have had more a moment ago.
+    fn fits_its_share(&self) -> bool {
+        self.queues.iter().all(|queue| queue.running <= queue.places)
+    }
+
     /// Starts what is due and may go, and says when something will fall due that may go.
     fn start_due(&mut self) -> Vec<Tick> {
         let now = self.clock.now();
@@ -414,7 +453,7 @@ impl<W: World> Drain<W> {
                 let queue = &self.queues[index];
                 let service = queue.route.service;
                 // While half-open one is out at a time: more would only be refused, for the permits are few.
-                let places = if self.breakers.state(service) == StateName::HalfOpen { 1 } else { queue.route.concurrency };
+                let places = if self.breakers.state(service) == StateName::HalfOpen { queue.places.min(1) } else { queue.places };
                 if let Some(until) = queue.refused_until.filter(|until| *until > now) {
                     next.push(until);
                     break;
@@ -642,3 +681,6 @@ impl<W: World> Drain<W> {
 fn ask_again_at(retry_at: Option<Tick>, now: Tick) -> Tick {
     retry_at.unwrap_or(now.plus(UNHEARD)).max(now.plus(SOON))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use super::facts::Fact;
 use super::ports::{
-    Call, CallError, Caller, Chance, Clock, EvidenceStore, Heard, HistoryPage, LeaseStore, LeaseWish, Leasing, Publisher, QueueFull, Reply,
-    Saved, SavedTuning, Store, StoreError, Telling, Token, Witness, World,
+    Call, CallError, Caller, Chance, Clock, EvidenceStore, Heard, HistoryPage, Kept, LeaseStore, LeaseWish, Leasing, Publisher, QueueFull,
+    Reply, Saved, SavedTuning, Store, StoreError, Telling, Token, Witness, World,
 };
 use super::tuning::Tuning;
 use crate::event::{Record, UnixMillis};
@@ -101,6 +102,8 @@ struct Stored {
     leases: Vec<Leased>,
     waiting: Option<u64>,
     said: Vec<Said>,
+    loads: Vec<usize>,
+    delay: Duration,
     questions: usize,
     instances: u64,
 }
@@ -123,7 +126,7 @@ struct Said {
 
 impl MemoryStore {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), changes: broadcast::Sender::new(64), loads: watch::Sender::new(true) })
+        Arc::new(Self { state: Mutex::default(), changes: broadcast::Sender::new(4_096), loads: watch::Sender::new(true) })
     }
 
     pub(crate) fn set_away(&self, away: bool) {
@@ -141,6 +144,16 @@ impl MemoryStore {
 
     pub(crate) fn history(&self) -> Vec<Transition> {
         self.state.lock().expect("unpoisoned").history.clone()
+    }
+
+    /// Of how many services each load was, since this was last asked.
+    pub(crate) fn take_loads(&self) -> Vec<usize> {
+        std::mem::take(&mut self.state.lock().expect("unpoisoned").loads)
+    }
+
+    /// Has answers of loads take that long.
+    pub(crate) fn delay_loads(&self, delay: Duration) {
+        self.state.lock().expect("unpoisoned").delay = delay;
     }
 
     pub(crate) fn empty(&self) {
@@ -250,8 +263,14 @@ impl EvidenceStore for Seat {
 }
 
 impl Store for MemoryStore {
-    async fn load(&self, services: &[String]) -> Result<Vec<Option<Snapshot>>, StoreError> {
-        let loaded = self.ask(|state| services.iter().map(|service| state.snapshots.get(service).cloned()).collect());
+    async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
+        let delay = self.state.lock().expect("unpoisoned").delay;
+        let loaded = self.ask(|state| {
+            let kept = |service| Kept { state: state.snapshots.get(service).cloned(), tuning: state.tunings.get(service).cloned() };
+            state.loads.push(services.len());
+            services.iter().map(kept).collect()
+        });
+        tokio::time::sleep(delay).await;
         // The store keeps the sender.
         let _ = self.loads.subscribe().wait_for(|go| *go).await;
         loaded
@@ -277,10 +296,6 @@ impl Store for MemoryStore {
         self.ask(|state| state.history.push(transition.clone()))
     }
 
-    async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {
-        self.ask(|state| services.iter().map(|service| state.tunings.get(service).cloned()).collect())
-    }
-
     async fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {
         let saved = self.ask(|state| {
             let stored = state.tunings.get(service);
@@ -302,7 +317,7 @@ impl Store for MemoryStore {
     }
 
     fn watch(&self) -> mpsc::Receiver<Heard> {
-        let (sender, receiver) = mpsc::channel(64);
+        let (sender, receiver) = mpsc::channel(4_096);
         let mut changes = self.changes.subscribe();
         tokio::spawn(async move {
             while let Ok(heard) = changes.recv().await {

@@ -81,7 +81,7 @@ impl OrderBook {
     }
 
     /// What has not been told yet.
-    fn untold(&self) -> Vec<(Uuid, u64)> {
+    pub(super) fn untold(&self) -> Vec<(Uuid, u64)> {
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         done.iter().filter(|(_, (done, told))| done > told).map(|(order, (done, _))| (*order, *done)).collect()
     }

@@ -12,9 +12,11 @@
 mod bad_input;
 mod bounds;
 mod commands;
+mod drained;
 mod evidence;
 mod exactly_once;
 mod fallbacks;
+mod fleet;
 mod forced;
 mod harness;
 mod health;

@@ -378,7 +378,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
     let subscribe = |group, budget: &Arc<Budget>, seed, holdings: &Arc<Holdings>| {
         let (kafka, check, holdings, oracle) = (Arc::clone(kafka), Arc::clone(&check), Arc::clone(holdings), Arc::clone(oracle));
         let (subscription, shoves) = FakeSubscription::new(kafka, group, Arc::clone(budget), seed, check, holdings, oracle);
-        (subscription.through(broker(group)), shoves)
+        (subscription.through(broker(group)).of(plan.partitions), shoves)
     };
     let (subscription, live) = subscribe(LIVE, &budget, plan.seed ^ life, &holdings);
     let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions, holdings, Arc::clone(oracle), clock);

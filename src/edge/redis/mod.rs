@@ -28,6 +28,7 @@ mod keys;
 mod layout;
 mod leases;
 mod link;
+mod load;
 mod tunings;
 mod watch;
 mod wire;
@@ -38,14 +39,13 @@ pub use layout::RedisLayout;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use redis::streams::StreamRangeReply;
 use redis::{Client, Script};
 use tokio::sync::mpsc;
 
 use crate::config;
 use crate::machine::breaker::{Snapshot, Transition};
-use crate::pipeline::ports::{Clock, Heard, HistoryPage, Saved, SavedTuning, Store, StoreError};
+use crate::pipeline::ports::{Clock, Heard, HistoryPage, Kept, Saved, SavedTuning, Store, StoreError};
 use crate::pipeline::tuning::Tuning;
 use keys::Keys;
 use link::Link;
@@ -67,8 +67,9 @@ pub struct RedisStore<C> {
     heartbeat: Duration,
     kept: usize,
     load: Script,
+    /// Whether one script may read several services' keys.
+    together: AtomicBool,
     save: Script,
-    load_settings: Script,
     save_settings: Script,
     lease: Script,
     evidence: Script,
@@ -103,18 +104,14 @@ impl<C: Clock> RedisStore<C> {
             timeout: config.timeout,
             heartbeat: config.poll_interval.clamp(Duration::from_millis(100), HEARTBEAT),
             kept: config.history.get(),
-            load: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/load.lua"))),
+            load: load::script(),
             save: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/save.lua"))),
-            load_settings: Script::new(concat!(
-                include_str!("scripts/state.lua"),
-                include_str!("scripts/settings.lua"),
-                include_str!("scripts/load_settings.lua")
-            )),
             save_settings: Script::new(concat!(
                 include_str!("scripts/state.lua"),
                 include_str!("scripts/settings.lua"),
                 include_str!("scripts/save_settings.lua")
             )),
+            together: AtomicBool::new(true),
             lease: leases::script(),
             evidence: evidence::script(),
             note: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/note.lua"))),
@@ -125,33 +122,6 @@ impl<C: Clock> RedisStore<C> {
     /// Whether Redis answered when it was last asked. Asks nothing.
     pub fn is_up(&self) -> bool {
         self.link.is_up()
-    }
-
-    /// What a load's reply says of a service.
-    fn loaded(&self, service: &str, reply: &[Vec<u8>]) -> Result<Option<Snapshot>, StoreError> {
-        match reply.split_first() {
-            Some((word, state)) if word == b"found" => self.state(state).map(Some),
-            Some((word, why)) if word == b"damaged" => {
-                let why = why.first().map(|why| String::from_utf8_lossy(why)).unwrap_or_default();
-                tracing::warn!(service, %why, "the breaker's state in Redis cannot be read; it counts as absent, and the next change replaces it");
-                Ok(None)
-            }
-            Some((word, _)) if word == b"absent" => Ok(None),
-            _ => Err(unreadable()),
-        }
-    }
-
-    /// Runs a script on each service's breaker. One script a service, since services may lie on different nodes; over one connection they go
-    /// out together.
-    async fn run_on_each(&self, script: &Script, services: &[String]) -> Result<Vec<Vec<Vec<u8>>>, StoreError> {
-        self.link
-            .run(|connection| {
-                try_join_all(services.iter().map(|service| {
-                    let mut connection = connection.clone();
-                    async move { script.key(self.keys.breaker(service)).invoke_async(&mut connection).await }
-                }))
-            })
-            .await
     }
 
     /// What a script says of a change of settings.
@@ -165,9 +135,8 @@ impl<C: Clock> RedisStore<C> {
 }
 
 impl<C: Clock> Store for RedisStore<C> {
-    async fn load(&self, services: &[String]) -> Result<Vec<Option<Snapshot>>, StoreError> {
-        let replies = self.run_on_each(&self.load, services).await?;
-        services.iter().zip(&replies).map(|(service, reply)| self.loaded(service, reply)).collect()
+    async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
+        self.read(services).await
     }
 
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
@@ -211,16 +180,6 @@ impl<C: Clock> Store for RedisStore<C> {
         let mut call = self.note.key(self.keys.history(service));
         call.arg(self.kept).arg(ago).arg(history::fields(transition, &self.instance));
         self.link.run(|mut connection| async move { call.invoke_async::<i64>(&mut connection).await }).await.map(|_| ())
-    }
-
-    async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {
-        let replies = self.run_on_each(&self.load_settings, services).await?;
-        let tuning = |reply: &Vec<Vec<u8>>| match reply.split_first() {
-            Some((word, tuning)) if word == b"found" => self.tuning(tuning).map(Some),
-            Some((word, _)) if word == b"absent" => Ok(None),
-            _ => Err(unreadable()),
-        };
-        replies.iter().map(tuning).collect()
     }
 
     async fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {

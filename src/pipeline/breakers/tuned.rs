@@ -48,8 +48,9 @@ impl<W: World> Breakers<W> {
         fits
     }
 
-    /// Lets a breaker go by a change that is stored, unless what is known here is as new, or is to be stored above it.
-    pub fn take_up(&self, service: usize, stored: &Tuning) {
+    /// Lets a breaker go by a change that is stored, unless what is known here is as new, or is to be stored above it. Whether
+    /// it is news.
+    pub fn take_up(&self, service: usize, stored: &Tuning) -> bool {
         let mut standing = self.entries[service].standing();
         let meeting = standing.meet(stored);
         if let (Meeting::Superseding, Some(lost)) = (meeting, &standing.tuning) {
@@ -58,6 +59,7 @@ impl<W: World> Breakers<W> {
         if meeting != Meeting::Known {
             self.go_by(service, &mut standing, stored, None);
         }
+        matches!(meeting, Meeting::Newer | Meeting::Superseding)
     }
 
     /// Notes that the store has taken a change that was made here.

@@ -20,6 +20,13 @@ struct Instance {
 }
 
 fn breakers(clock: PausedClock) -> (Arc<Breakers<Small>>, mpsc::UnboundedReceiver<Announcement>, Arc<Notes>) {
+    breakers_of(["notifier".to_owned()], clock)
+}
+
+fn breakers_of(
+    services: impl IntoIterator<Item = String>,
+    clock: PausedClock,
+) -> (Arc<Breakers<Small>>, mpsc::UnboundedReceiver<Announcement>, Arc<Notes>) {
     let settings = Settings {
         recovery_timeout_max: Duration::from_secs(600),
         ..Settings::new(
@@ -29,14 +36,21 @@ fn breakers(clock: PausedClock) -> (Arc<Breakers<Small>>, mpsc::UnboundedReceive
         )
     };
     let witness = Arc::new(Notes::default());
-    let services = [("notifier".to_owned(), settings)];
+    let services = services.into_iter().map(|service| (service, settings.clone()));
     let (breakers, announcements) = Breakers::new(services, clock, Always(0.0), Arc::clone(&witness), "here".to_owned());
     (breakers, announcements, witness)
 }
 
 impl Instance {
     async fn start(store: &Arc<MemoryStore>, clock: PausedClock) -> Self {
-        let (breakers, announcements, witness) = breakers(clock);
+        Self::start_with(breakers(clock), store, clock).await
+    }
+
+    async fn start_with(
+        (breakers, announcements, witness): (Arc<Breakers<Small>>, mpsc::UnboundedReceiver<Announcement>, Arc<Notes>),
+        store: &Arc<MemoryStore>,
+        clock: PausedClock,
+    ) -> Self {
         let (mut keeper, health) = Keeper::new(Arc::clone(&breakers), announcements, Arc::clone(store), POLL, clock, witness);
         let ending = CancellationToken::new();
         let ended = ending.clone().cancelled_owned();
@@ -345,4 +359,5 @@ async fn announcements_come_in_order_with_their_own_states() {
     }
 }
 
+mod many;
 mod tunings;

@@ -161,8 +161,8 @@ struct Busy {
 }
 
 impl Store for Busy {
-    async fn load(&self, _: &[String]) -> Result<Vec<Option<crate::machine::breaker::Snapshot>>, StoreError> {
-        Err(StoreError(String::new()))
+    async fn load(&self, services: &[String]) -> Result<Vec<crate::pipeline::ports::Kept>, StoreError> {
+        self.inner.load(services).await
     }
     async fn save(
         &self,
@@ -174,9 +174,6 @@ impl Store for Busy {
     }
     async fn note(&self, service: &str, transition: &Transition) -> Result<(), StoreError> {
         self.inner.note(service, transition).await
-    }
-    async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {
-        self.inner.load_tunings(services).await
     }
     async fn save_tuning(&self, service: &str, ours: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {
         let left = self.writes.load(std::sync::atomic::Ordering::Relaxed);

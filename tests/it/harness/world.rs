@@ -361,6 +361,13 @@ impl World {
         })
     }
 
+    /// How many partitions of the parked calls each instance has, fewest first; nothing while they are being shared out.
+    pub fn drain_shares(&self) -> Vec<usize> {
+        let mut shares = kafka::shares(&format!("{}.retry", self.group));
+        shares.sort_unstable();
+        shares
+    }
+
     /// Waits until everything is committed.
     #[track_caller]
     pub fn wait_for_commits(&self) {
