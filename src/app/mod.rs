@@ -304,6 +304,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
                 metrics.render()
             })
         },
+        orders: wiring::ordering(&config, &book, &order_log),
         retry: {
             let backlog = Arc::clone(&backlog);
             Box::new(move || {

@@ -23,6 +23,7 @@ mod health;
 mod held;
 mod kafka_away;
 mod main_job;
+mod orders;
 mod outage;
 mod probes;
 mod recorded;

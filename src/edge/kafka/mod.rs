@@ -17,6 +17,7 @@ mod publisher;
 mod record;
 mod tail;
 mod topics;
+mod unfinished;
 
 pub use consumer::{Ahead, ConsumerHealth, ConsumerOptions, KafkaSubscription, OnCommit, Reading, Readings, Settled};
 pub use error::KafkaEdgeError;
@@ -25,3 +26,4 @@ pub use properties::session_timeout;
 pub use publisher::{KafkaPublisher, Producer};
 pub use tail::{Start, Tail, read};
 pub use topics::{Created, Inspection, Needed, NewTopic, Retention, TopicAdmin, TopicDescription};
+pub use unfinished::{Looked, look};

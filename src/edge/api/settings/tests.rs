@@ -84,6 +84,14 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
         alive: Box::new(|| Ok(())),
         ready: Box::new(|| Readiness { status: PartState::Ok, instance: "here".to_owned(), parts: Vec::new() }),
         metrics: Box::new(String::new),
+        orders: super::super::orders::Ordering {
+            book: crate::pipeline::orders::OrderBook::closed(),
+            group: "g".to_owned(),
+            services: std::collections::BTreeMap::new(),
+            new_id: Box::new(uuid::Uuid::nil),
+            count: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
+            write: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
+        },
         retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
     })
 }
