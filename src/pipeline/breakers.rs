@@ -312,6 +312,10 @@ impl<W: World> Breakers<W> {
         let now = self.clock.now();
         let mut next: Option<Tick> = None;
         for service in 0..self.entries.len() {
+            // Most are, and have no end.
+            if self.state(service) == StateName::Closed {
+                continue;
+            }
             let mut given_up = false;
             let mut deadline = None;
             self.change(service, |breaker| {
