@@ -1,6 +1,6 @@
 //! Calls at a steady rate: what they ask of Redis, and what sharing takes of the process's CPU.
 //!
-//! Each figure is of a process that makes nothing but calls: 100 in a row are with four healthy services, of which one in a hundred calls fails, or with
+//! Each figure is of a process that makes nothing but calls: of four healthy services, one call in a hundred failing, or of
 //! three of them and one that always fails, so that it is open, and probed every second.
 
 use std::process::{Command, Stdio};
@@ -98,7 +98,7 @@ pub fn run(arguments: &[&str]) {
         for _ in 0..rate * TICK.as_millis() as u64 / 1_000 {
             made += 1;
             let service = (made % 4) as usize;
-            let fails = if down && service == 3 { true } else { made % 100 == 0 };
+            let fails = down && service == 3 || made.is_multiple_of(100);
             if let Ok(admission) = breakers.admit(service, now) {
                 let verdict = if fails { Verdict::Failure { retry_after: None } } else { Verdict::Success };
                 admission.settle(verdict, Duration::from_millis(1), now);

@@ -67,7 +67,7 @@ pub fn breakers(config: &Config, many: Option<usize>) -> (Arc<Breakers<Bare>>, A
     let subjects: Vec<Subject> = match many {
         None => config.services.iter().map(|service| (service.name.clone(), service.breaker.clone()).into()).collect(),
         Some(many) => {
-            let breaker = &config.services.iter().next().expect("a service").breaker;
+            let breaker = &config.services[0].breaker;
             (0..many).map(|number| (format!("service-{number}"), breaker.clone()).into()).collect()
         }
     };
