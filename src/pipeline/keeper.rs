@@ -294,13 +294,14 @@ impl<W: World, S: Store> Keeper<W, S> {
 
     /// Whether something differed; `None` if the store did not answer.
     async fn compare(&mut self, services: Range<usize>, cause: Cause) -> Option<bool> {
-        let loaded = self.store.load(&self.names[services.clone()]).await;
-        let kept = self.noted(loaded)?;
         let known: Vec<Snapshot> = services.clone().map(|service| self.breakers.snapshot(service)).collect();
-        // What is known was announced before it could be known: stored without its transition, it would be missing in the history.
+        // What is known was announced before it could be known: stored without its transition, it would be missing in the history. And what
+        // is stored before it is read is not missed there.
         if !self.catch_up().await {
             return None;
         }
+        let loaded = self.store.load(&self.names[services.clone()]).await;
+        let kept = self.noted(loaded)?;
         let mut differed = false;
         let mut lost = Vec::new();
         for ((service, known), kept) in services.clone().zip(known).zip(&kept) {
