@@ -23,6 +23,7 @@ mod kafka_away;
 mod main_job;
 mod outage;
 mod probes;
+mod ramp;
 mod recorded;
 mod redis_away;
 mod replies;
