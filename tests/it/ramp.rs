@@ -64,7 +64,7 @@ fn all_instances_let_calls_back_from_the_same_moment() {
     assert!(apart <= SLACK_MS, "the late one counts from {apart} ms away: {since:?}, {late}");
 
     // The middle of the ramp: half of the calls are let through, whoever makes them.
-    let now = || i64::try_from(fusebox::edge::clock::wall_of(std::time::SystemTime::now()).0).expect("ms");
+    let now = || fusebox::edge::clock::wall_of(std::time::SystemTime::now()).0;
     let at = |share: i64| {
         let wait = since[0] + RAMP_MS * share / 100 - now();
         assert!(wait > 0, "the machine is too slow for this ramp: {wait} ms");
