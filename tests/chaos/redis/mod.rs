@@ -2,7 +2,7 @@
 //!
 //! Beside what every scenario has to show: no call is refused, and none takes longer, for want of Redis; no attempt is counted that was not
 //! made; probes are as few as `permits` says, in the whole fleet while Redis has been there, in each instance else; and in the end all
-//! instances and Redis are of one mind, the order that an operator gave before it all began included.
+//! instances and Redis are of one mind, the lock and the settings that an operator gave before it all began included.
 
 mod plan;
 mod server;
@@ -74,12 +74,16 @@ fn strike(trial: &mut Trial<'_>, redis: &mut Server, fault: Fault) {
     }
 }
 
-/// Whether all instances and Redis have the same state of the same generation of each service, and the operator's lock is still on.
+/// What the operator has changed `fail_max` of the service `vms` to. None of its calls that hang may trip it.
+const FAIL_MAX: u64 = 900_000;
+
+/// In what instances and Redis differ: the state or the generation of a service; whether the operator's lock is on, and settings are as changed.
 fn disagreement(trial: &Trial<'_>) -> Option<String> {
     for service in ["rag", "rulegen", "notifier", "vms"] {
         let stored = trial.world.redis().breaker(service);
         let text = |name: &str| stored.get(name).cloned().unwrap_or_default();
-        let expected = if stored.is_empty() { ("closed".to_owned(), "0".to_owned()) } else { (text("state"), text("generation")) };
+        let expected =
+            if !stored.contains_key("state") { ("closed".to_owned(), "0".to_owned()) } else { (text("state"), text("generation")) };
         let wanted = if service == "rulegen" { "forced_closed" } else { "closed" };
         if expected.0 != wanted {
             return Some(format!("Redis has {service} as {expected:?}, not {wanted}"));
@@ -89,6 +93,10 @@ fn disagreement(trial: &Trial<'_>) -> Option<String> {
             let has = (breaker["state"].as_str().unwrap_or_default().to_owned(), breaker["generation"].to_string());
             if has != expected {
                 return Some(format!("{place} has {service} as {has:?}, Redis has {expected:?}"));
+            }
+            let settings = (breaker["settings"]["fail_max"].as_u64(), breaker["settings_revision"].as_u64(), text("settings_revision"));
+            if service == "vms" && settings != (Some(FAIL_MAX), Some(1), "1".to_owned()) {
+                return Some(format!("{place} has changed settings as {settings:?}"));
             }
         }
     }
@@ -113,6 +121,8 @@ fn run(name: &str, rate: usize, length: Duration) {
     trial::run(&plan, |trial| {
         let forced = trial.fleet.instance(0).force("rulegen", &json!({ "state": "forced_closed", "reason": "chaos" }));
         assert_eq!(forced.status, 200, "{forced:?}");
+        let changed = trial.fleet.instance(1).change_settings("vms", None, &json!({ "fail_max": FAIL_MAX }));
+        assert_eq!(changed.status, 200, "{changed:?}");
         trial.world.stub("notifier").set(Act::Jitter { min_ms: 0, max_ms: 60 });
         let faults = plan::draw(&mut Chance::of(trial.chance.seed()), length, INSTANCES);
         let from = Instant::now();

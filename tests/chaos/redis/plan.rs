@@ -41,11 +41,11 @@ pub fn draw(chance: &mut Chance, length: Duration, places: usize) -> Vec<(Durati
         faults.extend([(at, begins), (until, ends)]);
         away.push((at, until + SETTLED_IN));
         // Now and then it is back for long enough that everything is as before.
-        at = until + if chance.percent(50) { chance.between(500, 4_000) } else { chance.between(8_000, 15_000) };
+        at = until + if chance.percent(50) { chance.between(500, 4_000) } else { chance.between(10_000, 18_000) };
     }
     let mut at = chance.between(500, 2_000);
     while at < length {
-        let until = (at + chance.between(4_000, 14_000)).min(length);
+        let until = (at + chance.between(5_000, 18_000)).min(length);
         let hangs = chance.percent(70);
         faults.extend([(at, Fault::Down { hangs }), (until, Fault::Well)]);
         at = until + chance.between(2_000, 8_000);
