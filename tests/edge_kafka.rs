@@ -916,6 +916,7 @@ async fn the_embedded_kafka_serves_a_group_that_commits() {
     fill(&settings, &topic, 300).await;
     let mut first = KafkaSubscription::start(&settings, options("g", &[&topic], &roomy()), Monotonic::new()).unwrap();
     let records = next_records(&mut first, 300).await;
+    until("the topic's size", || first.size(&topic) == Some(3)).await;
     let points: BTreeMap<_, _> = records.iter().map(|record| (record.source.topic_partition(), after(record))).collect();
     within("closing", first.close(points.into_values().collect())).await;
     let mut second = KafkaSubscription::start(&settings, options("g", &[&topic], &roomy()), Monotonic::new()).unwrap();

@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::harness::{Event, Instance, World, eventually, until};
 
-const RAMP_MS: i64 = 12_000;
+const RAMP_MS: i64 = 20_000;
 
 const CONFIG: &str = r#"
 [services.rag.fallback]
@@ -18,7 +18,7 @@ body = {}
 [services.rag.breaker]
 fail_max = 1
 recovery_timeout = "300ms"
-ramp = "12s"
+ramp = "20s"
 [[pipeline]]
 service = "rag"
 body = "{ 'camera': event.camera_id }"

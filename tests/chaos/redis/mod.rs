@@ -83,7 +83,7 @@ fn disagreement(trial: &Trial<'_>) -> Option<String> {
         let stored = trial.world.redis().breaker(service);
         let text = |name: &str| stored.get(name).cloned().unwrap_or_default();
         let expected =
-            if !stored.contains_key("state") { ("closed".to_owned(), "0".to_owned()) } else { (text("state"), text("generation")) };
+            if stored.contains_key("state") { (text("state"), text("generation")) } else { ("closed".to_owned(), "0".to_owned()) };
         let wanted = if service == "rulegen" { "forced_closed" } else { "closed" };
         if expected.0 != wanted {
             return Some(format!("Redis has {service} as {expected:?}, not {wanted}"));
