@@ -71,6 +71,9 @@ impl Store for Noted {
         }
         saved
     }
+    async fn note(&self, service: &str, transition: &Transition) -> Result<(), StoreError> {
+        self.inner.note(service, transition).await
+    }
     async fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {
         self.inner.save_tuning(service, tuning, over).await
     }
