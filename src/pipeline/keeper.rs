@@ -234,7 +234,7 @@ impl<W: World, S: Store> Keeper<W, S> {
         let Some(stored) = self.noted(loaded) else { return };
         for (service, stored) in stored.into_iter().enumerate() {
             if let Some(stored) = &stored {
-                self.breakers.take_up(service, stored);
+                self.breakers.take_up_found(service, stored);
             }
             let over = stored.map_or(0, |stored| stored.revision);
             let (standing, _) = self.breakers.standing(service);

@@ -81,6 +81,8 @@ pub struct Rules {
     pub start: Start,
     /// How many steps one host's clock may be behind.
     pub lag: u8,
+    /// Whether a call may fail. Its time may be over in any case.
+    pub fails: bool,
     /// Which orders there are.
     pub orders: Vec<Order>,
     pub mutant: Mutant,
@@ -514,7 +516,8 @@ impl Rules {
             actions.push(Action::Call(host));
         }
         for call in &process.calls {
-            actions.extend([true, false].map(|works| Action::Answer(host, call.number, works)));
+            actions
+                .extend([true, false].map(|works| Action::Answer(host, call.number, works)).into_iter().take(1 + usize::from(self.fails)));
         }
         if process.keeps() {
             actions.push(Action::Keep(host));

@@ -7,6 +7,7 @@ mod fleet;
 mod instance;
 mod machine;
 mod scenes;
+mod settings;
 mod settle;
 mod shared;
 mod store;
