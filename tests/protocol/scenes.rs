@@ -32,7 +32,7 @@ fn rules(budget: Budget) -> Rules {
         fails: true,
         orders: Vec::new(),
         mutant: Mutant::None,
-        waits: false,
+        waits: 0,
         prompt: false,
         settled: Mutex::default(),
     }
@@ -49,7 +49,7 @@ fn probes() -> Rules {
 
 /// Answers that come so late that a lease is over before it is heard of.
 fn late_leases() -> Rules {
-    Rules { waits: true, fails: false, ..half_open(Budget { time: 6, calls: 2, leases: 2, ..Budget::default() }) }
+    Rules { waits: 1, fails: false, ..half_open(Budget { time: 6, calls: 2, leases: 2, ..Budget::default() }) }
 }
 
 /// Probes of instances that die, and start again.
@@ -59,7 +59,7 @@ fn crashed_probes() -> Rules {
 
 /// Probes while the store is away and comes back.
 fn lonely_probes() -> Rules {
-    half_open(Budget { time: 2, calls: 2, leases: 2, polls: 2, outages: 1, ..Budget::default() })
+    half_open(Budget { time: 2, calls: 2, leases: 2, polls: 1, outages: 1, ..Budget::default() })
 }
 
 /// Everything that breakers decide by themselves, with crashes and a store that goes away.
@@ -69,7 +69,7 @@ fn decisions() -> Rules {
 
 /// The same with answers that take their time, or are lost though the store has done what was asked.
 fn slow_store() -> Rules {
-    Rules { waits: true, ..rules(Budget { time: 2, calls: 2, polls: 1, losses: 1, ..Budget::default() }) }
+    Rules { waits: 2, ..rules(Budget { time: 2, calls: 2, polls: 1, losses: 1, ..Budget::default() }) }
 }
 
 /// Orders at instances that have not heard of each other's.
@@ -119,8 +119,8 @@ const DEEP: [Scene; 6] = [
         ..rules(Budget { time: 2, calls: 2, polls: 1, outages: 1, ..Budget::default() })
     }),
     ("more decisions", || rules(Budget { time: 3, calls: 3, polls: 1, crashes: 1, outages: 1, ..Budget::default() })),
-    ("slower store", || Rules { waits: true, ..rules(Budget { time: 2, calls: 3, polls: 1, losses: 1, crashes: 1, ..Budget::default() }) }),
-    ("orders and a slow store", || Rules { waits: true, ..orders() }),
+    ("slower store", || Rules { waits: 2, ..rules(Budget { time: 2, calls: 3, polls: 1, losses: 1, crashes: 1, ..Budget::default() }) }),
+    ("orders and a slow store", || Rules { waits: 2, ..orders() }),
 ];
 
 fn with_permits(rules: Rules) -> Rules {
@@ -150,7 +150,7 @@ fn every_fleet_keeps_to_the_protocol() {
 }
 
 #[test]
-#[ignore = "takes minutes: cargo test --release --test protocol -- --ignored --nocapture"]
+#[ignore = "takes minutes: cargo test --test protocol -- --ignored --nocapture"]
 fn every_larger_fleet_keeps_to_the_protocol() {
     for (name, rules) in DEEP {
         hold(name, rules());
