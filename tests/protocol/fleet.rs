@@ -483,6 +483,12 @@ impl Model for Rules {
                 // Leases that the store has lost are none; a probe without one is counted where it is.
                 fleet.ghost.flushed || fleet.probes().filter(|call| call.leased || !fleet.ghost.alone).count() <= rules.permits()
             }),
+            Property::always("no instance has more than `permits` probes of one life in flight", |rules: &Self, fleet: &Fleet| {
+                fleet.hosts.iter().filter_map(|host| host.process.as_ref()).all(|process| {
+                    let of_one_life = |stay| process.calls.iter().filter(|call| call.probe && call.stay == stay).count();
+                    process.calls.iter().all(|call| of_one_life(call.stay) <= rules.permits())
+                })
+            }),
             Property::always("a probe goes with a lease, where the store answers", holds::<0>),
             Property::always("no late verdict decides", holds::<1>),
             Property::always("generations never go back", holds::<2>),

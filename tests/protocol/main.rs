@@ -6,6 +6,7 @@ mod chance;
 mod fleet;
 mod instance;
 mod machine;
+mod pipeline;
 mod scenes;
 mod settings;
 mod settle;

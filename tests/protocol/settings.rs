@@ -50,7 +50,7 @@ struct Rules {
 enum Doing {
     Nothing,
     Loading { reply: Reply<Option<Change>> },
-    Saving { known: Known, change: Change, over: u64, reply: Reply<Option<Option<Change>>> },
+    Saving { known: Box<Known>, change: Box<Change>, reply: Reply<Option<Option<Change>>> },
 }
 
 /// A [`Standing`], with times of Redis' clock for ages.
@@ -249,7 +249,7 @@ impl Fleet {
                         if reply == Reply::Heard(None) {
                             self.lay_over(&known);
                         }
-                        self.process(host).tuning = Doing::Saving { known, change, over, reply };
+                        self.process(host).tuning = Doing::Saving { known: Box::new(known), change: Box::new(change), reply };
                     }
                     Reply::Lost => self.make(host, &known, &change),
                 }
@@ -294,7 +294,7 @@ impl Fleet {
                 let Some(ours) = known.last.clone().filter(|ours| ours.revision > over) else { return };
                 if rules.mutant != Mutant::PutsNothingBack {
                     let reply = self.save(rules, host, &ours, over);
-                    self.process(host).keeping = Doing::Saving { known, change: ours, over, reply };
+                    self.process(host).keeping = Doing::Saving { known: Box::new(known), change: Box::new(ours), reply };
                 }
             }
             Doing::Saving { change, reply: Reply::Heard(None), .. } => {
