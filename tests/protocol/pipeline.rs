@@ -25,7 +25,7 @@ use super::chance::Chance;
 use super::store::{Answer, Ask, Change, Keys, Save, Without};
 use super::wire::{snapshot_of, state_of};
 
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 200;
 const INSTANCES: usize = 3;
 const TIMEOUT: Duration = Duration::from_millis(200);
 /// How long a store that is away keeps who asks it waiting.

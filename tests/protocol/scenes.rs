@@ -112,6 +112,14 @@ const SCENES: [Scene; 10] = [
 
 /// What takes minutes.
 const DEEP: [Scene; 6] = [
+    ("slower store", || Rules {
+        waits: 2,
+        ..rules(Budget { time: 1, calls: 2, polls: 1, losses: 1, crashes: 1, outages: 1, ..Budget::default() })
+    }),
+    ("orders and a slow store", || {
+        let orders = vec![Order::Lock(LockKind::ForcedOpen), Order::Release];
+        Rules { orders, waits: 2, ..rules(Budget { calls: 1, polls: 1, orders: 2, losses: 1, ..Budget::default() }) }
+    }),
     ("probes of two at once", || with_permits(Rules { lag: 1, ..half_open(Budget { time: 3, calls: 3, leases: 3, ..Budget::default() }) })),
     ("probes of three instances", || Rules { instances: 3, ..half_open(Budget { time: 2, calls: 3, leases: 3, ..Budget::default() }) }),
     ("decisions of three instances", || Rules {
@@ -119,8 +127,6 @@ const DEEP: [Scene; 6] = [
         ..rules(Budget { time: 2, calls: 2, polls: 1, outages: 1, ..Budget::default() })
     }),
     ("more decisions", || rules(Budget { time: 3, calls: 3, polls: 1, crashes: 1, outages: 1, ..Budget::default() })),
-    ("slower store", || Rules { waits: 2, ..rules(Budget { time: 2, calls: 3, polls: 1, losses: 1, crashes: 1, ..Budget::default() }) }),
-    ("orders and a slow store", || Rules { waits: 2, ..orders() }),
 ];
 
 fn with_permits(rules: Rules) -> Rules {
