@@ -342,7 +342,7 @@ impl<W: World, S: Store> Keeper<W, S> {
         let mut differed = false;
         for (service, Kept { tuning: stored, .. }) in kept {
             if let Some(stored) = &stored {
-                differed |= self.breakers.take_up(service, stored);
+                differed |= self.breakers.take_up_found(service, stored);
             }
             let over = stored.map_or(0, |stored| stored.revision);
             let (standing, _) = self.breakers.standing(service);
