@@ -14,8 +14,8 @@ mod rounds;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -31,7 +31,10 @@ use rounds::Rounds;
 
 /// Whether the store can be asked, as far as is known.
 #[derive(Debug, Default)]
-pub struct StoreHealth(AtomicU8);
+pub struct StoreHealth {
+    state: AtomicU8,
+    fault: Mutex<String>,
+}
 
 const ABSENT: u8 = 0;
 /// One that was not asked yet: as good as away, but its first answer, or the lack of it, is news.
@@ -44,29 +47,35 @@ const UP: u8 = 3;
 pub enum StoreState {
     /// None is configured.
     Absent,
-    /// It has not been reached yet, or not lately.
+    /// It has not been reached yet, or not lately; or it answers, and takes nothing.
     Down,
-    /// It answers.
+    /// It answers, and takes what there is to store.
     Up,
 }
 
 impl StoreHealth {
     /// What is known.
     pub fn state(&self) -> StoreState {
-        match self.0.load(Ordering::Relaxed) {
+        match self.state.load(Ordering::Relaxed) {
             ABSENT => StoreState::Absent,
             UP => StoreState::Up,
             _ => StoreState::Down,
         }
     }
 
-    fn set(&self, state: StoreState) -> bool {
+    /// What was wrong with it when it was last asked; empty where nothing was, or it was not asked yet.
+    pub fn fault(&self) -> String {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, state: StoreState, fault: &str) -> bool {
+        fault.clone_into(&mut self.fault.lock().unwrap_or_else(PoisonError::into_inner));
         let value = match state {
             StoreState::Absent => ABSENT,
             StoreState::Down => DOWN,
             StoreState::Up => UP,
         };
-        self.0.swap(value, Ordering::Relaxed) != value
+        self.state.swap(value, Ordering::Relaxed) != value
     }
 }
 
@@ -123,7 +132,7 @@ impl<W: World, S: Store> Keeper<W, S> {
         witness: Arc<W::Witness>,
     ) -> (Self, Arc<StoreHealth>) {
         let health = Arc::new(StoreHealth::default());
-        health.0.store(UNASKED, Ordering::Relaxed);
+        health.state.store(UNASKED, Ordering::Relaxed);
         let names: Vec<String> = breakers.names().map(str::to_owned).collect();
         let keeper = Self {
             breakers,
@@ -287,7 +296,13 @@ impl<W: World, S: Store> Keeper<W, S> {
     /// Compares what is stored of the next breakers with what is known, and brings both to the newer of the two.
     async fn reconcile(&mut self, cause: Cause) {
         match self.compare(self.rounds.services(), cause).await {
-            Some(differed) => self.rounds.compared(differed),
+            Some(differed) => {
+                self.rounds.compared(differed);
+                // Questions alone do not show that a store is there: it may answer them, and take nothing.
+                if !self.rounds.is_due() {
+                    self.note(StoreState::Up, "");
+                }
+            }
             None => self.rounds.failed(),
         }
     }
@@ -385,17 +400,18 @@ impl<W: World, S: Store> Keeper<W, S> {
         Some(())
     }
 
-    /// Notes whether the store answered, and says so once when that changes.
+    /// The answer, if there is one; if not, the store is away. That it is there again shows when all has been compared, and what had to be
+    /// stored was.
     fn noted<T>(&self, result: Result<T, StoreError>) -> Option<T> {
-        let (answer, state, error) = match result {
-            Ok(answer) => (Some(answer), StoreState::Up, String::new()),
-            Err(StoreError(error)) => (None, StoreState::Down, error),
-        };
-        if self.health.set(state) {
+        result.map_err(|StoreError(error)| self.note(StoreState::Down, &error)).ok()
+    }
+
+    /// Notes how the store is, and says so once when that changes.
+    fn note(&self, state: StoreState, error: &str) {
+        if self.health.set(state, error) {
             self.breakers.share_probes(state == StoreState::Up);
-            self.witness.tell(Fact::Store { up: state == StoreState::Up, error: &error });
+            self.witness.tell(Fact::Store { up: state == StoreState::Up, error });
         }
-        answer
     }
 }
 
