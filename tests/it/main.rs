@@ -28,6 +28,7 @@ mod outage;
 mod probes;
 mod recorded;
 mod redis_away;
+mod redis_failures;
 mod replies;
 mod restart;
 mod settings;
