@@ -25,6 +25,7 @@ pub(super) fn describe(error: &RedisError) -> StoreError {
             "MISCONF" => "Redis cannot save to its disk and takes no writes".to_owned(),
             "NOREPLICAS" => "Redis has too few replicas and takes no writes".to_owned(),
             "BUSY" => "Redis is busy with a script".to_owned(),
+            "MAXCLIENTS" => "Redis has no room for another client".to_owned(),
             "NOPERM" => "the Redis user may not do this (NOPERM): see the ACL in docs/operations.md".to_owned(),
             word => format!("Redis answered {word}"),
         },
@@ -39,13 +40,16 @@ pub(super) fn describe(error: &RedisError) -> StoreError {
 }
 
 /// The server's word for what is wrong, if it was the server who found something wrong. What a script runs into is `ERR` where the server is
-/// older than 7.0, and the word is quoted; of a right that is missing there 7.0 only tells.
+/// older than 7.0, and the word is quoted; of a right that is missing there 7.0 only tells. A server that is full has no word for it.
 fn word(error: &RedisError) -> Option<&str> {
     const QUOTED: [&str; 5] = ["READONLY", "OOM", "MISCONF", "NOREPLICAS", "NOPERM"];
     let code = error.code()?;
     let detail = error.detail().unwrap_or_default();
     if code != "ERR" {
         return Some(code);
+    }
+    if detail.contains("max number of clients") {
+        return Some("MAXCLIENTS");
     }
     if detail.contains("user executing the script can't run this command") {
         return Some("NOPERM");
@@ -107,6 +111,8 @@ mod tests {
             ("-MISCONF Redis is configured to save RDB snapshots".to_owned(), "Redis cannot save to its disk and takes no writes"),
             ("-NOREPLICAS Not enough good replicas to write.".to_owned(), "Redis has too few replicas and takes no writes"),
             ("-BUSY Redis is busy running a script.".to_owned(), "Redis is busy with a script"),
+            ("-ERR max number of clients reached".to_owned(), "Redis has no room for another client"),
+            ("-ERR max number of clients + cluster connections reached".to_owned(), "Redis has no room for another client"),
             ("-NOAUTH Authentication required.".to_owned(), "Redis refused the credentials"),
             ("-WRONGPASS invalid username-password pair or user is disabled.".to_owned(), "Redis refused the credentials"),
             ("-NOPERM this user has no permissions to run the 'hset' command".to_owned(), NOPERM),

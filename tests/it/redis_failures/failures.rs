@@ -63,7 +63,8 @@ impl Rig {
         self.admin = Some(connection(&self.server));
     }
 
-    fn ask(&mut self, command: &str) {
+    /// A command, its words apart by a space.
+    pub fn ask(&mut self, command: &str) {
         let mut words = command.split(' ');
         let mut query = redis::cmd(words.next().expect("a word"));
         for word in words {
@@ -199,6 +200,16 @@ pub const REFUSING: &[Failure] = &[
         },
         mend: |rig| rig.ask("CONFIG SET maxmemory 0"),
         seen: Seen::Away(&["Redis is out of memory and takes no writes"]),
+    },
+    Failure {
+        name: "full of clients",
+        strike: |rig| {
+            rig.ask("CONFIG SET maxclients 1");
+            rig.ask("CLIENT KILL TYPE normal");
+            rig.ask("CLIENT KILL TYPE pubsub");
+        },
+        mend: |rig| rig.ask("CONFIG SET maxclients 1000"),
+        seen: Seen::Away(&["Redis ended the connection", "Redis has no room for another client"]),
     },
     Failure {
         name: "a right is taken away",
