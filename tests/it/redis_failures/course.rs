@@ -313,14 +313,13 @@ pub fn is_degraded(instance: &Instance) -> bool {
 }
 
 /// What became of the events: services that were well the whole time answered every one, the notifier did where it was `well`, and has them
-/// all in the end; some were refused while it was not; and no event waited between its calls.
+/// all in the end; some were refused while it was not; and no event waited.
 fn judge(world: &World, published: &[Event], well: &[Range<usize>]) {
-    let outcomes: HashMap<String, Value> = world
-        .outcomes(published.len())
-        .iter()
-        .map(Message::json)
-        .map(|outcome| (outcome["event_id"].as_str().expect("an id").to_owned(), outcome))
-        .collect();
+    let outcomes = world.outcomes(published.len());
+    let slow = slow_ones(&world.read(&world.events), &outcomes);
+    assert!(slow * 10 < published.len(), "{slow} of {} events took longer than {STEP_MS} ms", published.len());
+    let outcomes: HashMap<String, Value> =
+        outcomes.iter().map(Message::json).map(|outcome| (id_in(&outcome, "event_id"), outcome)).collect();
     let mut refused = 0;
     for (number, event) in published.iter().enumerate() {
         let outcome = outcomes.get(&event.id).unwrap_or_else(|| panic!("no outcome of {}", event.id));
@@ -340,6 +339,16 @@ fn judge(world: &World, published: &[Event], well: &[Range<usize>]) {
     });
     let (longest, event) = longest_step(world);
     assert!(longest < STEP_MS, "an event waited {longest} ms between two of its calls: {event}");
+}
+
+fn id_in(value: &Value, field: &str) -> String {
+    value[field].as_str().expect("an id").to_owned()
+}
+
+/// How many events took longer from Kafka to Kafka than a step may, with all of their calls.
+fn slow_ones(events: &[Message], outcomes: &[Message]) -> usize {
+    let published: HashMap<String, i64> = events.iter().map(|event| (id_in(&event.json(), "id"), event.timestamp)).collect();
+    outcomes.iter().filter(|outcome| outcome.timestamp - published[&id_in(&outcome.json(), "event_id")] > STEP_MS).count()
 }
 
 /// The longest time from the end of an event's call to the beginning of its next, ms, and the event's id.
