@@ -96,6 +96,7 @@ pub(crate) struct MemoryStore {
 #[derive(Default)]
 struct Stored {
     away: bool,
+    read_only: bool,
     snapshots: BTreeMap<String, Snapshot>,
     tunings: BTreeMap<String, Tuning>,
     history: Vec<Transition>,
@@ -131,6 +132,11 @@ impl MemoryStore {
 
     pub(crate) fn set_away(&self, away: bool) {
         self.state.lock().expect("unpoisoned").away = away;
+    }
+
+    /// Has it answer questions, and take nothing.
+    pub(crate) fn set_read_only(&self, read_only: bool) {
+        self.state.lock().expect("unpoisoned").read_only = read_only;
     }
 
     /// Holds the answers of loads on their way, or lets them go.
@@ -169,6 +175,11 @@ impl MemoryStore {
     fn ask<T>(&self, question: impl FnOnce(&mut Stored) -> T) -> Result<T, StoreError> {
         let mut state = self.state.lock().expect("unpoisoned");
         if state.away { Err(StoreError("away".to_owned())) } else { Ok(question(&mut state)) }
+    }
+
+    fn tell<T>(&self, order: impl FnOnce(&mut Stored) -> T) -> Result<T, StoreError> {
+        let read_only = self.state.lock().expect("unpoisoned").read_only;
+        if read_only { Err(StoreError("read only".to_owned())) } else { self.ask(order) }
     }
 }
 
@@ -277,7 +288,7 @@ impl Store for MemoryStore {
     }
 
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
-        let saved = self.ask(|state| match state.snapshots.get(service) {
+        let saved = self.tell(|state| match state.snapshots.get(service) {
             Some(stored) if stored.generation >= snapshot.generation => Saved::Superseded(stored.clone()),
             _ => {
                 state.snapshots.insert(service.to_owned(), snapshot.clone());
@@ -297,7 +308,7 @@ impl Store for MemoryStore {
     }
 
     async fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {
-        let saved = self.ask(|state| {
+        let saved = self.tell(|state| {
             let stored = state.tunings.get(service);
             if stored.map_or(0, |stored| stored.revision) != over {
                 return SavedTuning::Superseded(stored.cloned());

@@ -9,13 +9,15 @@
 //! the subscription stands anew, when the store is back, and when a poll finds what nobody had told. Between two questions, each
 //! with the store's own time limit, what is decided here is stored and what is heard taken up. Changes go out 64 at a time.
 
+mod health;
 mod rounds;
+
+pub use health::{StoreHealth, StoreState};
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -28,47 +30,6 @@ use super::tuning::{Chosen, Tuning};
 use crate::machine::breaker::{Cause, Generation, Held, Snapshot};
 use crate::machine::time::Tick;
 use rounds::Rounds;
-
-/// Whether the store can be asked, as far as is known.
-#[derive(Debug, Default)]
-pub struct StoreHealth(AtomicU8);
-
-const ABSENT: u8 = 0;
-/// One that was not asked yet: as good as away, but its first answer, or the lack of it, is news.
-const UNASKED: u8 = 1;
-const DOWN: u8 = 2;
-const UP: u8 = 3;
-
-/// What is known of the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreState {
-    /// None is configured.
-    Absent,
-    /// It has not been reached yet, or not lately.
-    Down,
-    /// It answers.
-    Up,
-}
-
-impl StoreHealth {
-    /// What is known.
-    pub fn state(&self) -> StoreState {
-        match self.0.load(Ordering::Relaxed) {
-            ABSENT => StoreState::Absent,
-            UP => StoreState::Up,
-            _ => StoreState::Down,
-        }
-    }
-
-    fn set(&self, state: StoreState) -> bool {
-        let value = match state {
-            StoreState::Absent => ABSENT,
-            StoreState::Down => DOWN,
-            StoreState::Up => UP,
-        };
-        self.0.swap(value, Ordering::Relaxed) != value
-    }
-}
 
 /// Leaves states that have run out, when they have: without calls nobody would ask, and the drain would not wake.
 pub async fn run_timers<W: World>(breakers: Arc<Breakers<W>>, clock: W::Clock) {
@@ -122,8 +83,7 @@ impl<W: World, S: Store> Keeper<W, S> {
         clock: W::Clock,
         witness: Arc<W::Witness>,
     ) -> (Self, Arc<StoreHealth>) {
-        let health = Arc::new(StoreHealth::default());
-        health.0.store(UNASKED, Ordering::Relaxed);
+        let health = Arc::new(StoreHealth::unasked());
         let names: Vec<String> = breakers.names().map(str::to_owned).collect();
         let keeper = Self {
             breakers,
@@ -203,6 +163,11 @@ impl<W: World, S: Store> Keeper<W, S> {
             return;
         }
         // A store that is away is asked by the poll alone: each try may take its whole timeout.
+        self.keep(announcement);
+    }
+
+    /// Keeps a change for the store's return.
+    fn keep(&mut self, announcement: Announcement) {
         if self.unsaved.len() >= KEPT {
             self.unsaved.pop_front();
         }
@@ -223,9 +188,22 @@ impl<W: World, S: Store> Keeper<W, S> {
             }
             if !self.save_batch(batch).await {
                 self.rounds.failed();
+                self.gather();
                 return false;
             }
         }
+    }
+
+    /// Keeps all that was decided so far.
+    fn gather(&mut self) {
+        while let Ok(announcement) = self.announcements.try_recv() {
+            self.keep(announcement);
+        }
+    }
+
+    /// Whether a breaker has changed, and that is not stored; so it may be where older changes were left out.
+    fn is_unsaved(&self, service: usize) -> bool {
+        self.unsaved.len() >= KEPT || self.unsaved.iter().any(|one| one.service == service)
     }
 
     /// The oldest unsaved changes, as many as may be stored side by side: a breaker's next one goes after the one before it.
@@ -278,8 +256,12 @@ impl<W: World, S: Store> Keeper<W, S> {
         let Some(&service) = self.services.get(service) else { return };
         let known = self.breakers.snapshot(service);
         // What was decided here meets what is stored first: a lock that nobody has heard of would be gone before it could stand by itself.
-        // Where the store does not answer, the next poll finds the news.
-        if self.catch_up().await {
+        if self.health.state() == StoreState::Up {
+            self.catch_up().await;
+        } else {
+            self.gather();
+        }
+        if !self.is_unsaved(service) {
             self.breakers.adopt(service, known.generation, snapshot, Cause::Adopted);
         }
     }
@@ -287,7 +269,13 @@ impl<W: World, S: Store> Keeper<W, S> {
     /// Compares what is stored of the next breakers with what is known, and brings both to the newer of the two.
     async fn reconcile(&mut self, cause: Cause) {
         match self.compare(self.rounds.services(), cause).await {
-            Some(differed) => self.rounds.compared(differed),
+            Some(differed) => {
+                self.rounds.compared(differed);
+                // Questions alone do not show that a store is there: it may answer them, and take nothing.
+                if !self.rounds.is_due() {
+                    self.note(StoreState::Up, "");
+                }
+            }
             None => self.rounds.failed(),
         }
     }
@@ -296,16 +284,15 @@ impl<W: World, S: Store> Keeper<W, S> {
     async fn compare(&mut self, services: Range<usize>, cause: Cause) -> Option<bool> {
         let known: Vec<Snapshot> = services.clone().map(|service| self.breakers.snapshot(service)).collect();
         // What is known was announced before it could be known: stored without its transition, it would be missing in the history. And what
-        // is stored before it is read is not missed there.
-        if !self.catch_up().await {
-            return None;
-        }
+        // is stored before it is read is not missed there. Where the store takes nothing, what it holds of other breakers is taken up all the same.
+        let mut takes = self.catch_up().await;
         let loaded = self.store.load(&self.names[services.clone()]).await;
         let kept = self.noted(loaded)?;
         let mut differed = false;
         let mut lost = Vec::new();
         for ((service, known), kept) in services.clone().zip(known).zip(&kept) {
             match &kept.state {
+                _ if self.is_unsaved(service) => {}
                 Some(stored) if stored.generation > known.generation => {
                     differed = true;
                     self.breakers.adopt(service, known.generation, stored, cause);
@@ -319,10 +306,15 @@ impl<W: World, S: Store> Keeper<W, S> {
         }
         differed |= !lost.is_empty();
         for lost in lost.chunks(SAVED_AT_ONCE) {
-            self.put_back(lost).await?;
+            takes = takes && self.put_back(lost).await.is_some();
         }
-        differed |= self.compare_tunings(services.zip(kept)).await?;
-        Some(differed)
+        // After the states, so that an open time which a change of settings changes is the one that was stored.
+        let (news, lost) = self.compare_tunings(services.zip(kept));
+        if !takes {
+            return None;
+        }
+        self.put_tunings(&lost).await?;
+        Some(differed || news || !lost.is_empty())
     }
 
     /// Stores again what the store has lost.
@@ -336,13 +328,13 @@ impl<W: World, S: Store> Keeper<W, S> {
         Some(())
     }
 
-    /// The same as for states; after them, so that an open time which a change of settings changes is the one that was stored.
-    async fn compare_tunings(&self, kept: impl Iterator<Item = (usize, Kept)>) -> Option<bool> {
+    /// The same for settings: whether something was news here, and what is to be stored, over which revisions.
+    fn compare_tunings(&self, kept: impl Iterator<Item = (usize, Kept)>) -> (bool, Vec<(usize, Tuning, u64)>) {
         let mut lost = Vec::new();
-        let mut differed = false;
+        let mut news = false;
         for (service, Kept { tuning: stored, .. }) in kept {
             if let Some(stored) = &stored {
-                differed |= self.breakers.take_up_found(service, stored);
+                news |= self.breakers.take_up_found(service, stored);
             }
             let over = stored.map_or(0, |stored| stored.revision);
             let (standing, _) = self.breakers.standing(service);
@@ -353,9 +345,7 @@ impl<W: World, S: Store> Keeper<W, S> {
                 lost.push((service, ours, over));
             }
         }
-        differed |= !lost.is_empty();
-        self.put_tunings(&lost).await?;
-        Some(differed)
+        (news, lost)
     }
 
     /// Stores the settings that were changed while the store was away.
@@ -386,17 +376,18 @@ impl<W: World, S: Store> Keeper<W, S> {
         Some(())
     }
 
-    /// Notes whether the store answered, and says so once when that changes.
+    /// The answer, if there is one; if not, the store is away. That it is there again shows when all has been compared, and what had to be
+    /// stored was.
     fn noted<T>(&self, result: Result<T, StoreError>) -> Option<T> {
-        let (answer, state, error) = match result {
-            Ok(answer) => (Some(answer), StoreState::Up, String::new()),
-            Err(StoreError(error)) => (None, StoreState::Down, error),
-        };
-        if self.health.set(state) {
+        result.map_err(|StoreError(error)| self.note(StoreState::Down, &error)).ok()
+    }
+
+    /// Notes how the store is, and says so once when that changes.
+    fn note(&self, state: StoreState, error: &str) {
+        if self.health.set(state, error) {
             self.breakers.share_probes(state == StoreState::Up);
-            self.witness.tell(Fact::Store { up: state == StoreState::Up, error: &error });
+            self.witness.tell(Fact::Store { up: state == StoreState::Up, error });
         }
-        answer
     }
 }
 

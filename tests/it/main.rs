@@ -29,6 +29,7 @@ mod probes;
 mod ramp;
 mod recorded;
 mod redis_away;
+mod redis_failures;
 mod replies;
 mod restart;
 mod settings;

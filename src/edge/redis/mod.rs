@@ -74,8 +74,7 @@ pub struct RedisStore<C> {
     lease: Script,
     evidence: Script,
     note: Script,
-    /// Whether the last question for a lease failed.
-    lease_failed: AtomicBool,
+    leases_failing: leases::Failing,
 }
 
 /// Whether this config names a Redis that can be connected to, without doing so.
@@ -115,7 +114,7 @@ impl<C: Clock> RedisStore<C> {
             lease: leases::script(),
             evidence: evidence::script(),
             note: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/note.lua"))),
-            lease_failed: AtomicBool::new(false),
+            leases_failing: leases::Failing::default(),
         })
     }
 
@@ -136,7 +135,7 @@ impl<C: Clock> RedisStore<C> {
 
 impl<C: Clock> Store for RedisStore<C> {
     async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
-        self.read(services).await
+        self.read(services).await.inspect_err(|_| self.leases_failing.end())
     }
 
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
@@ -164,7 +163,8 @@ impl<C: Clock> Store for RedisStore<C> {
         if let Some(transition) = transition {
             call.arg(history::fields(transition, &self.instance));
         }
-        let reply: Vec<Vec<u8>> = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await?;
+        let reply = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
+        let reply: Vec<Vec<u8>> = reply.inspect_err(|_| self.leases_failing.end())?;
         match reply.split_first() {
             Some((word, state)) if word == b"superseded" => self.state(state).map(Saved::Superseded),
             Some((word, untold)) if word == b"stored" => {
@@ -199,7 +199,8 @@ impl<C: Clock> Store for RedisStore<C> {
             .arg(wire.age_ms)
             .arg(self.keys.transitions())
             .arg(message);
-        let reply: Vec<Vec<u8>> = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await?;
+        let reply = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
+        let reply: Vec<Vec<u8>> = reply.inspect_err(|_| self.leases_failing.end())?;
         match reply.split_first() {
             Some((word, [])) if word == b"superseded" => Ok(SavedTuning::Superseded(None)),
             Some((word, stored)) if word == b"superseded" => self.tuning(stored).map(|stored| SavedTuning::Superseded(Some(stored))),

@@ -129,6 +129,31 @@ async fn what_two_decide_at_once_ends_as_one_state() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_is_read_and_takes_nothing_is_away_and_that_is_said_once() {
+    let (store, clock) = (MemoryStore::new(), PausedClock::new());
+    let made = breakers(clock);
+    let told = Arc::clone(&made.2);
+    let instance = Instance::start_with(made, &store, clock).await;
+    let said = || told.0.lock().expect("unpoisoned").iter().filter(|fact| fact.starts_with("Store")).cloned().collect::<Vec<_>>();
+    store.set_read_only(true);
+    tokio::time::sleep(2 * POLL).await;
+    assert_eq!((instance.health.state(), said().len()), (StoreState::Up, 1), "whoever has nothing to store misses nothing");
+    instance.fail();
+    for _ in 0..5 {
+        tokio::time::sleep(POLL).await;
+        settled().await;
+        assert_eq!(instance.health.state(), StoreState::Down);
+    }
+    store.set_read_only(false);
+    tokio::time::sleep(POLL).await;
+    settled().await;
+    assert_eq!(instance.health.state(), StoreState::Up);
+    assert_eq!(store.snapshot("notifier").map(|stored| stored.held.name()), Some(StateName::Open));
+    let up = |up: bool, error: &str| format!("Store {{ up: {up}, error: {error:?} }}");
+    assert_eq!(said(), [up(true, ""), up(false, "read only"), up(true, "")]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_the_store_is_away_breakers_go_on_and_on_its_return_it_is_told() {
     let (store, clock) = (MemoryStore::new(), PausedClock::new());
     let instance = Instance::start(&store, clock).await;
