@@ -7,6 +7,8 @@ mod evidence;
 mod leases;
 #[path = "edge_redis/many.rs"]
 mod many;
+#[path = "edge_redis/several.rs"]
+mod several;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -92,8 +94,13 @@ impl Drop for Server {
 }
 
 fn spawn(port: u16, args: &[String]) -> Child {
+    // A file comes first, where there is one.
+    let (file, args): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.ends_with(".conf") && arg.contains(std::path::MAIN_SEPARATOR));
+    let of_data: &[&str] = if args.iter().any(|arg| *arg == "--sentinel") { &[] } else { &["--save", "", "--appendonly", "no"] };
     let child = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(file)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(of_data)
         .args(args)
         .stdout(Stdio::null())
         .spawn()

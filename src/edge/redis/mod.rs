@@ -29,6 +29,7 @@ mod layout;
 mod leases;
 mod link;
 mod load;
+mod servers;
 mod tunings;
 mod watch;
 mod wire;
@@ -39,8 +40,8 @@ pub use layout::RedisLayout;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use redis::Script;
 use redis::streams::StreamRangeReply;
-use redis::{Client, Script};
 use tokio::sync::mpsc;
 
 use crate::config;
@@ -49,6 +50,7 @@ use crate::pipeline::ports::{Clock, Heard, HistoryPage, Kept, Saved, SavedTuning
 use crate::pipeline::tuning::Tuning;
 use keys::Keys;
 use link::Link;
+use servers::Servers;
 use tunings::TuningWire;
 use wire::Wire;
 
@@ -58,7 +60,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Breakers in Redis.
 #[derive(Debug)]
 pub struct RedisStore<C> {
-    client: Client,
+    servers: Servers,
     link: Link,
     keys: Keys,
     instance: String,
@@ -82,7 +84,7 @@ pub struct RedisStore<C> {
 /// # Errors
 /// As [`RedisStore::open`].
 pub fn check(config: &config::Redis) -> Result<(), ConfigError> {
-    address::client(config).map(|_| ())
+    address::servers(config).map(|_| ())
 }
 
 impl<C: Clock> RedisStore<C> {
@@ -92,11 +94,11 @@ impl<C: Clock> RedisStore<C> {
     /// # Errors
     /// The URL cannot be read or asks for what is not supported; a certificate's file cannot be read.
     pub fn open(config: &config::Redis, instance: String, clock: C) -> Result<Self, ConfigError> {
-        let client = address::client(config)?;
-        let database = client.get_connection_info().redis_settings().db();
+        let servers = address::servers(config)?;
+        let database = servers.database();
         Ok(Self {
-            link: Link::new(client.clone(), config.timeout),
-            client,
+            link: Link::new(servers.clone(), config.timeout),
+            servers,
             keys: Keys::new(&config.prefix, database),
             instance,
             clock,
@@ -238,7 +240,7 @@ impl<C: Clock> Store for RedisStore<C> {
 
     fn watch(&self) -> mpsc::Receiver<Heard> {
         watch::Watch {
-            client: self.client.clone(),
+            servers: self.servers.clone(),
             keys: self.keys.clone(),
             instance: self.instance.clone(),
             clock: self.clock.clone(),
