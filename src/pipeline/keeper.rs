@@ -284,12 +284,12 @@ impl<W: World, S: Store> Keeper<W, S> {
 
     /// Whether something differed; `None` if the store did not answer.
     async fn compare(&mut self, services: Range<usize>, cause: Cause) -> Option<bool> {
+        let known: Vec<Snapshot> = services.clone().map(|service| self.breakers.snapshot(service)).collect();
+        // What is known was announced before it could be known: stored without its transition, it would be missing in the history. And what
+        // is stored before it is read is not missed there. Where the store takes nothing, what it holds is taken up all the same.
+        let mut takes = self.catch_up().await;
         let loaded = self.store.load(&self.names[services.clone()]).await;
         let kept = self.noted(loaded)?;
-        let known: Vec<Snapshot> = services.clone().map(|service| self.breakers.snapshot(service)).collect();
-        // What is known was announced before it could be known: stored without its transition, it would be missing in the history. Where the
-        // store takes nothing, what it holds is taken up all the same.
-        let mut takes = self.catch_up().await;
         let mut differed = false;
         let mut lost = Vec::new();
         for ((service, known), kept) in services.clone().zip(known).zip(&kept) {
@@ -336,7 +336,7 @@ impl<W: World, S: Store> Keeper<W, S> {
         let mut news = false;
         for (service, Kept { tuning: stored, .. }) in kept {
             if let Some(stored) = &stored {
-                news |= self.breakers.take_up(service, stored);
+                news |= self.breakers.take_up_found(service, stored);
             }
             let over = stored.map_or(0, |stored| stored.revision);
             let (standing, _) = self.breakers.standing(service);

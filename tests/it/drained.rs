@@ -28,7 +28,7 @@ fn a_fleet_drains_with_one_budget() {
     notifier.set(Act::fail(StatusCode::SERVICE_UNAVAILABLE));
     let mut fleet = [(); 3].map(|()| world.run());
     until("each has two partitions", || world.drain_shares() == [2, 2, 2]);
-    let events = 400;
+    let events = 600;
     world.publish(&(0..events).map(|number| Event::of(&format!("cam-{number}")).notifying()).collect::<Vec<_>>());
     world.outcomes(events);
     until("no call is under way", || world.calls("notifier").iter().all(|call| call.ended.is_some()));

@@ -26,6 +26,7 @@ mod main_job;
 mod orders;
 mod outage;
 mod probes;
+mod ramp;
 mod recorded;
 mod redis_away;
 mod redis_failures;

@@ -79,13 +79,15 @@ pub struct Rules {
     pub instances: u8,
     pub budget: Budget,
     pub start: Start,
-    /// How many steps one host's clock may be behind.
+    /// How many steps the first host's clock may be behind. The others' are like it.
     pub lag: u8,
+    /// Whether a call may fail. Its time may be over in any case.
+    pub fails: bool,
     /// Which orders there are.
     pub orders: Vec<Order>,
     pub mutant: Mutant,
-    /// Whether anything may happen between a question to the store and its answer. Else an answer is there at once.
-    pub waits: bool,
+    /// For how many hosts anything may happen between a question to the store and its answer. To the others it is there at once.
+    pub waits: u8,
     /// Whether what is decided is stored at once, and what is of no more use given back at once.
     pub prompt: bool,
     /// What is known of how fleets come to rest.
@@ -334,9 +336,8 @@ impl Fleet {
             .filter(|call| call.probe)
     }
 
-    /// Nothing waits for the store.
     fn answer_at_once(&mut self, rules: &Rules) {
-        for host in 0..rules.instances {
+        for host in rules.waits..rules.instances {
             while self.hosts[usize::from(host)].process.as_ref().is_some_and(|process| process.keeping != Keeping::Idle) {
                 self.with(rules, host, |process, around| process.keep(around));
             }
@@ -412,9 +413,9 @@ impl Model for Rules {
         }
         if left.time > 0 {
             actions.push(Action::Time(None));
-            actions.extend(
-                (0..self.instances).filter(|host| fleet.hosts[usize::from(*host)].lag < self.lag).map(|host| Action::Time(Some(host))),
-            );
+            if fleet.hosts[0].lag < self.lag {
+                actions.push(Action::Time(Some(0)));
+            }
         }
         if fleet.redis.away {
             actions.push(Action::Back);
@@ -469,9 +470,7 @@ impl Model for Rules {
             Action::Back => next.redis.away = false,
             Action::Flush => next.flush(),
         }
-        if !self.waits {
-            next.answer_at_once(self);
-        }
+        next.answer_at_once(self);
         if self.prompt {
             next.catch_up_at_once(self);
         }
@@ -483,6 +482,12 @@ impl Model for Rules {
             Property::always("at most `permits` probes are in flight", |rules: &Self, fleet: &Fleet| {
                 // Leases that the store has lost are none; a probe without one is counted where it is.
                 fleet.ghost.flushed || fleet.probes().filter(|call| call.leased || !fleet.ghost.alone).count() <= rules.permits()
+            }),
+            Property::always("no instance has more than `permits` probes of one life in flight", |rules: &Self, fleet: &Fleet| {
+                fleet.hosts.iter().filter_map(|host| host.process.as_ref()).all(|process| {
+                    let of_one_life = |stay| process.calls.iter().filter(|call| call.probe && call.stay == stay).count();
+                    process.calls.iter().all(|call| of_one_life(call.stay) <= rules.permits())
+                })
             }),
             Property::always("a probe goes with a lease, where the store answers", holds::<0>),
             Property::always("no late verdict decides", holds::<1>),
@@ -514,7 +519,8 @@ impl Rules {
             actions.push(Action::Call(host));
         }
         for call in &process.calls {
-            actions.extend([true, false].map(|works| Action::Answer(host, call.number, works)));
+            actions
+                .extend([true, false].map(|works| Action::Answer(host, call.number, works)).into_iter().take(1 + usize::from(self.fails)));
         }
         if process.keeps() {
             actions.push(Action::Keep(host));

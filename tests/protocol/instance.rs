@@ -57,7 +57,7 @@ pub enum Then {
 pub enum Keeping {
     Idle,
     Loaded { reply: Reply<Option<State>>, cause: Cause },
-    Saving { reply: Reply<Option<State>>, then: Then },
+    Saving { reply: Reply<Option<State>>, then: Box<Then> },
     PuttingBack { known: Generation, reply: Reply<Option<State>> },
 }
 
@@ -243,7 +243,7 @@ impl Process {
                     let op = if around.rules.mutant == Mutant::StandsByNothing { Op::YieldTo(found) } else { Op::StandBy(found) };
                     self.apply_from(around, known, &op);
                 }
-                self.catch_up(around, then);
+                self.catch_up(around, *then);
             }
             Keeping::PuttingBack { reply: Reply::Lost, .. } => self.noted(around, false),
             Keeping::PuttingBack { known, reply: Reply::Heard(found) } => {
@@ -258,7 +258,7 @@ impl Process {
     fn catch_up(&mut self, around: &mut Around<'_>, then: Then) {
         if let Some(first) = self.unsaved.first().cloned() {
             let reply = self.save(around, first.now(around.now));
-            self.keeping = Keeping::Saving { reply, then };
+            self.keeping = Keeping::Saving { reply, then: Box::new(then) };
             return;
         }
         match then {

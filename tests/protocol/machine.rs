@@ -90,12 +90,15 @@ struct Live {
     permits: Vec<(u8, Permit)>,
 }
 
+/// From which state, what, and when.
+type Step = (u128, Op, Tick);
+
 /// All states that were met.
 #[derive(Debug)]
 pub struct Machines {
     settings: Arc<Settings>,
     nodes: Mutex<HashMap<u128, Arc<Node>>>,
-    steps: Mutex<HashMap<(u128, Op, Tick), (Arc<Node>, Outcome)>>,
+    steps: Mutex<HashMap<Step, (Arc<Node>, Outcome)>>,
 }
 
 impl Machines {

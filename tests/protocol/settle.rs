@@ -23,20 +23,18 @@ pub struct Settled {
 pub fn settles(rules: &Rules, fleet: &Fleet) -> Settled {
     let mut fleet = fleet.clone();
     fleet.left = Budget::default();
-    let stands = fleet.ghost.locked && !fleet.ghost.unlocked && !fleet.ghost.forgotten;
-    let known = remembered(rules, (&fleet, true), || {
+    remembered(rules, (&fleet, true), || {
         let mut deaf = fleet.clone();
         come_to_rest(rules, &mut deaf, false);
         let mut all = fleet.clone();
-        let agrees = agree(&deaf, stands) && {
+        let agrees = agree(&deaf) && {
             come_to_rest(rules, &mut all, true);
-            agree(&all, stands)
+            agree(&all)
         };
         // Much comes to rest alike.
         let closes = remembered(rules, (&deaf, false), || Settled { agrees, closes: closes(rules, deaf.clone()) }).closes;
         Settled { agrees, closes }
-    });
-    known
+    })
 }
 
 fn remembered(rules: &Rules, what: impl Hash, find: impl FnOnce() -> Settled) -> Settled {
@@ -63,6 +61,7 @@ fn closes(rules: &Rules, mut fleet: Fleet) -> bool {
             }
         });
         if fleet.hosts[usize::from(host)].process.as_ref().is_some_and(|process| process.is_locked()) {
+            fleet.ghost.unlocked = true;
             fleet.order(rules, host, Order::Release);
         }
         poll(rules, &mut fleet, host);
@@ -75,7 +74,7 @@ fn closes(rules: &Rules, mut fleet: Fleet) -> bool {
             probe(rules, &mut fleet, host);
             poll(rules, &mut fleet, host);
         }
-        if processes(&fleet).all(|process| process.node.snapshot.held.name() == StateName::Closed) && agree(&fleet, false) {
+        if processes(&fleet).all(|process| process.node.snapshot.held.name() == StateName::Closed) && agree(&fleet) {
             return true;
         }
         fleet.time(rules, None);
@@ -132,11 +131,12 @@ fn come_to_rest(rules: &Rules, fleet: &mut Fleet, heard: bool) {
     }
 }
 
-/// Whether all are in one state; in a lock, if one `stands`.
-fn agree(fleet: &Fleet, stands: bool) -> bool {
+/// Whether all are in one state; in a lock, if one stands.
+fn agree(fleet: &Fleet) -> bool {
     let mut states = processes(fleet).map(|process| (process.generation().0, process.node.snapshot.held.name().as_str()));
     let stored = fleet.redis.keys.state(fleet.redis.now).unwrap_or(None);
     // A breaker that has never changed is what the absence of a state means.
     let stored = stored.as_ref().map_or((0, "closed"), |stored| (stored.generation, stored.state.as_str()));
+    let stands = fleet.ghost.locked && !fleet.ghost.unlocked && !fleet.ghost.forgotten;
     states.all(|state| state == stored) && (!stands || processes(fleet).all(Process::is_locked))
 }

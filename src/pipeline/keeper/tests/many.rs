@@ -115,6 +115,21 @@ async fn between_two_questions_of_a_round_comes_what_is_decided_here_and_elsewhe
     assert_eq!(store.take_loads(), [232; 2], "the last question of the round is under way");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_decided_while_a_poll_reads_is_no_difference() {
+    const SLOW: Duration = Duration::from_millis(100);
+    let (store, clock) = (MemoryStore::new(), PausedClock::new());
+    let instance = instance(&store, clock).await;
+    store.take_loads();
+    store.delay_loads(SLOW);
+    tokio::time::sleep(POLL + SLOW / 2).await;
+    instance.fail_at(0);
+    tokio::time::sleep(SLOW).await;
+    settled().await;
+    assert_eq!(store.take_loads(), [256], "the poll is over");
+    assert_eq!(store.history().len(), 1);
+}
+
 /// Changes of one breaker are never under way together, whatever else is.
 #[tokio::test(start_paused = true)]
 async fn a_breakers_changes_are_stored_in_their_order() {
