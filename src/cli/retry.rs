@@ -21,7 +21,7 @@ enum Action {
     /// The backlog of each service, and when it will be gone
     Status,
     #[command(flatten)]
-    Order(orders::Action),
+    Order(Box<orders::Action>),
 }
 
 pub(super) fn run(common: &Common, args: Args) -> Done {
