@@ -201,9 +201,11 @@ impl<W: World, S: Store> Keeper<W, S> {
         }
     }
 
-    /// Whether a breaker has changed, and that is not stored; so it may be where older changes were left out.
-    fn is_unsaved(&self, service: usize) -> bool {
-        self.unsaved.len() >= KEPT || self.unsaved.iter().any(|one| one.service == service)
+    /// Whether a breaker has a lock that may not be stored, so that nobody else has heard of it: it would be gone before it could stand by
+    /// itself. All else gives way to what is stored above it, stored or not.
+    fn is_unsaved_lock(&self, service: usize, known: &Snapshot) -> bool {
+        let is_unsaved = || self.unsaved.len() >= KEPT || self.unsaved.iter().any(|one| one.service == service);
+        matches!(known.held, Held::Locked(_)) && is_unsaved()
     }
 
     /// The oldest unsaved changes, as many as may be stored side by side: a breaker's next one goes after the one before it.
@@ -255,13 +257,13 @@ impl<W: World, S: Store> Keeper<W, S> {
     async fn hear(&mut self, service: &str, snapshot: &Snapshot) {
         let Some(&service) = self.services.get(service) else { return };
         let known = self.breakers.snapshot(service);
-        // What was decided here meets what is stored first: a lock that nobody has heard of would be gone before it could stand by itself.
+        // What was decided here meets what is stored first.
         if self.health.state() == StoreState::Up {
             self.catch_up().await;
         } else {
             self.gather();
         }
-        if !self.is_unsaved(service) {
+        if !self.is_unsaved_lock(service, &known) {
             self.breakers.adopt(service, known.generation, snapshot, Cause::Adopted);
         }
     }
@@ -284,7 +286,7 @@ impl<W: World, S: Store> Keeper<W, S> {
     async fn compare(&mut self, services: Range<usize>, cause: Cause) -> Option<bool> {
         let known: Vec<Snapshot> = services.clone().map(|service| self.breakers.snapshot(service)).collect();
         // What is known was announced before it could be known: stored without its transition, it would be missing in the history. And what
-        // is stored before it is read is not missed there. Where the store takes nothing, what it holds of other breakers is taken up all the same.
+        // is stored before it is read is not missed there. Where the store takes nothing, what it holds is taken up all the same.
         let mut takes = self.catch_up().await;
         let loaded = self.store.load(&self.names[services.clone()]).await;
         let kept = self.noted(loaded)?;
@@ -292,7 +294,7 @@ impl<W: World, S: Store> Keeper<W, S> {
         let mut lost = Vec::new();
         for ((service, known), kept) in services.clone().zip(known).zip(&kept) {
             match &kept.state {
-                _ if self.is_unsaved(service) => {}
+                _ if self.is_unsaved_lock(service, &known) => {}
                 Some(stored) if stored.generation > known.generation => {
                     differed = true;
                     self.breakers.adopt(service, known.generation, stored, cause);

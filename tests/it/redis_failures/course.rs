@@ -73,11 +73,11 @@ impl Drop for Ending<'_> {
 }
 
 impl Fleet {
-    /// A fleet, all of which has its share of the work.
-    pub fn start(name: &str) -> Self {
+    /// A fleet, all of which has its share of the work, whose breakers weigh their own evidence or that of all.
+    pub fn start(name: &str, evidence: &str) -> Self {
         let rig = Rig::start();
         let config = format!(
-            "[redis]\nurl = \"{}\"\ntimeout = \"{TIMEOUT_MS}ms\"\n[services.notifier.breaker]\nfail_max = 2\n[services.notifier.retry]\nmax_attempts = 1000\n",
+            "[redis]\nurl = \"{}\"\ntimeout = \"{TIMEOUT_MS}ms\"\n[services.notifier.breaker]\nfail_max = 2\nevidence = \"{evidence}\"\n[services.notifier.retry]\nmax_attempts = 1000\n",
             rig.proxy.url()
         );
         let world = World::new(name).redis(&rig.url()).partitions(4).config(&config).start();

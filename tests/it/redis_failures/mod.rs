@@ -15,22 +15,22 @@ use failures::{FORGETFUL, GONE, REFUSING, SILENT, Seen};
 
 #[test]
 fn a_redis_that_is_gone() {
-    Fleet::start("redis-gone").lives_through(GONE);
+    Fleet::start("redis-gone", "instance").lives_through(GONE);
 }
 
 #[test]
 fn a_redis_that_forgets() {
-    Fleet::start("redis-forgets").lives_through(FORGETFUL);
+    Fleet::start("redis-forgets", "fleet").lives_through(FORGETFUL);
 }
 
 #[test]
 fn a_redis_that_is_silent_or_slow() {
-    Fleet::start("redis-silent").lives_through(SILENT);
+    Fleet::start("redis-silent", "fleet").lives_through(SILENT);
 }
 
 #[test]
 fn a_redis_that_refuses() {
-    Fleet::start("redis-refuses").lives_through(REFUSING);
+    Fleet::start("redis-refuses", "instance").lives_through(REFUSING);
 }
 
 #[test]
