@@ -18,7 +18,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Option<Redis>> {
         "url",
         RedisUrl,
         Shown::Url,
-        "Where Redis is: `redis://` or, over TLS, `rediss://`, with `user:password@` if it has ACL users. Unless given, breakers live in the process.",
+        "Where Redis is: `redis://`, `redis+sentinel://` or `redis+cluster://`, with `rediss` for TLS and `user:password@` for ACL users. Unless given, breakers live in the process.",
     );
     let password = section.secret("password", Text, Shown::Hidden, "The password, if it is not in the URL.");
     let prefix = section.required("prefix", Prefix, "What every key begins with; fleets with the same prefix share their breakers.");
