@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use fusebox::edge::clock::SystemClock;
 use fusebox::edge::redis::RedisStore;
-use fusebox::machine::breaker::{Automatic, Snapshot, StateName, Transition, Verdict};
+use fusebox::machine::breaker::{Automatic, Snapshot, StateName, Told, Transition, Verdict};
 use fusebox::pipeline::breakers::{Breakers, Order};
 use fusebox::pipeline::ports::{
-    Clock as _, Heard, HistoryPage, Kept, LeaseStore, LeaseWish, Leasing, Saved, SavedTuning, Store, StoreError,
+    Clock as _, EvidenceStore, Heard, HistoryPage, Kept, LeaseStore, LeaseWish, Leasing, Saved, SavedTuning, Store, StoreError, Telling,
 };
 use fusebox::pipeline::tuning::Tuning;
 use tokio::sync::mpsc;
@@ -92,6 +92,12 @@ impl Store for Noted {
             }
         });
         told
+    }
+}
+
+impl EvidenceStore for Noted {
+    async fn tell(&self, tellings: &[Telling]) -> Result<Vec<Vec<Told>>, StoreError> {
+        self.inner.tell(tellings).await
     }
 }
 

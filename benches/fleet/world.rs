@@ -11,8 +11,10 @@ use fusebox::event::Record;
 use fusebox::pipeline::breakers::{Announcement, Breakers, Subject};
 use fusebox::pipeline::facts::Fact;
 use fusebox::pipeline::keeper::{Keeper, StoreHealth, StoreState, run_timers};
-use fusebox::pipeline::leases;
-use fusebox::pipeline::ports::{Call, CallError, Caller, LeaseStore, Publisher, QueueFull, Reply, Store, Token, Witness, World};
+use fusebox::pipeline::ports::{
+    Call, CallError, Caller, EvidenceStore, LeaseStore, Publisher, QueueFull, Reply, Store, Token, Witness, World,
+};
+use fusebox::pipeline::{evidence, leases};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -89,7 +91,7 @@ pub fn runtime() -> Runtime {
 
 impl Sharing {
     /// As the program does it: what is stored first, then everything else.
-    pub fn start<S: Store + LeaseStore>(
+    pub fn start<S: Store + LeaseStore + EvidenceStore>(
         config: &Config,
         instance: &str,
         (breakers, announced, clock): (&Arc<Breakers<Bare>>, Announced, SystemClock),
@@ -103,8 +105,17 @@ impl Sharing {
         };
         let witness = Arc::new(Nothing);
         let (mut keeper, health) = Keeper::new(Arc::clone(breakers), announced, Arc::clone(&store), redis.poll_interval, clock, witness);
+        breakers.join_fleet();
         runtime.block_on(keeper.restore());
         runtime.spawn(keeper.run(std::future::pending()));
+        runtime.spawn(evidence::run(
+            Arc::clone(breakers),
+            Arc::clone(&store),
+            Arc::clone(&health),
+            clock,
+            redis.poll_interval,
+            std::future::pending(),
+        ));
         runtime.spawn(leases::run(Arc::clone(breakers), store, Arc::clone(&health), clock, ThreadChance, std::future::pending()));
         runtime.spawn(run_timers(Arc::clone(breakers), clock));
         Self { _runtime: runtime, health }
