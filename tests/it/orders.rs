@@ -79,6 +79,9 @@ fn what_is_discarded_by_filter_or_id_is_never_made_and_the_rest_is() {
     let all = order(&world, &fleet[1], "release", &json!({ "filter": {} }));
     assert_eq!(all["calls"], 8);
     assert!(notified(&world).is_empty());
+    // A call that went before its instance had heard of the order would not be counted as done by it.
+    let heard = format!("/api/v1/retry/orders/{}", all["order"].as_str().expect("an id"));
+    until("both have heard", || fleet.iter().all(|one| one.get(&heard).status == 200));
     open_the_road(&world, &fleet[0]);
     until("all others are notified", || notified(&world).len() == 8);
     assert_eq!(notified(&world), ids[4..].iter().cloned().collect());

@@ -17,6 +17,7 @@ use crate::pipeline::ports::StoreError;
 pub(super) fn describe(error: &RedisError) -> StoreError {
     StoreError(match error.kind() {
         ErrorKind::AuthenticationFailed => "Redis refused the credentials".to_owned(),
+        ErrorKind::MasterNameNotFoundBySentinel => "no sentinel names a master that can be used".to_owned(),
         _ if word(error).is_some() => match word(error).unwrap_or_default() {
             "NOAUTH" | "WRONGPASS" => "Redis refused the credentials".to_owned(),
             "LOADING" => "Redis is still loading its data".to_owned(),
@@ -143,6 +144,7 @@ mod tests {
                 "no TLS with Redis: its certificate is for another name",
             ),
             (general(ErrorKind::AuthenticationFailed), "Redis refused the credentials"),
+            (general(ErrorKind::MasterNameNotFoundBySentinel), "no sentinel names a master that can be used"),
             (general(ErrorKind::UnexpectedReturnType), "Redis gave an answer that cannot be read"),
             (general(ErrorKind::Client), "the Redis client failed"),
         ] {
