@@ -4,7 +4,7 @@
 //! again later is another record; a discard is about it all the same, for it says that the call is not to be made. Of several orders about one call
 //! the last one counts. Nothing is kept for each call: whoever reads a parked call, now or after a restart, asks here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -128,6 +128,13 @@ pub enum Change {
     },
     /// How far an instance has come.
     Progress(Progress),
+    /// How far an instance had come with an order that is of no more use.
+    ProgressForgotten {
+        /// The order.
+        order: Uuid,
+        /// The instance.
+        instance: String,
+    },
 }
 
 /// Everything that is in force.
@@ -144,12 +151,15 @@ impl Orders {
     pub fn hear(&mut self, change: Change) {
         match change {
             Change::Order(order) => drop(self.orders.insert((order.at, order.id), order)),
-            Change::Forgotten(id) => {
-                self.orders.retain(|(_, known), _| *known != id);
-                self.progress.remove(&id);
-            }
+            Change::Forgotten(id) => self.orders.retain(|(_, known), _| *known != id),
             Change::Pause(pause) => drop(self.pauses.insert(pause.service.clone(), pause)),
             Change::Resumed { service, .. } => drop(self.pauses.remove(&service)),
+            Change::ProgressForgotten { order, instance } => {
+                if let Some(progress) = self.progress.get_mut(&order) {
+                    progress.remove(&instance);
+                }
+                self.progress.retain(|_, progress| !progress.is_empty());
+            }
             Change::Progress(Progress { order, instance, done }) => drop(self.progress.entry(order).or_default().insert(instance, done)),
         }
     }
@@ -179,8 +189,82 @@ impl Orders {
         self.pauses.get(service).filter(|pause| pause.until.is_none_or(|until| until > now))
     }
 
-    /// Orders that can be about no call any more, for none is parked for longer than `longest`.
-    pub fn outlived(&self, longest: Duration, now: UnixMillis) -> Vec<Uuid> {
-        self.orders.values().filter(|order| now.since(order.at) > longest).map(|order| order.id).collect()
+    /// What is of no more use: orders that can be about no call any more, for none is parked for longer than `longest`; and how far
+    /// instances have come with orders that are forgotten.
+    pub fn outlived(&self, longest: Duration, now: UnixMillis) -> Vec<Change> {
+        let outlived = self.orders.values().filter(|order| now.since(order.at) > longest).map(|order| Change::Forgotten(order.id));
+        let known: BTreeSet<Uuid> = self.orders.values().map(|order| order.id).collect();
+        let idle = self.progress.iter().filter(|(order, _)| !known.contains(order));
+        let told = idle.flat_map(|(order, progress)| {
+            progress.keys().map(|instance| Change::ProgressForgotten { order: *order, instance: instance.clone() })
+        });
+        outlived.chain(told).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(number: u128, at: i64) -> Order {
+        Order {
+            id: Uuid::from_u128(number),
+            act: Act::Release,
+            selection: Selection::default(),
+            ends: BTreeMap::new(),
+            at: UnixMillis(at),
+            actor: String::new(),
+            reason: String::new(),
+            rate: None,
+            calls: 0,
+            counted_all: true,
+            cancelled_by: None,
+        }
+    }
+
+    fn progress(number: u128, instance: &str, done: u64) -> Change {
+        Change::Progress(Progress { order: Uuid::from_u128(number), instance: instance.to_owned(), done })
+    }
+
+    #[test]
+    fn what_is_of_no_more_use_goes_with_all_that_was_told_of_it() {
+        let mut orders = Orders::default();
+        for change in
+            [Change::Order(order(1, 0)), Change::Order(order(2, 5_000)), progress(1, "a", 3), progress(1, "b", 4), progress(2, "a", 1)]
+        {
+            orders.hear(change);
+        }
+        assert_eq!(
+            orders.list().map(|(order, done)| (order.id.as_u128(), done)).collect::<Vec<_>>(),
+            [(2, 1), (1, 7)],
+            "the last one first"
+        );
+        let mut gone = Vec::new();
+        // One round forgets the order, the next what was told of it.
+        for _ in 0..3 {
+            let outlived = orders.outlived(Duration::from_secs(4), UnixMillis(5_000));
+            gone.push(outlived.len());
+            outlived.into_iter().for_each(|change| orders.hear(change));
+        }
+        assert_eq!(gone, [1, 2, 0]);
+        assert_eq!(orders.list().count(), 1);
+        assert_eq!(orders.progress.len(), 1);
+    }
+
+    #[test]
+    fn a_pause_ends_at_its_time() {
+        let pause =
+            |until| Pause { group: "g".into(), service: "s".into(), at: UnixMillis(0), actor: String::new(), reason: String::new(), until };
+        let mut orders = Orders::default();
+        orders.hear(Change::Pause(pause(Some(UnixMillis(10)))));
+        assert!(
+            orders.pause("s", UnixMillis(9)).is_some()
+                && orders.pause("s", UnixMillis(10)).is_none()
+                && orders.pause("t", UnixMillis(9)).is_none()
+        );
+        orders.hear(Change::Pause(pause(None)));
+        assert!(orders.pause("s", UnixMillis(i64::MAX)).is_some());
+        orders.hear(Change::Resumed { group: "g".into(), service: "s".into() });
+        assert!(orders.pause("s", UnixMillis(0)).is_none());
     }
 }

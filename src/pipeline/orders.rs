@@ -46,7 +46,10 @@ impl OrderBook {
 
     /// Takes note of a change.
     pub fn hear(&self, change: Change) {
-        let told = matches!(change, Change::Progress(_));
+        let told = matches!(change, Change::Progress(_) | Change::ProgressForgotten { .. });
+        if let Change::Forgotten(order) = &change {
+            self.done.lock().unwrap_or_else(PoisonError::into_inner).remove(order);
+        }
         self.orders().hear(change);
         if !told {
             // An error says that nobody waits.
@@ -104,9 +107,9 @@ pub async fn run<C: Clock, L: OrderLog>(book: Arc<OrderBook>, log: Arc<L>, insta
             }
         }
         let outlived = book.orders().outlived(longest, clock.wall());
-        for order in outlived {
-            if log.write(&Change::Forgotten(order)).await.is_ok() {
-                book.hear(Change::Forgotten(order));
+        for change in outlived {
+            if log.write(&change).await.is_ok() {
+                book.hear(change);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `order/<id>` | an order, JSON; null once it is of no more use |
 //! | `pause/<service>/<group>` | a pause of a fleet's service; null once it is over |
-//! | `progress/<id>/<instance>` | how far an instance has come with an order |
+//! | `progress/<id>/<instance>` | how far an instance has come with an order; null once that is forgotten |
 //!
 //! Guarantees:
 //! - What is written is told to be so only when Kafka has acknowledged it, and is heard by this instance like by the others: from the topic.
@@ -203,6 +203,7 @@ fn kept(topic: &Topic, change: &Change, now: crate::event::UnixMillis) -> Record
         Change::Pause(pause) => (format!("pause/{}/{}", pause.service, pause.group), serde_json::to_vec(pause).ok()),
         Change::Resumed { group, service } => (format!("pause/{service}/{group}"), None),
         Change::Progress(progress) => (format!("progress/{}/{}", progress.order, progress.instance), serde_json::to_vec(progress).ok()),
+        Change::ProgressForgotten { order, instance } => (format!("progress/{order}/{instance}"), None),
     };
     Record { topic: topic.clone(), key: Some(key.into()), value: value.map(Bytes::from), headers: Headers::new(), timestamp: now }
 }
@@ -221,6 +222,10 @@ fn change(record: &Incoming) -> Option<Change> {
             Some(Change::Resumed { group: group.to_owned(), service: service.to_owned() })
         }
         ("progress", Some(value)) => serde_json::from_slice(value).ok().map(Change::Progress),
+        ("progress", None) => {
+            let (order, instance) = name.split_once('/')?;
+            Some(Change::ProgressForgotten { order: Uuid::parse_str(order).ok()?, instance: instance.to_owned() })
+        }
         _ => None,
     }
 }
@@ -272,6 +277,7 @@ mod tests {
             Change::Pause(pause),
             Change::Resumed { group: "g/1".to_owned(), service: "notifier".to_owned() },
             Change::Progress(Progress { order: id, instance: "i-1".to_owned(), done: 4 }),
+            Change::ProgressForgotten { order: id, instance: "i/1".to_owned() },
         ] {
             assert_eq!(back(&change), Some(change));
         }

@@ -101,7 +101,7 @@ pub(super) fn servers(config: &config::Redis) -> Result<Servers, ConfigError> {
     match kind {
         Kind::One => {
             let info = url.into_connection_info().map_err(|_| unreadable())?;
-            open(info.set_tcp_settings(socket_options())).map(Servers::One)
+            open(info.set_tcp_settings(socket_options())).map(|client| Servers::One(Box::new(client)))
         }
         Kind::Sentinels => {
             let (master, database) = path.split_once('/').unwrap_or((path, ""));
@@ -151,7 +151,7 @@ pub(super) fn servers(config: &config::Redis) -> Result<Servers, ConfigError> {
                 builder = builder.certs(certificates.clone());
             }
             let client = builder.build().map_err(|_| unreadable_pem())?;
-            Ok(Servers::Cluster { client, nodes: nodes.into_iter().map(open).collect::<Result<_, _>>()? })
+            Ok(Servers::Cluster { client: Box::new(client), nodes: nodes.into_iter().map(open).collect::<Result<_, _>>()? })
         }
     }
 }

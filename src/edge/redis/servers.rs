@@ -24,7 +24,7 @@ const IN_FLIGHT: usize = 256;
 #[derive(Clone)]
 pub(super) enum Servers {
     /// One server.
-    One(Client),
+    One(Box<Client>),
     /// Whichever the sentinels name.
     Sentinels {
         /// One for each.
@@ -35,7 +35,7 @@ pub(super) enum Servers {
     },
     /// All nodes of a cluster.
     Cluster {
-        client: ClusterClient,
+        client: Box<ClusterClient>,
         /// Some of its nodes: what is published on one is heard on all.
         nodes: Vec<Client>,
     },
