@@ -6,6 +6,8 @@
 //! - Whoever tells is answered with what all others say of the same life, so the last one of those who have something to say hears of all of it.
 //! - Figures of the last calls are evidence for a minute after they changed last, those of a time for as long as their window is: what an instance
 //!   that has died said is weighed until then.
+//! - That a breaker has opened alone is told again every `reread`, or every [`RETELL`] if that is less, and lasts for [`RETOLD`] times of it, so
+//!   that two of a fleet hear of each other however far apart they opened, and though a telling or two fail.
 //! - No call waits for any of it. While the store is away each breaker weighs what it knows, and what has changed is told on return.
 //! - Where no breaker has anything to tell, nothing is asked.
 
@@ -28,6 +30,12 @@ const STEP: Duration = Duration::from_millis(100);
 
 /// Services that are looked at, or told of, at once.
 pub const TOGETHER: usize = 250;
+
+/// How often that a breaker is alone is told again, at the least: a dead one's word is weighed for little longer than its figures would be.
+const RETELL: Duration = Duration::from_secs(20);
+
+/// For how many of these times it lasts.
+const RETOLD: u32 = 3;
 
 /// Tells and hears until `ending` does. What all others say is read anew after `reread`.
 pub async fn run<W: World, S: EvidenceStore>(
@@ -73,7 +81,7 @@ struct Teller<'a, W: World, S> {
 
 impl<W: World, S: EvidenceStore> Teller<'_, W, S> {
     async fn go_round(&mut self) {
-        let step = (ROUND.mul_f64(TOGETHER as f64 / self.names.len().max(TOGETHER) as f64)).max(STEP);
+        let step = self.step();
         let mut next_look = self.clock.now();
         loop {
             tokio::select! {
@@ -92,6 +100,18 @@ impl<W: World, S: EvidenceStore> Teller<'_, W, S> {
                 }
             }
         }
+    }
+
+    /// How far apart the parts of a look at everything are.
+    fn step(&self) -> Duration {
+        (ROUND.mul_f64(TOGETHER as f64 / self.names.len().max(TOGETHER) as f64)).max(STEP)
+    }
+
+    /// How often it is told again that a breaker is alone, and for how long that lasts: it is the first look after that time that tells.
+    fn retelling(&self) -> (Duration, Duration) {
+        let look = self.step() * u32::try_from(self.names.len().div_ceil(TOGETHER)).unwrap_or(u32::MAX);
+        let after = self.reread.min(RETELL);
+        (after, RETOLD * (after + look))
     }
 
     /// The next services in turn.
@@ -132,13 +152,14 @@ impl<W: World, S: EvidenceStore> Teller<'_, W, S> {
         let (testimony, lasts) = self.breakers.testimony(service, now)?;
         let said = self.said[service].as_ref();
         let same = said.filter(|said| said.testimony == testimony);
-        if same.is_some_and(|said| now.since(said.at) < self.reread) {
+        let (after, at_least) = if testimony.alone { self.retelling() } else { (self.reread, Duration::ZERO) };
+        if same.is_some_and(|said| now.since(said.at) < after) {
             return None;
         }
         let changed = same.map_or(now, |said| said.changed);
         // Whoever is alone is so until it is not.
         let over = if testimony.alone { Duration::ZERO } else { now.since(changed) };
-        let lasts = lasts.saturating_sub(over);
+        let lasts = lasts.saturating_sub(over).max(at_least);
         Some((Telling { service: self.names[service].clone(), testimony, lasts }, changed))
     }
 }

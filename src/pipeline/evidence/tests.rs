@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -18,6 +19,10 @@ struct Instance {
 
 impl Instance {
     async fn start(store: &Arc<MemoryStore>, clock: PausedClock, settings: &Settings, services: usize) -> Self {
+        Self::rereading(store, clock, settings, services, POLL).await
+    }
+
+    async fn rereading(store: &Arc<MemoryStore>, clock: PausedClock, settings: &Settings, services: usize, reread: Duration) -> Self {
         let witness = Arc::new(Notes::default());
         let services = (0..services).map(|number| (format!("s{number}"), settings.clone()));
         let (breakers, announcements) = Breakers::<Small>::new(services, clock, Always(0.0), Arc::clone(&witness), "here".to_owned());
@@ -29,7 +34,7 @@ impl Instance {
         tokio::spawn(run_timers(Arc::clone(&breakers), clock));
         let (seat, end) = (store.seat(), || ending.clone().cancelled_owned());
         tokio::spawn(leases::run(Arc::clone(&breakers), Arc::clone(&seat), Arc::clone(&health), clock, Always(0.5), end()));
-        tokio::spawn(run(Arc::clone(&breakers), seat, health, clock, POLL, end()));
+        tokio::spawn(run(Arc::clone(&breakers), seat, health, clock, reread, end()));
         Self { breakers, ending, clock }
     }
 
@@ -81,8 +86,8 @@ async fn fleet(settings: &Settings) -> (Arc<MemoryStore>, Vec<Instance>) {
     (store, fleet)
 }
 
-fn states(fleet: &[Instance]) -> Vec<(StateName, bool)> {
-    fleet.iter().map(Instance::state).collect()
+fn states(fleet: &[impl std::borrow::Borrow<Instance>]) -> Vec<(StateName, bool)> {
+    fleet.iter().map(|one| one.borrow().state()).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,4 +226,49 @@ async fn many_services_are_told_of_in_turn() {
     let asked = store.questions() - before;
     assert!((2_000..=2_750).contains(&asked), "{asked} in a second");
     drop(one);
+}
+
+/// Two of a fleet whose calls fail, the second `later` than the first, and a third whose calls work: when the fleet has opened after that.
+async fn find_each_other(window: u64, reread: Duration, later: Duration, recovery: Duration, services: usize) -> Option<Duration> {
+    let rates = Rates { minimum_calls: 2, failure_rate: 0.5, slow_call_rate: 1.0, slow_call_duration: Duration::from_secs(1) };
+    let policy = PolicySettings::Time { window: Duration::from_secs(window), rates };
+    let settings = Settings { recovery_timeout: recovery, ..by(policy, Scope::Instance, 2) };
+    let (store, clock) = (MemoryStore::new(), PausedClock::new());
+    let [one, other] = [
+        Instance::rereading(&store, clock, &settings, services, reread).await,
+        Instance::rereading(&store, clock, &settings, services, reread).await,
+    ];
+    wait(1).await;
+    let second = clock.now().plus(later);
+    let steps = (later + 2 * reread.max(Duration::from_secs(window))).as_millis() / 100 + 20;
+    for _ in 0..steps {
+        one.calls(FAILURE, 2);
+        if second <= clock.now() {
+            other.calls(FAILURE, 2);
+        }
+        wait(100).await;
+        if states(&[&one, &other]) == [OPEN; 2] {
+            return Some(clock.now().since(second));
+        }
+    }
+    None
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever the window, and however seldom the others are heard anew.
+    #[test]
+    fn two_that_are_alone_find_each_other(
+        window in 1_u64..5,
+        reread in prop_oneof![100_u64..20_000, 60_000_u64..200_000],
+        later in 0_u64..300_000,
+        recovery in prop_oneof![Just(1_000_u64), 1_000_u64..600_000],
+        services in prop_oneof![4 => Just(1_usize), 1 => Just(3_000)],
+    ) {
+        let of = Duration::from_millis;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        let found = runtime.block_on(find_each_other(window, of(reread), of(later), of(recovery), services));
+        prop_assert!(found.is_some_and(|found| found < Duration::from_secs(1)), "{found:?}");
+    }
 }
