@@ -9,6 +9,8 @@
 //!
 //! Figures are `calls/failures/slow/streak`, of several policies with a comma between them. What cannot be read is left out: an instance of
 //! another version may have said it.
+//!
+//! Where Redis refuses this alone, for a right that the user lacks, say, that is told once, and once that it works again.
 
 use std::time::Duration;
 
@@ -29,7 +31,7 @@ pub(super) fn script() -> Script {
 
 impl<C: Clock> EvidenceStore for RedisStore<C> {
     async fn tell(&self, tellings: &[Telling]) -> Result<Vec<Vec<Told>>, StoreError> {
-        let replies: Vec<Vec<Vec<u8>>> = self
+        let replies: Result<Vec<Vec<Vec<u8>>>, StoreError> = self
             .link
             .run(|connection| {
                 try_join_all(tellings.iter().map(|telling| {
@@ -40,7 +42,18 @@ impl<C: Clock> EvidenceStore for RedisStore<C> {
                     async move { call.invoke_async(&mut connection).await }
                 }))
             })
-            .await?;
+            .await;
+        if let Err(StoreError(error)) = &replies {
+            if self.fails_alone(&self.evidence_failing) {
+                tracing::warn!(
+                    error,
+                    "instances do not hear what the others see of services: until Redis takes it each goes by what it sees itself, and no quorum is reached"
+                );
+            }
+        } else if self.evidence_failing.end() {
+            tracing::info!("instances hear what the others see of services again");
+        }
+        let replies = replies?;
         let heard = |(telling, reply): (&Telling, &Vec<Vec<u8>>)| {
             let told = |pair: &[Vec<u8>]| {
                 let [instance, what] = pair else { return None };

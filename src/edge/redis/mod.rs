@@ -22,6 +22,7 @@
 
 mod address;
 mod evidence;
+mod failing;
 mod failure;
 mod history;
 mod keys;
@@ -48,6 +49,7 @@ use crate::config;
 use crate::machine::breaker::{Snapshot, Transition};
 use crate::pipeline::ports::{Clock, Heard, HistoryPage, Kept, Saved, SavedTuning, Store, StoreError};
 use crate::pipeline::tuning::Tuning;
+use failing::Failing;
 use keys::Keys;
 use link::Link;
 use servers::Servers;
@@ -76,7 +78,8 @@ pub struct RedisStore<C> {
     lease: Script,
     evidence: Script,
     note: Script,
-    leases_failing: leases::Failing,
+    leases_failing: Failing,
+    evidence_failing: Failing,
 }
 
 /// Whether this config names a Redis that can be connected to, without doing so.
@@ -116,7 +119,8 @@ impl<C: Clock> RedisStore<C> {
             lease: leases::script(),
             evidence: evidence::script(),
             note: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/note.lua"))),
-            leases_failing: leases::Failing::default(),
+            leases_failing: Failing::default(),
+            evidence_failing: Failing::default(),
         })
     }
 
@@ -125,10 +129,22 @@ impl<C: Clock> RedisStore<C> {
         self.link.is_up()
     }
 
-    /// What a script answers that stores. Where it fails, leases fail not alone.
+    /// Notes that a question of this kind has failed now; whether that is to be told, since all else is answered.
+    fn fails_alone(&self, kind: &Failing) -> bool {
+        kind.is_news(self.clock.now(), self.heartbeat + 2 * self.timeout)
+    }
+
+    /// Notes that what everything needs has failed: no kind of question fails alone.
+    fn all_fails(&self) {
+        for kind in [&self.leases_failing, &self.evidence_failing] {
+            kind.end();
+        }
+    }
+
+    /// What a script answers that stores.
     async fn stored(&self, call: ScriptInvocation<'_>) -> Result<Vec<Vec<u8>>, StoreError> {
         let reply = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
-        reply.inspect_err(|_| self.leases_failing.end())
+        reply.inspect_err(|_| self.all_fails())
     }
 
     /// What a script says of a change of settings.
@@ -143,7 +159,7 @@ impl<C: Clock> RedisStore<C> {
 
 impl<C: Clock> Store for RedisStore<C> {
     async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
-        self.read(services).await.inspect_err(|_| self.leases_failing.end())
+        self.read(services).await.inspect_err(|_| self.all_fails())
     }
 
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {

@@ -148,3 +148,20 @@ fn an_instance_that_may_only_read_goes_by_what_the_others_decide() {
     assert_eq!(lock_of(&writer, "rag"), "the reader's");
     assert_eq!((reader.stop(), writer.stop()), (0, 0));
 }
+
+/// The user of an earlier release: it may do all but hear the others.
+#[test]
+fn a_user_that_may_not_hear_the_others_is_told_of_once_and_so_is_its_end() {
+    let mut rig = Rig::start();
+    let config = "[redis]\ntimeout = \"200ms\"\npoll_interval = \"200ms\"\n[services.rag.breaker]\nquorum = 2\n";
+    let world = World::new("redis-evidence").redis(&rig.url()).config(config).start();
+    rig.ask("ACL SETUSER older on >secret ~* &* +@all -hgetall");
+    let mut instance = world.spawn(&["--set", &format!("redis.url={}", rig.url().replace("://", "://older:secret@"))]);
+    until("it is said", || instance.log().contains("do not hear what the others see"));
+    assert!(instance.log().contains("NOPERM"), "{}", instance.log());
+    until("all else is well", || is_well(&instance));
+    rig.ask("ACL SETUSER older +@all");
+    until("its end is said", || instance.log().contains("hear what the others see of services again"));
+    assert_eq!(instance.log().matches("do not hear what the others see").count(), 1);
+    assert_eq!(instance.stop(), 0);
+}
