@@ -7,6 +7,7 @@ mod view;
 
 pub use probes::Probes;
 pub use view::View;
+pub(super) use view::keep;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -348,7 +349,7 @@ impl<W: World> Breakers<W> {
     /// and would then be missing in the history.
     fn file(&self, service: usize, breaker: &Breaker, transition: &Transition) {
         self.remember(service, transition);
-        if !transition.cause.is_foreign() {
+        if transition.is_for_others() {
             // Nobody listens only once the keeper has ended, with the process.
             drop(self.announcements.send(Announcement { service, snapshot: breaker.snapshot(), transition: transition.clone() }));
         }

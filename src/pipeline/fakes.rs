@@ -304,7 +304,11 @@ impl Store for MemoryStore {
     }
 
     async fn note(&self, _service: &str, transition: &Transition) -> Result<(), StoreError> {
-        self.ask(|state| state.history.push(transition.clone()))
+        self.ask(|state| {
+            if !state.history.contains(transition) {
+                state.history.push(transition.clone());
+            }
+        })
     }
 
     async fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
-use super::breakers::{Announcement, Breakers};
+use super::breakers::{self, Announcement, Breakers};
 use super::facts::Fact;
 use super::ports::{Clock, Heard, Kept, Saved, SavedTuning, Store, StoreError, Witness, World};
 use super::tuning::{Chosen, Tuning};
@@ -168,10 +168,7 @@ impl<W: World, S: Store> Keeper<W, S> {
 
     /// Keeps a change for the store's return.
     fn keep(&mut self, announcement: Announcement) {
-        if self.unsaved.len() >= KEPT {
-            self.unsaved.pop_front();
-        }
-        self.unsaved.push_back(announcement);
+        breakers::keep(&mut self.unsaved, announcement, KEPT, |one| one.transition.alone);
     }
 
     /// Stores everything that was decided so far, each breaker's changes in order. False if the store did not answer.

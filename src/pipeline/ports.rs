@@ -361,7 +361,8 @@ pub trait Store: Send + Sync + 'static {
         transition: Option<&Transition>,
     ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
 
-    /// Keeps a transition in a breaker's history that is this instance's alone, and changes nothing else.
+    /// Keeps a transition in a breaker's history that is this instance's alone, and changes nothing else. Asked twice it is kept once; no number of
+    /// them makes a change be forgotten that was saved.
     fn note(&self, service: &str, transition: &Transition) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Stores a change of a service's settings and publishes it to the others, if the stored one is still the revision `over` (0: there

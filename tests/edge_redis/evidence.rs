@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use fusebox::machine::breaker::{Testimony, Told};
-use fusebox::pipeline::ports::{EvidenceStore, Telling};
+use fusebox::pipeline::ports::{EvidenceStore, HistoryEntry, Telling};
 
 use super::*;
 
@@ -108,8 +108,71 @@ async fn what_is_one_instances_alone_is_kept_and_changes_nothing() {
     store.save("rag", &snapshot(7, Held::Closed), Some(&transition(7))).await.expect("stored");
     let before: HashMap<String, String> = fixture.raw().hgetall(fixture.key("rag", "breaker")).expect("a hash");
     let alone = Transition { alone: true, ..transition(7) };
+    tokio::time::sleep(Duration::from_millis(2)).await;
     assert_eq!(store.note("rag", &alone).await, Ok(()));
     let page = store.history("rag", None, 10).await.expect("a page");
     assert_eq!(page.entries.iter().map(|entry| entry.alone).collect::<Vec<_>>(), [true, false]);
     assert_eq!(fixture.raw().hgetall::<_, HashMap<String, String>>(fixture.key("rag", "breaker")).expect("a hash"), before);
+}
+
+/// A transition that is an instance's alone, so many ms before now.
+fn noted(ago: u64) -> Transition {
+    Transition { alone: true, at: Tick(1_000_000 - ago), ..transition(7) }
+}
+
+async fn whole_history(store: &RedisStore<Still>, page: usize) -> Vec<HistoryEntry> {
+    let (mut cursor, mut entries) = (None, Vec::new());
+    loop {
+        let next = store.history("rag", cursor.as_deref(), page).await.expect("a page");
+        assert!(next.entries.len() <= page + 1);
+        entries.extend(next.entries);
+        cursor = next.next;
+        if cursor.is_none() {
+            return entries;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_noted_twice_is_kept_once() {
+    let fixture = Fixture::new();
+    let [a, b] = ["a", "b"].map(|name| fixture.store(name));
+    // The first answer may have been lost; meanwhile others have noted something.
+    for _ in 0..2 {
+        for ago in [9, 7] {
+            a.note("rag", &noted(ago)).await.expect("kept");
+            b.note("rag", &noted(ago)).await.expect("kept");
+        }
+    }
+    let kept = whole_history(&a, 10).await;
+    let named: Vec<_> = kept.iter().map(|entry| entry.instance.as_str()).collect();
+    assert_eq!(named, ["b", "a", "b", "a"]);
+}
+
+#[tokio::test]
+async fn however_much_is_noted_every_change_stays_and_the_last_notes_are_in_their_places() {
+    let fixture = Fixture::new();
+    let store = fixture.store("a");
+    for generation in 1..=100 {
+        // Which of two streams had something first, is not known within a millisecond.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert_eq!(store.save("rag", &snapshot(generation, Held::HalfOpen), Some(&transition(generation))).await, Ok(Saved::Stored));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        for note in 0..5 {
+            store.note("rag", &noted(1_000 * generation + note)).await.expect("kept");
+        }
+    }
+    for page in [1, 7, 1_000] {
+        let entries = whole_history(&store, page).await;
+        let changes = entries.iter().filter(|entry| !entry.alone).map(|entry| entry.generation.0);
+        assert_eq!(changes.collect::<Vec<_>>(), (1..=100).rev().collect::<Vec<_>>(), "pages of {page}");
+        let order: Vec<_> = entries.iter().map(|entry| entry.alone).collect();
+        assert_eq!(order.iter().filter(|alone| **alone).count(), 64, "pages of {page}");
+        assert_eq!(order[..12], [true, true, true, true, true, false, true, true, true, true, true, false], "pages of {page}");
+    }
+    // What is of another type is nobody else's.
+    let () = fixture.raw().set(fixture.key("rag", "alone"), "a string").expect("set");
+    assert!(store.history("rag", None, 10).await.is_err());
+    store.note("rag", &noted(1)).await.expect("kept");
+    assert!(store.history("rag", None, 10).await.expect("a page").entries[0].alone);
 }

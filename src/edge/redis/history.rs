@@ -1,7 +1,9 @@
-//! A breaker's transitions as a stream's entries, and back.
+//! A breaker's transitions as streams' entries, and back: the changes of the breaker that is stored in one stream, what was one instance's alone in
+//! another, so that no number of those makes a change be forgotten. Read, they are one history.
 
 use std::collections::HashMap;
 
+use redis::streams::StreamId;
 use redis::{FromRedisValue, Value};
 
 use crate::event::UnixMillis;
@@ -35,6 +37,35 @@ pub(super) fn fields(transition: &Transition, instance: &str) -> Vec<String> {
     // Four integers serialize; were they ever not to, a reader takes what is missing for nothing weighed.
     put("counts", serde_json::to_string(&transition.counts).unwrap_or_default());
     fields
+}
+
+/// Of what is one instance's alone, so many transitions are kept.
+pub(super) const NOTES: usize = 64;
+
+/// The fields of what is one instance's alone. Of two such changes by one instance, between the same states and in one millisecond, one is kept.
+pub(super) fn note(transition: &Transition, instance: &str) -> Vec<String> {
+    let id = format!("{instance} {} {} {}", transition.at.0, transition.from.as_str(), transition.to.as_str());
+    let mut all = vec!["note".to_owned(), id];
+    all.extend(fields(transition, instance));
+    all
+}
+
+/// A page of `limit` from both streams, each newest first, and where the next one begins. Two entries of one id are on one page, whose cursor is that
+/// id: then it has one more. Which stream had its entry first, is not known within a millisecond.
+pub(super) fn page(history: Vec<StreamId>, notes: Vec<StreamId>, limit: usize) -> (Vec<StreamId>, Option<String>) {
+    let mut all: Vec<StreamId> = history.into_iter().chain(notes).collect();
+    all.sort_by_key(|entry| std::cmp::Reverse(place(&entry.id)));
+    let same = all.get(limit).is_some_and(|next| all.get(limit - 1).is_some_and(|last| last.id == next.id));
+    let kept = limit + usize::from(same);
+    let next = if all.len() > kept { all.get(kept - 1).map(|last| last.id.clone()) } else { None };
+    all.truncate(kept);
+    (all, next)
+}
+
+/// A stream's id, `milliseconds-number`, as what it is ordered by.
+fn place(id: &str) -> (u64, u64) {
+    let (ms, number) = id.split_once('-').unwrap_or((id, ""));
+    (ms.parse().unwrap_or(0), number.parse().unwrap_or(0))
 }
 
 /// An entry; `None` if a field that it cannot do without is missing or unreadable.
@@ -104,6 +135,30 @@ mod tests {
         assert_eq!(entry(&HashMap::new()), None);
         let odd = ["at", "soon", "from", "closed", "to", "open", "cause", "policy", "generation", "1", "instance", "a"].map(str::to_owned);
         assert_eq!(entry(&read(&odd)), None);
+    }
+
+    #[test]
+    fn pages_of_both_streams_have_every_entry_once() {
+        let ids = |ids: &[&str]| ids.iter().map(|id| StreamId { id: (*id).to_owned(), ..StreamId::default() }).collect::<Vec<_>>();
+        let (history, notes) = (ids(&["12-0", "10-1", "10-0", "9-0"]), ids(&["11-0", "10-0", "2-0"]));
+        for limit in 1..9 {
+            let (mut cursor, mut told): (Option<String>, Vec<String>) = (None, Vec::new());
+            loop {
+                // As Redis answers: what is below the cursor, one more than a page.
+                let below = |all: &[StreamId]| {
+                    let under = |entry: &&StreamId| cursor.as_ref().is_none_or(|cursor| place(&entry.id) < place(cursor));
+                    all.iter().filter(under).take(limit + 1).cloned().collect::<Vec<_>>()
+                };
+                let (entries, next) = page(below(&history), below(&notes), limit);
+                assert!(entries.len() <= limit + 1);
+                told.extend(entries.into_iter().map(|entry| entry.id));
+                cursor = next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(told, ["12-0", "11-0", "10-1", "10-0", "10-0", "9-0", "2-0"], "pages of {limit}");
+        }
     }
 
     #[test]

@@ -24,6 +24,11 @@ impl Keys {
         format!("{}:{{{service}}}:history", self.prefix)
     }
 
+    /// The transitions that were one instance's alone: a stream.
+    pub(super) fn notes(&self, service: &str) -> String {
+        format!("{}:{{{service}}}:alone", self.prefix)
+    }
+
     /// The leases on a breaker's probes: a sorted set.
     pub(super) fn probes(&self, service: &str) -> String {
         format!("{}:{{{service}}}:probes", self.prefix)
@@ -60,6 +65,7 @@ mod tests {
         let keys = Keys::new("fusebox", 3);
         assert_eq!(keys.breaker("rag"), "fusebox:{rag}:breaker");
         assert_eq!(keys.history("rag"), "fusebox:{rag}:history");
+        assert_eq!(keys.notes("rag"), "fusebox:{rag}:alone");
         assert_eq!(keys.probes("rag"), "fusebox:{rag}:probes");
         assert_eq!(keys.waiting("rag"), "fusebox:{rag}:waiting");
         assert_eq!(keys.window("rag"), "fusebox:{rag}:window");

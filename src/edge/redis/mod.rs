@@ -13,6 +13,7 @@
 //! |---|---|---|
 //! | `<prefix>:{<service>}:breaker` | hash | `layout`, `generation`, `state`, `trips`, `since`, `instance`; `retry_at` while open; `lock_actor`, `lock_reason`, `lock_expires_at` while locked; once they were changed, `settings` (a `breaker` table as JSON; empty: the configured ones), `settings_revision`, `settings_actor`, `settings_reason`, `settings_instance`, `settings_at` |
 //! | `<prefix>:{<service>}:history` | stream, capped | `at`, `from`, `to`, `cause`, `generation`, `instance`, `actor`, `reason`, `counts`, `alone`, `fleet` |
+//! | `<prefix>:{<service>}:alone` | stream, capped | the same of what was one instance's alone, with `note`: [`history`] |
 //! | `<prefix>:{<service>}:probes`, `:waiting` | sorted set, string | leases on probes, and who waits for one: [`leases`] |
 //! | `<prefix>:{<service>}:window` | hash | what instances say of the service: [`evidence`] |
 //! | `<prefix>:transitions:<database>` | channel | a state, or a change of settings, as JSON; its times as what is left of them |
@@ -41,6 +42,7 @@ pub use layout::RedisLayout;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use redis::streams::StreamRangeReply;
 use redis::{Script, ScriptInvocation};
 use tokio::sync::mpsc;
@@ -199,8 +201,8 @@ impl<C: Clock> Store for RedisStore<C> {
 
     async fn note(&self, service: &str, transition: &Transition) -> Result<(), StoreError> {
         let ago = wire::span(self.clock.now().since(transition.at));
-        let mut call = self.note.key(self.keys.history(service));
-        call.arg(self.kept).arg(ago).arg(history::fields(transition, &self.instance));
+        let mut call = self.note.key(self.keys.notes(service));
+        call.arg(history::NOTES).arg(ago).arg(history::note(transition, &self.instance));
         self.link.run(|mut connection| async move { call.invoke_async::<i64>(&mut connection).await }).await.map(|_| ())
     }
 
@@ -241,13 +243,25 @@ impl<C: Clock> Store for RedisStore<C> {
             return Ok(HistoryPage::default());
         }
         let newest = cursor.map_or_else(|| "+".to_owned(), |cursor| format!("({cursor}"));
-        let mut query = redis::cmd("XREVRANGE");
         // One more than is asked for tells whether a next page exists.
-        query.arg(self.keys.history(service)).arg(newest).arg("-").arg("COUNT").arg(limit + 1);
-        let found: StreamRangeReply = self.link.run(|mut connection| async move { query.query_async(&mut connection).await }).await?;
-        let next = if found.ids.len() > limit { found.ids.get(limit - 1).map(|last| last.id.clone()) } else { None };
-        let mut entries = Vec::with_capacity(found.ids.len());
-        for kept in found.ids.iter().take(limit) {
+        let queries = [self.keys.history(service), self.keys.notes(service)].map(|key| {
+            let mut query = redis::cmd("XREVRANGE");
+            query.arg(key).arg(&newest).arg("-").arg("COUNT").arg(limit + 1);
+            query
+        });
+        let found: Vec<StreamRangeReply> = self
+            .link
+            .run(|connection| {
+                try_join_all(queries.into_iter().map(|query| {
+                    let mut connection = connection.clone();
+                    async move { query.query_async(&mut connection).await }
+                }))
+            })
+            .await?;
+        let [changes, notes] = <[_; 2]>::try_from(found).map_err(|_| unreadable())?;
+        let (found, next) = history::page(changes.ids, notes.ids, limit);
+        let mut entries = Vec::with_capacity(found.len());
+        for kept in &found {
             match history::entry(&kept.map) {
                 Some(entry) => entries.push(entry),
                 None => tracing::warn!(service, entry = kept.id, "an entry of the breaker's history cannot be read; it is left out"),

@@ -168,6 +168,13 @@ impl Transition {
         Self { from, to, cause, generation, at, counts: Counts::default(), actor: None, reason: None, alone: false, fleet: None }
     }
 
+    /// Whether the others are to know of it. Of what is this instance's alone, that it has opened, and that it has closed: what probes say
+    /// between these two would be told as often as the open time ends.
+    pub fn is_for_others(&self) -> bool {
+        let ends = self.from == StateName::Closed || self.to == StateName::Closed;
+        !self.cause.is_foreign() && (!self.alone || ends)
+    }
+
     pub(super) fn by(self, actor: String, reason: String) -> Self {
         Self { actor: Some(actor), reason: Some(reason), ..self }
     }

@@ -1,5 +1,6 @@
 //! How breakers look to people, and how they came to be so.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
 use super::Breakers;
@@ -31,6 +32,15 @@ pub struct View {
     pub standing: Standing,
 }
 
+/// Keeps `one` as the last of at most `most`. What gives way is the oldest that was an instance's alone, if there is one: no number of those makes
+/// a change of the fleet's breaker be forgotten.
+pub(in crate::pipeline) fn keep<T>(kept: &mut VecDeque<T>, one: T, most: usize, is_alone: impl Fn(&T) -> bool) {
+    kept.push_back(one);
+    if kept.len() > most {
+        kept.remove(kept.iter().position(is_alone).unwrap_or(0));
+    }
+}
+
 impl<W: World> Breakers<W> {
     /// A breaker as people see it.
     pub fn view(&self, service: usize) -> View {
@@ -57,10 +67,7 @@ impl<W: World> Breakers<W> {
 
     pub(super) fn remember(&self, service: usize, transition: &Transition) {
         let mut remembered = self.entries[service].remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() == REMEMBERED {
-            remembered.pop_front();
-        }
-        remembered.push_back(self.history_entry(transition));
+        keep(&mut remembered, self.history_entry(transition), REMEMBERED, |entry| entry.alone);
     }
 
     fn history_entry(&self, transition: &Transition) -> HistoryEntry {

@@ -27,16 +27,20 @@ fn breakers_of(
     services: impl IntoIterator<Item = String>,
     clock: PausedClock,
 ) -> (Arc<Breakers<Small>>, mpsc::UnboundedReceiver<Announcement>, Arc<Notes>) {
-    let settings = Settings {
-        recovery_timeout_max: Duration::from_secs(600),
-        ..Settings::new(
-            PolicySettings::Consecutive { fail_max: 1.try_into().expect("not zero") },
-            Duration::from_secs(30),
-            Duration::from_secs(2),
-        )
-    };
+    breakers_with(services.into_iter().map(|service| (service, trips_at_once())), clock)
+}
+
+fn trips_at_once() -> Settings {
+    let policy = PolicySettings::Consecutive { fail_max: 1.try_into().expect("not zero") };
+    let settings = Settings::new(policy, Duration::from_secs(30), Duration::from_secs(2));
+    Settings { recovery_timeout_max: Duration::from_secs(600), ..settings }
+}
+
+fn breakers_with(
+    services: impl IntoIterator<Item = (String, Settings)>,
+    clock: PausedClock,
+) -> (Arc<Breakers<Small>>, mpsc::UnboundedReceiver<Announcement>, Arc<Notes>) {
     let witness = Arc::new(Notes::default());
-    let services = services.into_iter().map(|service| (service, settings.clone()));
     let (breakers, announcements) = Breakers::new(services, clock, Always(0.0), Arc::clone(&witness), "here".to_owned());
     (breakers, announcements, witness)
 }

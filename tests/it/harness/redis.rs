@@ -41,13 +41,17 @@ impl Store {
 
     /// A breaker's transitions, oldest first.
     pub fn history(&self, service: &str) -> Vec<HashMap<String, String>> {
-        let key = format!("{}:{{{service}}}:history", self.prefix);
-        let entries: redis::streams::StreamRangeReply = self.connection().xrange_all(key).expect("a stream");
+        let entries = |what| -> redis::streams::StreamRangeReply {
+            self.connection().xrange_all(format!("{}:{{{service}}}:{what}", self.prefix)).expect("a stream")
+        };
+        let mut ids: Vec<_> = ["history", "alone"].into_iter().flat_map(|what| entries(what).ids).collect();
+        let place = |id: &str| id.split_once('-').map(|(ms, number)| (ms.parse::<u64>().ok(), number.parse::<u64>().ok()));
+        ids.sort_by_key(|entry| place(&entry.id));
         let fields = |entry: redis::streams::StreamId| {
             let text = |value| redis::from_redis_value::<String>(value).expect("text");
             entry.map.into_iter().map(|(name, value)| (name, text(value))).collect()
         };
-        entries.ids.into_iter().map(fields).collect()
+        ids.into_iter().map(fields).collect()
     }
 
     /// Transitions as `from→to cause`, oldest first.

@@ -147,3 +147,36 @@ async fn a_breakers_changes_are_stored_in_their_order() {
         assert_eq!(store.snapshot(&format!("service-{service}")), Some(known));
     }
 }
+
+/// A breaker that opens alone and closes again, for as long as the store is away, and one that changes for all.
+#[tokio::test(start_paused = true)]
+async fn what_is_one_instances_alone_makes_no_change_be_forgotten() {
+    let (store, clock) = (MemoryStore::new(), PausedClock::new());
+    let services = [("one".to_owned(), trips_at_once()), ("other".to_owned(), Settings { quorum: 2, ..trips_at_once() })];
+    let made = breakers_with(services, clock);
+    made.0.join_fleet();
+    let instance = Instance::start_with(made, &store, clock).await;
+    store.set_away(true);
+    tokio::time::sleep(POLL).await;
+    settled().await;
+    instance.fail_at(0);
+    for _ in 0..KEPT {
+        instance.fail_at(1);
+        settled().await;
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        settled().await;
+        instance.breakers.admit(1, clock.now()).expect("a probe").settle(Verdict::Success, Duration::ZERO, clock.now());
+        settled().await;
+    }
+    store.set_away(false);
+    reconciled().await;
+    let history = store.history();
+    assert!(history.iter().any(|entry| !entry.alone && entry.to == StateName::Open), "the change of the other one");
+    let alone: Vec<_> = history.iter().filter(|entry| entry.alone).map(|entry| (entry.from, entry.to)).collect();
+    assert!(alone.len() <= KEPT && alone.len() > KEPT / 2, "{}", alone.len());
+    assert!(
+        alone.iter().all(|states| [(StateName::Closed, StateName::Open), (StateName::HalfOpen, StateName::Closed)].contains(states)),
+        "that it opened alone, and that it closed: {alone:?}"
+    );
+    assert!(instance.breakers.remembered(1).iter().any(|entry| entry.to == StateName::HalfOpen), "here all is remembered");
+}
