@@ -6,10 +6,14 @@
 //! - Whoever tells is answered with what all others say of the same life, so the last one of those who have something to say hears of all of it.
 //! - Figures of the last calls are evidence for a minute after they changed last, those of a time for as long as their window is: what an instance
 //!   that has died said is weighed until then.
-//! - That a breaker has opened alone is told again every `reread`, or every [`RETELL`] if that is less, and lasts for [`RETOLD`] times of it, so
-//!   that two of a fleet hear of each other however far apart they opened, and though a telling or two fail.
+//! - That a breaker has opened alone is told again every `reread`, at the latest every 20 s, and lasts three times as long ([`Pace`]), so that two of
+//!   a fleet hear of each other however far apart they opened, and though a telling or two fail.
 //! - No call waits for any of it. While the store is away each breaker weighs what it knows, and what has changed is told on return.
 //! - Where no breaker has anything to tell, nothing is asked.
+
+mod pace;
+
+pub use pace::{Pace, Said};
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,8 +22,6 @@ use std::time::Duration;
 use super::breakers::Breakers;
 use super::keeper::{StoreHealth, StoreState};
 use super::ports::{Clock, EvidenceStore, Telling, World};
-use crate::machine::breaker::Testimony;
-use crate::machine::time::Tick;
 
 /// How long news waits for more of it.
 pub const GATHER: Duration = Duration::from_millis(20);
@@ -30,12 +32,6 @@ const STEP: Duration = Duration::from_millis(100);
 
 /// Services that are looked at, or told of, at once.
 pub const TOGETHER: usize = 250;
-
-/// How often that a breaker is alone is told again, at the least: a dead one's word is weighed for little longer than its figures would be.
-const RETELL: Duration = Duration::from_secs(20);
-
-/// For how many of these times it lasts.
-const RETOLD: u32 = 3;
 
 /// Tells and hears until `ending` does. What all others say is read anew after `reread`.
 pub async fn run<W: World, S: EvidenceStore>(
@@ -55,16 +51,6 @@ pub async fn run<W: World, S: EvidenceStore>(
         () = ending => {}
         () = rounds => {}
     }
-}
-
-/// What was told last of a service.
-#[derive(Debug)]
-struct Said {
-    testimony: Testimony,
-    /// When it was first told.
-    changed: Tick,
-    /// When it was told last, and the others were heard.
-    at: Tick,
 }
 
 struct Teller<'a, W: World, S> {
@@ -107,11 +93,10 @@ impl<W: World, S: EvidenceStore> Teller<'_, W, S> {
         (ROUND.mul_f64(TOGETHER as f64 / self.names.len().max(TOGETHER) as f64)).max(STEP)
     }
 
-    /// How often it is told again that a breaker is alone, and for how long that lasts: it is the first look after that time that tells.
-    fn retelling(&self) -> (Duration, Duration) {
-        let look = self.step() * u32::try_from(self.names.len().div_ceil(TOGETHER)).unwrap_or(u32::MAX);
-        let after = self.reread.min(RETELL);
-        (after, RETOLD * (after + look))
+    /// How often things are told: what is due is found by the next look at everything.
+    fn pace(&self) -> Pace {
+        let looks = u32::try_from(self.names.len().div_ceil(TOGETHER)).unwrap_or(u32::MAX);
+        Pace::new(self.reread, self.step() * looks)
     }
 
     /// The next services in turn.
@@ -128,39 +113,22 @@ impl<W: World, S: EvidenceStore> Teller<'_, W, S> {
         if self.health.state() != StoreState::Up {
             return;
         }
-        let now = self.clock.now();
+        let (now, pace) = (self.clock.now(), self.pace());
         let (mut told, mut tellings) = (Vec::new(), Vec::new());
         for &service in services {
-            if let Some((telling, changed)) = self.telling(service, now) {
-                tellings.push(telling);
-                told.push((service, changed));
-            }
+            let Some((testimony, of_use)) = self.breakers.testimony(service, now) else { continue };
+            let Some((said, lasts)) = pace.due(self.said[service].as_ref(), testimony, of_use, now) else { continue };
+            tellings.push(Telling { service: self.names[service].clone(), testimony: said.testimony.clone(), lasts });
+            told.push((service, said));
         }
         if tellings.is_empty() {
             return;
         }
         let Ok(answers) = self.store.tell(&tellings).await else { return };
-        for (((service, changed), telling), others) in told.into_iter().zip(tellings).zip(answers) {
-            let generation = telling.testimony.generation;
-            self.breakers.hear(service, generation, &others, !telling.lasts.is_zero());
-            self.said[service] = Some(Said { testimony: telling.testimony, changed, at: now });
+        for (((service, said), telling), others) in told.into_iter().zip(tellings).zip(answers) {
+            self.breakers.hear(service, said.testimony.generation, &others, !telling.lasts.is_zero());
+            self.said[service] = Some(said);
         }
-    }
-
-    /// What is to be told of a service, and since when it is so; `None`: nothing.
-    fn telling(&self, service: usize, now: Tick) -> Option<(Telling, Tick)> {
-        let (testimony, lasts) = self.breakers.testimony(service, now)?;
-        let said = self.said[service].as_ref();
-        let same = said.filter(|said| said.testimony == testimony);
-        let (after, at_least) = if testimony.alone { self.retelling() } else { (self.reread, Duration::ZERO) };
-        if same.is_some_and(|said| now.since(said.at) < after) {
-            return None;
-        }
-        let changed = same.map_or(now, |said| said.changed);
-        // Whoever is alone is so until it is not.
-        let over = if testimony.alone { Duration::ZERO } else { now.since(changed) };
-        let lasts = lasts.saturating_sub(over).max(at_least);
-        Some((Telling { service: self.names[service].clone(), testimony, lasts }, changed))
     }
 }
 

@@ -14,10 +14,10 @@ use fusebox::config;
 use fusebox::edge::redis::RedisStore;
 use fusebox::event::UnixMillis;
 use fusebox::machine::breaker::{
-    Cause, Counts, Generation, Held, Lock, LockKind, PolicySettings, Settings, Snapshot, StateName, Transition,
+    Cause, Counts, Generation, Held, Lock, LockKind, PolicySettings, Settings, Snapshot, StateName, Testimony, Transition,
 };
 use fusebox::machine::time::Tick;
-use fusebox::pipeline::ports::{Clock, Kept, LeaseStore, LeaseWish, Leasing, Saved, SavedTuning, Store};
+use fusebox::pipeline::ports::{Clock, EvidenceStore, Kept, LeaseStore, LeaseWish, Leasing, Saved, SavedTuning, Store, Telling};
 use fusebox::pipeline::tuning::{Chosen, Tuning};
 
 use super::chance::Chance;
@@ -28,7 +28,7 @@ const NOW: Tick = Tick(1_000_000);
 
 /// Histories and the operations of each.
 const HISTORIES: u64 = 12;
-const OPERATIONS: usize = 400;
+const OPERATIONS: usize = 600;
 
 /// A clock that stands still: times come back moved by Redis' clock alone.
 #[derive(Debug, Clone)]
@@ -90,11 +90,15 @@ for i, key in ipairs(KEYS) do
   elseif kind == 'zset' then value = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
   elseif kind == 'string' then value = { redis.call('GET', key) }
   elseif kind == 'stream' then
-    value = { tostring(redis.call('XLEN', key)) }
-    local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
-    for _, word in ipairs(last and last[2] or {}) do value[#value + 1] = word end
+    if string.match(key, ':alone$') then
+      for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do value[#value + 1] = cjson.encode(entry[2]) end
+    else
+      value = { tostring(redis.call('XLEN', key)) }
+      local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+      for _, word in ipairs(last and last[2] or {}) do value[#value + 1] = word end
+    end
   end
-  seen[#seen + 1] = { kind, tostring(redis.call('PEXPIRETIME', key)), value }
+  seen[#seen + 1] = { kind, string.format('%.0f', redis.call('PEXPIRETIME', key)), value }
 end
 return seen";
 
@@ -110,6 +114,9 @@ struct World {
     twin: Keys,
     granted: usize,
     damaged: usize,
+    /// Notes that were there, and others.
+    noted: [usize; 2],
+    heard: usize,
 }
 
 type Seen = (i64, Vec<(String, String, Vec<String>)>);
@@ -127,7 +134,16 @@ impl World {
         };
         let open = |instance: &str| RedisStore::open(&config, instance.to_owned(), Still).expect("a config that can work");
         let raw = redis::Client::open(redis.url.as_str()).and_then(|client| client.get_connection()).expect("Redis is there");
-        Self { raw, prefix, stores: ["a", "b", "c"].map(open).into(), twin: Keys::default(), granted: 0, damaged: 0 }
+        Self {
+            raw,
+            prefix,
+            stores: ["a", "b", "c"].map(open).into(),
+            twin: Keys::default(),
+            granted: 0,
+            damaged: 0,
+            noted: [0; 2],
+            heard: 0,
+        }
     }
 
     fn key(&self, what: &str) -> String {
@@ -142,7 +158,7 @@ impl World {
     fn look(&mut self) -> (i64, Keys) {
         let script = redis::Script::new(LOOK);
         let mut call = script.prepare_invoke();
-        for what in ["breaker", "probes", "waiting", "history"] {
+        for what in ["breaker", "probes", "waiting", "history", "alone", "window"] {
             call.key(self.key(what));
         }
         let seen: redis::Value = call.invoke(&mut self.raw).expect("looked");
@@ -151,7 +167,7 @@ impl World {
             parts.drain(1..).map(|part| redis::FromRedisValue::from_redis_value(part).expect("a key")).collect();
         let now: String = redis::FromRedisValue::from_redis_value(parts.remove(0)).expect("a time");
         let (now, keys): Seen = (now.parse().expect("a time"), keys);
-        let [breaker, probes, waiting, history] = keys.as_slice() else { panic!("four keys") };
+        let [breaker, probes, waiting, history, notes, window] = keys.as_slice() else { panic!("six keys") };
         let expiring = |text: &str| text.parse().ok().filter(|at| *at >= 0);
         let slot = |key: &(String, String, Vec<String>), kind: &str| match key.0.as_str() {
             "none" => Slot::None,
@@ -173,6 +189,11 @@ impl World {
             }),
             waiting: with(&slot(waiting, "string"), || Expiring { value: waiting.2[0].clone(), expires_at: expiring(&waiting.1) }),
             history: with(&slot(history, "stream"), || (history.2[0].parse().expect("a number"), pairs(&history.2[1..]))),
+            notes: with(&slot(notes, "stream"), || {
+                let words = |text: &String| pairs(&serde_json::from_str::<Vec<String>>(text).expect("an entry"));
+                notes.2.iter().map(words).collect()
+            }),
+            window: with(&slot(window, "hash"), || Expiring { value: pairs(&window.2), expires_at: expiring(&window.1) }),
         };
         (now, keys)
     }
@@ -284,6 +305,10 @@ impl World {
         let by = chance.of(&[0, 1, 2]);
         let stored = self.twin.change(0).map_or(0, |change| change.revision);
         let over = if chance.one_in(4) { chance.below(4) } else { stored };
+        // More digits than are stored: the program does not ask for it.
+        if over > 999_999_999_999_000 {
+            return;
+        }
         let tuning = Tuning {
             revision: over + 1 + chance.below(2),
             chosen: if chance.one_in(3) { Chosen::Configured } else { Chosen::Given(Arc::new(settings(1 + chance.below(9)))) },
@@ -303,11 +328,59 @@ impl World {
         });
     }
 
+    async fn note(&mut self, chance: &mut Chance) {
+        let by = chance.of(&[0, 1, 2]);
+        let instance = ["a", "b", "c"][by];
+        // Some of them were noted before.
+        let at = Tick(NOW.0 - chance.below(40));
+        let transition = Transition { alone: true, at, counts: Counts::default(), ..any_transition(chance, Generation(7)) };
+        let mut fields = kept(&transition, instance);
+        fields.insert("alone".to_owned(), "1".to_owned());
+        fields.insert("note".to_owned(), format!("{instance} {} closed open", at.0));
+        let before = self.time();
+        let reply = self.stores[by].note("rag", &transition).await;
+        let age = i64::try_from(NOW.since(at).as_millis()).expect("short");
+        let noted = self.twin.clone().note(before, age, &fields);
+        self.noted[usize::from(noted)] += 1;
+        self.agrees(before, &("note", &fields), &reply, |keys, now| {
+            keys.note(now, age, &fields);
+            Ok(())
+        });
+    }
+
+    async fn tell(&mut self, chance: &mut Chance) {
+        let by = chance.of(&[0, 1, 2]);
+        let counts = |chance: &mut Chance| Counts {
+            calls: chance.below(3),
+            failures: chance.below(2),
+            slow: 0,
+            consecutive_failures: chance.below(2),
+        };
+        let testimony = Testimony {
+            generation: Generation(chance.of(&[3, 3, 3, 4, 999_999_999_999_999])),
+            alone: chance.one_in(3),
+            kind: chance.below(3),
+            figures: (0..1 + chance.below(2)).map(|_| counts(chance)).collect(),
+        };
+        let lasts = Duration::from_millis(chance.of(&[0, 1, 5, 60_000, 60_000, 60_001]));
+        let telling = wire::tell_of(&testimony, lasts, ["a", "b", "c"][by]);
+        let generation = testimony.generation;
+        let before = self.time();
+        let reply = self.stores[by].tell(&[Telling { service: "rag".to_owned(), testimony, lasts }]).await;
+        let reply = reply.map(|mut heard| {
+            let mut heard = heard.remove(0);
+            heard.sort_by(|one, other| one.instance.cmp(&other.instance));
+            heard
+        });
+        self.heard += reply.iter().map(Vec::len).sum::<usize>();
+        self.agrees(before, &telling, &reply, |keys, now| Ok(wire::told_of(keys.tell(now, &telling, Without::default()), generation)));
+    }
+
     /// Somebody else's hand, or a version that is not ours.
     fn damage(&mut self, chance: &mut Chance) {
         self.damaged += 1;
         let mut command = redis::Cmd::new();
-        match chance.below(10) {
+        match chance.below(13) {
             0..5 => {
                 let field = chance.of(&[
                     "layout",
@@ -336,14 +409,37 @@ impl World {
                 }
             }
             5 => {
-                let what = chance.of(&["breaker", "probes", "waiting", "history"]);
+                let what = chance.of(&["breaker", "probes", "waiting", "history", "alone", "window"]);
                 command.arg("DEL").arg(self.key(what));
             }
             6 | 7 => {
-                let (command, what) = (&mut command, chance.of(&["breaker", "probes", "history"]));
+                let (command, what) = (&mut command, chance.of(&["breaker", "probes", "history", "alone", "window"]));
                 command.arg("SET").arg(self.key(what)).arg("a string");
             }
-            8 => {
+            8..11 if !matches!(self.twin.window, Slot::Other) => {
+                let said = chance.of(&[
+                    "",
+                    "3",
+                    "3 9",
+                    "3 9 ",
+                    "x 9999999999999 1 1 1/1/1/1",
+                    "3 0x10 1 1 1/1/1/1",
+                    "3 1 1 1 1/1/1/1",
+                    "3 99999999999999 1 1 1/1/1/1",
+                    "3 99999999999999 2 1 1/1/1/1",
+                    "3 99999999999999 0 1 1/1/1",
+                    "4 99999999999999 what",
+                    "3 999999999999999 0 x 1/1/1/1",
+                    "3 99999999999999 1 1 1/1/1/-1",
+                    "3 1000000000000000 1 1 1/1/1/1",
+                ]);
+                let instance = chance.of(&["a", "b", "c", "d", "λ"]);
+                command.arg("HSET").arg(self.key("window")).arg(instance).arg(said);
+            }
+            11 => {
+                command.arg("PEXPIRE").arg(self.key("window")).arg(chance.of(&[1, 50]));
+            }
+            8..11 => {
                 let _: () = redis::cmd("DEL").arg(self.key("waiting")).query(&mut self.raw).expect("gone");
                 command.arg("RPUSH").arg(self.key("waiting")).arg("a list");
             }
@@ -440,25 +536,29 @@ fn tuning_of(change: &Change) -> Tuning {
 #[tokio::test]
 async fn the_twin_does_what_the_scripts_do() {
     let redis = Redis::new();
-    let (mut granted, mut damaged) = (0, 0);
+    let (mut granted, mut damaged, mut again, mut heard) = (0, 0, 0, 0);
     for seed in 0..HISTORIES {
         let mut chance = Chance(seed);
         let mut world = World::new(&redis, format!("protocol-{}-{seed}", std::process::id()));
         for _ in 0..OPERATIONS {
-            match chance.below(20) {
+            match chance.below(29) {
                 0..5 => world.save(&mut chance).await,
                 5 => world.load().await,
                 6..13 => world.lease(&mut chance).await,
                 13 | 14 => world.give_back(&mut chance).await,
                 15 => world.load().await,
                 16 | 17 => world.save_settings(&mut chance).await,
-                18 => world.damage(&mut chance),
+                18 | 19 => world.damage(&mut chance),
+                20..23 => world.note(&mut chance).await,
+                23..28 => world.tell(&mut chance).await,
                 _ => tokio::time::sleep(Duration::from_millis(chance.below(4))).await,
             }
         }
         (granted, damaged) = (granted + world.granted, damaged + world.damaged);
+        (again, heard) = (again + world.noted[0], heard + world.heard);
     }
     assert!(granted > 100 && damaged > 50, "the histories say something: {granted} leases, {damaged} times damaged");
+    assert!(again > 40 && heard > 200, "{again} notes twice, {heard} times heard of another");
 }
 
 #[test]

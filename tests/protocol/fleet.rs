@@ -110,7 +110,7 @@ impl Rules {
             fence: self.mutant == Mutant::NoFence,
             deadline: self.mutant == Mutant::NoDeadline,
             count: self.mutant == Mutant::NoCount,
-            revision: false,
+            ..Without::default()
         }
     }
 

@@ -33,6 +33,10 @@ pub struct Keys {
     pub waiting: Slot<Expiring<String>>,
     /// How many transitions are kept, and the last one but its time.
     pub history: Slot<(usize, Hash)>,
+    /// What was one instance's alone, oldest first.
+    pub notes: Slot<Vec<Hash>>,
+    /// What instances say, by instance.
+    pub window: Slot<Expiring<Hash>>,
 }
 
 /// A state as the scripts answer it: every time a span from now.
@@ -79,6 +83,16 @@ pub struct Ask {
     pub urgent: bool,
 }
 
+/// What an instance says: the script's arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Tell {
+    pub instance: String,
+    pub generation: u64,
+    /// How long it is to be weighed; 0: it is taken back.
+    pub lasts: i64,
+    pub what: String,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Answer {
     Granted,
@@ -97,10 +111,17 @@ pub struct Without {
     pub count: bool,
     /// A change of settings looks at the revision.
     pub revision: bool,
+    /// What is said of one life is heard by whoever is in it.
+    pub life: bool,
+    /// What an instance says stands in place of its own word alone.
+    pub fields: bool,
+    /// Nobody hears itself.
+    pub others: bool,
 }
 
 const LAYOUT: &str = "1";
 const REMEMBERED: i64 = 2_000;
+const NOTES: usize = 64;
 const LOCKS: [&str; 3] = ["forced_open", "forced_closed", "metrics_only"];
 
 pub fn is_lock(state: &str) -> bool {
@@ -131,6 +152,7 @@ impl Keys {
     pub fn expire(&mut self, now: i64) {
         self.probes.expire(now);
         self.waiting.expire(now);
+        self.window.expire(now);
     }
 
     fn hash(&self) -> Option<&Hash> {
@@ -325,4 +347,55 @@ impl Keys {
         hash.extend(fields.map(|(name, value)| (name.to_owned(), value)));
         None
     }
+
+    /// `note.lua`: whether it was not there. Its fields have `note`, which tells it from all others.
+    pub fn note(&mut self, now: i64, age: i64, fields: &Hash) -> bool {
+        let mut notes = if let Slot::Of(notes) = std::mem::take(&mut self.notes) { notes } else { Vec::new() };
+        let is_new = notes.iter().all(|kept| kept.get("note") != fields.get("note"));
+        if is_new {
+            let mut fields = fields.clone();
+            fields.insert("at".to_owned(), 0.max(now - age).to_string());
+            notes.push(fields);
+        }
+        let over = notes.len().saturating_sub(NOTES);
+        notes.drain(..over);
+        self.notes = Slot::Of(notes);
+        is_new
+    }
+
+    /// `evidence.lua`: what the others say of that life.
+    pub fn tell(&mut self, now: i64, telling: &Tell, without: Without) -> Hash {
+        self.expire(now);
+        let mut said = match std::mem::take(&mut self.window) {
+            Slot::Of(said) => said.value,
+            Slot::None | Slot::Other => Hash::new(),
+        };
+        let Tell { instance, generation, lasts, what } = telling;
+        said.retain(|_, word| spoken(word).is_some_and(|(of, ends, _)| ends > now && (of >= *generation || without.life)));
+        let heard = |(who, word): (&String, &String)| {
+            let (of, _, what) = spoken(word)?;
+            let is_heard = (of == *generation || without.life) && (who != instance || without.others);
+            is_heard.then(|| (who.clone(), what.to_owned()))
+        };
+        let heard = said.iter().filter_map(heard).collect();
+        if without.fields {
+            said.clear();
+        }
+        said.remove(instance);
+        if *lasts > 0 {
+            said.insert(instance.clone(), format!("{generation} {} {what}", now + lasts));
+        }
+        let expires_at = said.values().filter_map(|word| spoken(word)).map(|(_, ends, _)| ends).max();
+        if !said.is_empty() {
+            self.window = Slot::Of(Expiring { value: said, expires_at });
+        }
+        heard
+    }
+}
+
+/// `<generation> <until> <what>`.
+fn spoken(word: &str) -> Option<(u64, i64, &str)> {
+    let (generation, rest) = word.split_once(' ')?;
+    let (ends, what) = rest.split_once(' ')?;
+    Some((whole(Some(&generation.to_owned()))?, whole_time(Some(&ends.to_owned()))?, what))
 }

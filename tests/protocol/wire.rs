@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use fusebox::machine::breaker::{Generation, Held, Lock, LockKind, Snapshot, StateName};
+use fusebox::machine::breaker::{Counts, Generation, Held, Lock, LockKind, Snapshot, StateName, Testimony, Told};
 use fusebox::machine::time::Tick;
 
-use super::store::State;
+use super::store::{Hash, State, Tell};
 
 fn span(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).expect("a span of a test")
@@ -61,4 +61,33 @@ pub fn later(state: State, by: Duration) -> State {
     let by = span(by);
     let left = |span: Option<i64>| span.map(|span| 0.max(span - by));
     State { age: state.age + by, retry_in: left(state.retry_in), expires_in: left(state.expires_in), ..state }
+}
+
+/// What an instance says, as the script is told it: for so long, and nothing for no time.
+pub fn tell_of(testimony: &Testimony, lasts: Duration, instance: &str) -> Tell {
+    let figures = testimony
+        .figures
+        .iter()
+        .map(|Counts { calls, failures, slow, consecutive_failures }| format!("{calls}/{failures}/{slow}/{consecutive_failures}"));
+    Tell {
+        instance: instance.to_owned(),
+        generation: testimony.generation.0,
+        lasts: if testimony.is_empty() { 0 } else { span(lasts) },
+        what: format!("{} {} {}", u8::from(testimony.alone), testimony.kind, figures.collect::<Vec<_>>().join(",")),
+    }
+}
+
+/// What was heard of a life, without what cannot be read.
+pub fn told_of(heard: Hash, generation: Generation) -> Vec<Told> {
+    let read = |(instance, what): (String, String)| {
+        let [alone @ ("0" | "1"), kind, figures] = what.split(' ').collect::<Vec<_>>()[..] else { return None };
+        let counts = |text: &str| {
+            let numbers: Vec<u64> = text.split('/').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+            let [calls, failures, slow, consecutive_failures] = numbers[..] else { return None };
+            Some(Counts { calls, failures, slow, consecutive_failures })
+        };
+        let figures = figures.split(',').map(counts).collect::<Option<_>>()?;
+        Some(Told { instance, testimony: Testimony { generation, alone: alone == "1", kind: kind.parse().ok()?, figures } })
+    };
+    heard.into_iter().filter_map(read).collect()
 }

@@ -46,7 +46,7 @@ const PROBES_MEMORY: Duration = Duration::from_secs(3_600);
 const NAMED: usize = 16;
 
 /// What one instance has to say of a breaker in one generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Testimony {
     /// The life it is of.
     pub generation: Generation,

@@ -117,7 +117,7 @@ impl Slack {
 }
 
 /// The figures of a policy's window.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
     /// Calls in the window; for `consecutive` the failures of the present streak.
     pub calls: u64,
