@@ -1,10 +1,10 @@
 //! A fleet as a model: instances, the store, messages on their way, clocks that do not go alike, and what may happen to each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use fusebox::machine::breaker::{Automatic, Cause, LockKind, StateName};
+use fusebox::machine::breaker::{Automatic, Cause, Generation, LockKind, StateName};
 use fusebox::machine::time::Tick;
 use stateright::{Model, Property};
 
@@ -45,6 +45,18 @@ pub enum Mutant {
     PutsNothingBack,
     /// A restarted process has the name of the one before it.
     KeepsItsName,
+    /// A breaker that opens alone is stored as open.
+    SharesWhatIsAlone,
+    /// That a breaker is alone lasts no longer than figures do.
+    LastsAsFiguresDo,
+    /// What was said once is not said again.
+    SaysItOnce,
+    /// What was said of one life is weighed in another.
+    WeighsAnyLife,
+    /// What an instance says stands in place of what all have said.
+    WipesTheOthers,
+    /// An instance hears itself as one of the others.
+    HearsItself,
 }
 
 /// How often something may happen yet.
@@ -110,8 +122,16 @@ impl Rules {
             fence: self.mutant == Mutant::NoFence,
             deadline: self.mutant == Mutant::NoDeadline,
             count: self.mutant == Mutant::NoCount,
-            ..Without::default()
+            revision: false,
+            life: self.mutant == Mutant::WeighsAnyLife,
+            fields: self.mutant == Mutant::WipesTheOthers,
+            others: self.mutant == Mutant::HearsItself,
         }
+    }
+
+    /// How many instances must see failures before the fleet opens.
+    pub fn quorum(&self) -> usize {
+        self.machines.settings().quorum as usize
     }
 
     fn permits(&self) -> usize {
@@ -144,6 +164,10 @@ pub struct Ghost {
     pub orders: u8,
     /// Nobody may know of it any more: an instance died, or the store was emptied.
     pub forgotten: bool,
+    /// Who has seen a failure in which life.
+    pub saw: BTreeSet<(u64, &'static str)>,
+    /// The generations in which an instance has opened the fleet's breaker.
+    pub opened: BTreeSet<u64>,
 }
 
 impl Ghost {
@@ -151,8 +175,33 @@ impl Ghost {
         self.fault.get_or_insert(property);
     }
 
+    /// A call of that life has failed.
+    pub fn saw_failure(&mut self, life: Generation, name: &'static str) {
+        self.saw.insert((life.0, name));
+    }
+
+    fn opens(&mut self, moved: &Moved, name: &'static str, quorum: usize) {
+        let saw = |name| self.saw.contains(&(moved.before.0, name));
+        let holds = match moved.cause {
+            Cause::Policy | Cause::Fleet if !moved.alone => NAMES.iter().flatten().filter(|name| saw(name)).count() >= quorum,
+            Cause::Policy => saw(name),
+            // The store may know of what nobody does any more who is asked.
+            Cause::Adopted | Cause::Restored => moved.to != StateName::Open || self.opened.contains(&moved.generation.0),
+            _ => true,
+        };
+        if !holds {
+            self.fault("below the quorum only who sees failures opens");
+        }
+        if !moved.alone && !moved.cause.is_foreign() && moved.to == StateName::Open {
+            self.opened.insert(moved.generation.0);
+        }
+    }
+
     /// A breaker has changed its state.
-    pub fn moved(&mut self, moved: &Moved) {
+    pub fn moved(&mut self, moved: &Moved, name: &'static str, quorum: usize) {
+        if quorum > 1 {
+            self.opens(moved, name, quorum);
+        }
         if moved.generation < moved.before {
             self.fault("generations never go back");
         }
@@ -214,9 +263,12 @@ pub enum Action {
     Renew(u8, u64),
     HearLease(u8),
     GiveBack(u8),
-    /// The keeper's answer does not arrive, or the lease taker's.
+    Tell(u8),
+    HearTold(u8),
+    /// The keeper's answer does not arrive, or the lease taker's, or that to who tells.
     LoseReply(u8),
     LoseLease(u8),
+    LoseTold(u8),
     Order(u8, Order),
     Crash(u8),
     Restart(u8),
@@ -271,6 +323,7 @@ impl Fleet {
         // What is stored is taken up before the first call.
         self.with(rules, host, |process, around| process.poll(around, Cause::Restored));
         self.finish(rules, host);
+        self.tell(rules, host);
     }
 
     /// Lets the keeper go on until it waits for news.
@@ -278,6 +331,14 @@ impl Fleet {
         while self.hosts[usize::from(host)].process.as_ref().is_some_and(|process| process.keeps()) {
             self.with(rules, host, |process, around| process.keep(around));
         }
+    }
+
+    /// Lets it tell what there is to tell, and hear.
+    pub fn tell(&mut self, rules: &Rules, host: u8) {
+        self.with(rules, host, |process, around| {
+            process.tell(around);
+            process.hear_told(around);
+        });
     }
 
     /// A host's clock has gone on.
@@ -333,7 +394,7 @@ impl Fleet {
         self.hosts
             .iter()
             .flat_map(|host| host.orphans.iter().chain(host.process.iter().flat_map(|process| process.calls.iter())))
-            .filter(|call| call.probe)
+            .filter(|call| call.probe && !call.apart)
     }
 
     fn answer_at_once(&mut self, rules: &Rules) {
@@ -343,6 +404,9 @@ impl Fleet {
             }
             if self.hosts[usize::from(host)].process.as_ref().is_some_and(|process| process.asking.is_some()) {
                 self.with(rules, host, |process, around| process.hear_lease(around));
+            }
+            if self.hosts[usize::from(host)].process.as_ref().is_some_and(|process| process.telling.is_some()) {
+                self.with(rules, host, |process, around| process.hear_told(around));
             }
         }
     }
@@ -422,7 +486,8 @@ impl Model for Rules {
         } else if left.outages > 0 {
             actions.push(Action::Away);
         }
-        if left.flushes > 0 && !fleet.redis.away && fleet.redis.keys.breaker != Slot::None {
+        let keys = &fleet.redis.keys;
+        if left.flushes > 0 && !fleet.redis.away && (keys.breaker != Slot::None || keys.window != Slot::None) {
             actions.push(Action::Flush);
         }
     }
@@ -439,7 +504,7 @@ impl Model for Rules {
             Action::Crash(_) => left.crashes -= 1,
             Action::Away => left.outages -= 1,
             Action::Flush => left.flushes -= 1,
-            Action::LoseReply(_) | Action::LoseLease(_) => left.losses -= 1,
+            Action::LoseReply(_) | Action::LoseLease(_) | Action::LoseTold(_) => left.losses -= 1,
             _ => {}
         }
         match action {
@@ -457,6 +522,9 @@ impl Model for Rules {
             Action::Renew(host, lease) => next.with(self, host, |process, around| process.ask(around, Some(lease))),
             Action::HearLease(host) => next.with(self, host, |process, around| process.hear_lease(around)),
             Action::GiveBack(host) => next.with(self, host, |process, around| process.give_back(around)),
+            Action::Tell(host) => next.with(self, host, |process, around| process.tell(around)),
+            Action::HearTold(host) => next.with(self, host, |process, around| process.hear_told(around)),
+            Action::LoseTold(host) => next.with(self, host, |process, _| process.lose_told()),
             Action::LoseReply(host) => next.with(self, host, |process, _| process.lose_reply()),
             Action::LoseLease(host) => next.with(self, host, |process, _| process.lose_lease()),
             Action::Order(host, order) => next.order(self, host, order),
@@ -496,16 +564,24 @@ impl Model for Rules {
             Property::always("what is published is stored", holds::<4>),
             Property::always("the fleet comes to agree", |rules: &Self, fleet: &Fleet| settle::settles(rules, fleet).agrees),
             Property::always("the fleet closes when the service works", |rules: &Self, fleet: &Fleet| settle::settles(rules, fleet).closes),
+            Property::always("below the quorum only who sees failures opens", holds::<5>),
+            Property::always("a quorum that keeps failing opens everywhere", |rules: &Self, fleet: &Fleet| {
+                settle::settles(rules, fleet).opens
+            }),
+            Property::always("healthy instances mask no failing ones", |rules: &Self, fleet: &Fleet| {
+                settle::settles(rules, fleet).opens_masked
+            }),
         ]
     }
 }
 
-const FAULTS: [&str; 5] = [
+const FAULTS: [&str; 6] = [
     "a probe goes with a lease, where the store answers",
     "no late verdict decides",
     "generations never go back",
     "a lock stands until it ends or is released",
     "what is published is stored",
+    "below the quorum only who sees failures opens",
 ];
 
 fn holds<const FAULT: usize>(_: &Rules, fleet: &Fleet) -> bool {
@@ -546,6 +622,15 @@ impl Rules {
             actions.push(Action::HearLease(host));
             if left.losses > 0 && asking.reply != Reply::Lost {
                 actions.push(Action::LoseLease(host));
+            }
+        }
+        if process.may_tell(self, fleet.clock(host)) {
+            actions.push(Action::Tell(host));
+        }
+        if let Some(telling) = &process.telling {
+            actions.push(Action::HearTold(host));
+            if left.losses > 0 && telling.reply != Reply::Lost {
+                actions.push(Action::LoseTold(host));
             }
         }
         if left.orders > 0 {

@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fusebox::machine::breaker::{Cause, Generation, Held, RESERVE};
+use fusebox::machine::breaker::{Cause, Generation, Held, RESERVE, StateName};
 use fusebox::machine::time::Tick;
+use fusebox::pipeline::evidence::Said;
 
 use super::fleet::{Ghost, Mutant, Redis, Rules};
 use super::machine::{Moved, Node, Op, Outcome};
 use super::store::{Answer, Ask, Save, State};
 use super::wire::{later, state_of};
+use super::witness::Telling;
 
 /// A call that is out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -21,6 +23,8 @@ pub struct Call {
     pub stay: u8,
     pub probe: bool,
     pub leased: bool,
+    /// It is a probe of a breaker that is open alone, and none of the fleet's.
+    pub apart: bool,
 }
 
 /// A state as it was at a time of this process.
@@ -88,6 +92,8 @@ pub struct Process {
     pub wanted: bool,
     /// Whether its probes need no lease: nothing says that the store grants any.
     pub alone: bool,
+    pub said: Option<Said>,
+    pub telling: Option<Telling>,
 }
 
 /// What a step of an instance may touch.
@@ -116,6 +122,8 @@ impl Process {
             asking: None,
             wanted: false,
             alone: true,
+            said: None,
+            telling: None,
         }
     }
 
@@ -127,7 +135,7 @@ impl Process {
         self.node.snapshot.generation
     }
 
-    fn apply(&mut self, around: &mut Around<'_>, op: &Op) -> Outcome {
+    pub(super) fn apply(&mut self, around: &mut Around<'_>, op: &Op) -> Outcome {
         let (node, outcome) = around.rules.machines.step(&self.node, op, around.now);
         self.node = node;
         if let Some(moved) = outcome.moved {
@@ -146,9 +154,15 @@ impl Process {
     fn note(&mut self, around: &mut Around<'_>, moved: &Moved) {
         self.stay += 1;
         self.alone = !self.up;
-        around.ghost.moved(moved);
-        if !moved.cause.is_foreign() {
+        around.ghost.moved(moved, self.name, around.rules.quorum());
+        if !moved.cause.is_foreign() && !moved.alone {
             self.unsaved.push(self.known(around.now));
+        }
+        if moved.alone && around.rules.mutant == Mutant::SharesWhatIsAlone {
+            let mut known = self.known(around.now);
+            (known.state.generation, known.state.state) = (moved.generation.0 + 1, self.node.state.as_str().to_owned());
+            known.state.retry_in = (moved.to == StateName::Open).then_some(1_000);
+            self.unsaved.push(known);
         }
     }
 
@@ -158,11 +172,12 @@ impl Process {
         let number = (0..).find(|number| self.calls.iter().all(|call| call.number != *number)).expect("a number");
         let outcome = self.apply(around, &Op::Admit(number));
         if outcome.done {
-            if outcome.probe && !outcome.leased && !self.alone {
+            let (probe, leased, apart) = (outcome.probe, outcome.leased, self.node.apart);
+            if probe && !leased && !self.alone && !apart {
                 around.ghost.fault("a probe goes with a lease, where the store answers");
             }
-            around.ghost.alone |= outcome.probe && !outcome.leased;
-            self.calls.push(Call { number, began: around.now, stay: self.stay, probe: outcome.probe, leased: outcome.leased });
+            around.ghost.alone |= probe && !leased && !apart;
+            self.calls.push(Call { number, began: around.now, stay: self.stay, probe, leased, apart });
         } else {
             self.wanted |= self.node.tenure.terms.is_some();
         }
@@ -172,6 +187,9 @@ impl Process {
         let place = self.calls.iter().position(|call| call.number == number).expect("a call that is out");
         let call = self.calls.remove(place);
         let late = call.stay != self.stay;
+        if !late && !works {
+            around.ghost.saw_failure(self.generation(), self.name);
+        }
         let outcome = self.apply(around, &Op::Settle(number, works));
         if late && (outcome.done || outcome.moved.is_some()) {
             around.ghost.fault("no late verdict decides");

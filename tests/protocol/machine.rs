@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fusebox::machine::breaker::{
-    Automatic, Breaker, Cause, Generation, Lease, Lock, LockKind, Permit, Settings, Snapshot, StateName, Tenure, Verdict,
+    Automatic, Breaker, Cause, Generation, Lease, Lock, LockKind, Permit, Scope, Settings, Snapshot, StateName, Tenure, Testimony, Told,
+    Verdict,
 };
 use fusebox::machine::time::Tick;
 
@@ -37,6 +38,8 @@ pub enum Op {
     KeepToLeases(Generation),
     DoWithoutLeases,
     Revoke(u64),
+    /// What the others say of that life; whether it is weighed with what is known here.
+    Hear(Generation, Vec<Told>, bool),
 }
 
 /// A change of state.
@@ -47,6 +50,8 @@ pub struct Moved {
     pub cause: Cause,
     pub before: Generation,
     pub generation: Generation,
+    /// For the fleet the breaker stays closed.
+    pub alone: bool,
 }
 
 /// What came of it.
@@ -68,6 +73,11 @@ pub struct Node {
     began: Tick,
     pub snapshot: Snapshot,
     pub tenure: Tenure,
+    /// How it stands here, and whether that is its own alone.
+    pub state: StateName,
+    pub apart: bool,
+    /// What it has to say. It is the same at any time, for no policy here forgets by time.
+    pub testimony: Option<(Testimony, Duration)>,
 }
 
 impl PartialEq for Node {
@@ -108,6 +118,11 @@ impl Machines {
 
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Whether breakers tell of what they see while they are closed.
+    pub fn tells(&self) -> bool {
+        tells(&self.settings)
     }
 
     /// A breaker that begins now.
@@ -156,14 +171,26 @@ impl Machines {
             u128::from(hasher.finish())
         };
         let id = half(0) << 64 | half(1);
-        let node = || Arc::new(Node { id, path, began, snapshot: live.breaker.snapshot(), tenure });
+        let Live { breaker, .. } = live;
+        let (snapshot, state, apart, testimony) = (breaker.snapshot(), breaker.state_name(), breaker.is_alone(), breaker.testimony(now));
+        let node = || Arc::new(Node { id, path, began, snapshot, tenure, state, apart, testimony });
         Arc::clone(self.nodes.lock().expect("whole").entry(id).or_insert_with(node))
     }
 }
 
+fn tells(settings: &Settings) -> bool {
+    settings.quorum > 1 || settings.evidence == Scope::Fleet
+}
+
 impl Live {
     fn new(settings: Arc<Settings>, now: Tick) -> Self {
-        Self { breaker: Breaker::new(settings, now), permits: Vec::new() }
+        let tells = tells(&settings);
+        let mut breaker = Breaker::new(settings, now);
+        if tells {
+            // By one name for all: nothing is decided by it.
+            breaker.join_fleet("here".into());
+        }
+        Self { breaker, permits: Vec::new() }
     }
 
     fn take(&mut self, number: u8) -> Permit {
@@ -226,9 +253,11 @@ impl Live {
                 done = breaker.revoke(*id);
                 None
             }
+            Op::Hear(generation, told, current) => breaker.hear(*generation, told, *current, now, || 0.0),
         };
         let leased = self.breaker.tenure(now).used.len() > leases;
-        let moved = moved.map(|moved| Moved { from, to: moved.to, cause: moved.cause, before, generation: moved.generation });
+        let moved =
+            moved.map(|moved| Moved { from, to: moved.to, cause: moved.cause, before, generation: moved.generation, alone: moved.alone });
         Outcome { moved, done, probe, leased }
     }
 }

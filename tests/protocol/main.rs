@@ -3,6 +3,7 @@
 
 mod against_redis;
 mod chance;
+mod evidence;
 mod fleet;
 mod instance;
 mod machine;
@@ -13,3 +14,4 @@ mod settle;
 mod shared;
 mod store;
 mod wire;
+mod witness;

@@ -6,24 +6,26 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fusebox::event::UnixMillis;
-use fusebox::machine::breaker::{Automatic, Lock, LockKind, PolicySettings, Settings, Snapshot, StateName, Transition, Verdict};
+use fusebox::machine::breaker::{
+    Automatic, Lock, LockKind, PolicySettings, Scope, Settings, Snapshot, StateName, Told, Transition, Verdict,
+};
 use fusebox::machine::time::Tick;
 use fusebox::pipeline::breakers::{Breakers, Order};
 use fusebox::pipeline::facts::Fact;
 use fusebox::pipeline::keeper::{Keeper, run_timers};
-use fusebox::pipeline::leases;
 use fusebox::pipeline::ports::{
-    Call, CallError, Caller, Clock, Heard, HistoryPage, Kept, LeaseStore, LeaseWish, Leasing, Publisher, QueueFull, Reply, Saved,
-    SavedTuning, Store, StoreError, Token, Witness, World,
+    Call, CallError, Caller, Clock, EvidenceStore, Heard, HistoryPage, Kept, LeaseStore, LeaseWish, Leasing, Publisher, QueueFull, Reply,
+    Saved, SavedTuning, Store, StoreError, Telling, Token, Witness, World,
 };
 use fusebox::pipeline::tuning::{Chosen, Tuning, Wish, tune};
+use fusebox::pipeline::{evidence, leases};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::chance::Chance;
 use super::store::{Answer, Ask, Change, Keys, Save, Without};
-use super::wire::{snapshot_of, state_of};
+use super::wire::{snapshot_of, state_of, tell_of, told_of};
 
 const SEEDS: u64 = 200;
 const INSTANCES: usize = 3;
@@ -252,10 +254,28 @@ impl LeaseStore for Link {
     }
 }
 
+impl EvidenceStore for Link {
+    async fn tell(&self, tellings: &[Telling]) -> Result<Vec<Vec<Told>>, StoreError> {
+        let tell = |Telling { testimony, lasts, .. }: &Telling| (tell_of(testimony, *lasts, &self.name), testimony.generation);
+        let tells: Vec<_> = tellings.iter().map(tell).collect();
+        self.run(|redis, now| tells.iter().map(|(tell, of)| told_of(redis.keys.tell(now, tell, redis.without), *of)).collect()).await
+    }
+}
+
 struct Instance {
     breakers: Arc<Breakers<Fleet>>,
     link: Arc<Link>,
     tasks: JoinSet<()>,
+}
+
+/// Of three worlds, one asks for a quorum, and one adds up what all see.
+fn of_fleet(seed: u64, permits: u32) -> Settings {
+    let settings = settings(permits);
+    match seed % 3 {
+        0 => Settings { quorum: 2, ..settings },
+        1 => Settings { evidence: Scope::Fleet, ..settings },
+        _ => settings,
+    }
 }
 
 fn settings(permits: u32) -> Settings {
@@ -265,17 +285,20 @@ fn settings(permits: u32) -> Settings {
 }
 
 impl Instance {
-    async fn start(name: String, clock: Own, redis: &Arc<Mutex<Redis>>, rolls: &Rolls, permits: u32) -> Self {
+    async fn start(name: String, clock: Own, redis: &Arc<Mutex<Redis>>, rolls: &Rolls, settings: Settings) -> Self {
         let witness = Arc::new(Nobody);
-        let subjects = [("rag".to_owned(), settings(permits))];
+        let subjects = [("rag".to_owned(), settings)];
         let (breakers, announcements) = Breakers::<Fleet>::new(subjects, clock, rolls.clone(), Arc::clone(&witness), name.clone());
+        breakers.join_fleet();
         let link = Arc::new(Link { name, clock, redis: Arc::clone(redis), rolls: rolls.clone() });
         let poll = Duration::from_millis(500);
         let (mut keeper, health) = Keeper::new(Arc::clone(&breakers), announcements, Arc::clone(&link), poll, clock, witness);
         keeper.restore().await;
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run(std::future::pending()));
-        tasks.spawn(leases::run(Arc::clone(&breakers), Arc::clone(&link), health, clock, rolls.clone(), std::future::pending()));
+        let (probes, seen) = (Arc::clone(&breakers), Arc::clone(&breakers));
+        tasks.spawn(leases::run(probes, Arc::clone(&link), Arc::clone(&health), clock, rolls.clone(), std::future::pending()));
+        tasks.spawn(evidence::run(seen, Arc::clone(&link), health, clock, poll, std::future::pending()));
         tasks.spawn(run_timers(Arc::clone(&breakers), clock));
         tasks.spawn(traffic(Arc::clone(&breakers), Arc::clone(&link)));
         Self { breakers, link, tasks }
@@ -299,7 +322,8 @@ async fn traffic(breakers: Arc<Breakers<Fleet>>, link: Arc<Link>) {
                 let mut redis = link.redis.lock().expect("whole");
                 redis.sent += 1;
                 let number = redis.sent;
-                if admission.is_probe() {
+                // What is open alone has probes of its own.
+                if admission.is_probe() && !breakers.view(0).alone {
                     let now = Instant::now();
                     redis.probes.retain(|(_, over)| *over > now);
                     redis.probes.push((number, now + TIMEOUT));
@@ -356,7 +380,7 @@ async fn run(seed: u64, calm: bool, without: Without) -> Report {
     let clock = |host: usize| Own { origin, ahead: 50_000 * host as u64 };
     let mut fleet = Vec::new();
     for host in 0..INSTANCES {
-        fleet.push(Instance::start(format!("{host}-0"), clock(host), &redis, &rolls, permits).await);
+        fleet.push(Instance::start(format!("{host}-0"), clock(host), &redis, &rolls, of_fleet(seed, permits)).await);
     }
     for step in 0..60_u64 {
         sleep(rolls.span(500)).await;
@@ -369,7 +393,7 @@ async fn run(seed: u64, calm: bool, without: Without) -> Report {
             }
             6 => {
                 fleet[host].crash().await;
-                fleet[host] = Instance::start(format!("{host}-{step}"), clock(host), &redis, &rolls, permits).await;
+                fleet[host] = Instance::start(format!("{host}-{step}"), clock(host), &redis, &rolls, of_fleet(seed, permits)).await;
             }
             7 => {}
             8 | 9 => redis.lock().expect("whole").away ^= true,
@@ -394,7 +418,7 @@ async fn run(seed: u64, calm: bool, without: Without) -> Report {
     let change = redis.keys.change(now).map(|change| (change.revision, change.instance));
     for instance in &fleet {
         let snapshot = instance.breakers.snapshot(0);
-        assert_eq!(snapshot.held.name(), StateName::Closed, "seed {seed}: it closes");
+        assert_eq!(instance.breakers.state(0), StateName::Closed, "seed {seed}: it closes");
         if let Some(stored) = &stored {
             assert_eq!(*stored, (snapshot.generation.0, "closed".to_owned()), "seed {seed}: all agree");
         }

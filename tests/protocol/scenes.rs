@@ -12,13 +12,13 @@ use stateright::{Checker, HasDiscoveries, Model};
 use super::fleet::{Budget, Mutant, Order, Rules, Start};
 use super::machine::Machines;
 
-const TIMEOUT: Duration = Duration::from_millis(1_000);
+pub const TIMEOUT: Duration = Duration::from_millis(1_000);
 
-fn threads() -> usize {
+pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
 
-fn rules(budget: Budget) -> Rules {
+pub fn rules(budget: Budget) -> Rules {
     let policy = PolicySettings::Consecutive { fail_max: 1.try_into().expect("not zero") };
     // A call's timeout and a second, as the config's reader has it.
     let settings = Settings::new(policy, Duration::from_millis(1_000), TIMEOUT + Duration::from_secs(1));
@@ -95,7 +95,7 @@ fn emptied() -> Rules {
     rules(Budget { time: 2, calls: 2, polls: 1, flushes: 1, crashes: 1, ..Budget::default() })
 }
 
-type Scene = (&'static str, fn() -> Rules);
+pub type Scene = (&'static str, fn() -> Rules);
 
 const SCENES: [Scene; 10] = [
     ("crashed probes", crashed_probes),
@@ -134,7 +134,7 @@ fn with_permits(rules: Rules) -> Rules {
     Rules { machines: Machines::new(settings), ..rules }
 }
 
-fn hold(name: &str, rules: Rules) {
+pub fn hold(name: &str, rules: Rules) {
     let from = Instant::now();
     let checker = rules.checker().threads(threads()).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let (states, depth) = (checker.unique_state_count(), checker.max_depth());
@@ -186,11 +186,16 @@ fn what_is_left_out_is_told() {
         (M::KeepsItsName, crashed_probes, few),
     ];
     for (mutant, rules, property) in cases {
-        let from = Instant::now();
-        let told = HasDiscoveries::AnyOf(BTreeSet::from([property]));
-        let checker = Rules { mutant, ..rules() }.checker().threads(threads()).finish_when(told).spawn_bfs().join();
-        let steps = checker.discovery(property).map(|path| path.into_actions().len());
-        println!("{mutant:?}: {property}: {steps:?} steps, {} states, {:.1?}", checker.unique_state_count(), from.elapsed());
-        assert!(steps.is_some(), "{mutant:?} breaks nothing: {:?}", checker.discoveries().keys());
+        tells(mutant, rules(), property);
     }
+}
+
+/// That a property tells that something is left out.
+pub fn tells(mutant: Mutant, rules: Rules, property: &'static str) {
+    let from = Instant::now();
+    let told = HasDiscoveries::AnyOf(BTreeSet::from([property]));
+    let checker = Rules { mutant, ..rules }.checker().threads(threads()).finish_when(told).spawn_bfs().join();
+    let steps = checker.discovery(property).map(|path| path.into_actions().len());
+    println!("{mutant:?}: {property}: {steps:?} steps, {} states, {:.1?}", checker.unique_state_count(), from.elapsed());
+    assert!(steps.is_some(), "{mutant:?} breaks nothing: {:?}", checker.discoveries().keys());
 }

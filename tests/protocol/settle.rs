@@ -1,4 +1,4 @@
-//! What becomes of a fleet once nothing goes wrong any more: the store is back, and every instance polls it.
+//! What becomes of a fleet once nothing goes wrong any more: the store is back, and every instance polls it and tells what it sees.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -17,6 +17,10 @@ pub struct Settled {
     pub agrees: bool,
     /// Everybody closes, and with them the store, in a bounded time once the service works, nothing is locked and every instance runs.
     pub closes: bool,
+    /// Everybody opens, and with them the store, in a bounded time once the calls of as many instances as make a quorum fail, and the others have none;
+    /// or have some that work.
+    pub opens: bool,
+    pub opens_masked: bool,
 }
 
 /// What becomes of this one. It depends on nothing that may happen yet.
@@ -32,8 +36,11 @@ pub fn settles(rules: &Rules, fleet: &Fleet) -> Settled {
             agree(&all)
         };
         // Much comes to rest alike.
-        let closes = remembered(rules, (&deaf, false), || Settled { agrees, closes: closes(rules, deaf.clone()) }).closes;
-        Settled { agrees, closes }
+        let futures = remembered(rules, (&deaf, false), || {
+            let opens = |healthy| !rules.machines.tells() || opens(rules, deaf.clone(), healthy);
+            Settled { agrees, closes: closes(rules, deaf.clone()), opens: opens(false), opens_masked: opens(true) }
+        });
+        Settled { agrees, ..futures }
     })
 }
 
@@ -49,12 +56,52 @@ fn remembered(rules: &Rules, what: impl Hash, find: impl FnOnce() -> Settled) ->
     found
 }
 
-fn closes(rules: &Rules, mut fleet: Fleet) -> bool {
+/// Every instance runs, and what is out for it is answered.
+fn run(rules: &Rules, fleet: &mut Fleet) {
     for host in 0..rules.instances {
         fleet.hosts[usize::from(host)].lag = 0;
         if fleet.hosts[usize::from(host)].process.is_none() {
             fleet.start(rules, host);
         }
+        fleet.with(rules, host, |process, around| process.hear_told(around));
+    }
+}
+
+fn opens(rules: &Rules, mut fleet: Fleet, healthy: bool) -> bool {
+    run(rules, &mut fleet);
+    // The longest lease, and what of tellings comes between. No open time need end for it.
+    let rounds = u64::try_from(rules.machines.settings().lease.as_millis()).expect("short") / STEP + 12;
+    for round in 0..rounds {
+        for host in 0..rules.instances {
+            let fails = usize::from(host) < rules.quorum();
+            // Those that fail take turns: each is heard by the next, or by nobody.
+            if fails && round % rules.quorum() as u64 != u64::from(host) {
+                poll(rules, &mut fleet, host);
+                continue;
+            }
+            fleet.with(rules, host, |process, around| {
+                if fails || healthy {
+                    process.call(around);
+                }
+                while let Some(number) = process.calls.first().map(|call| call.number) {
+                    process.answer(around, number, !fails);
+                }
+            });
+            fleet.tell(rules, host);
+            poll(rules, &mut fleet, host);
+        }
+        let open = |process: &Process| process.node.state == StateName::Open && !process.node.apart;
+        if processes(&fleet).all(open) && agree(&fleet) {
+            return true;
+        }
+        fleet.time(rules, None);
+    }
+    false
+}
+
+fn closes(rules: &Rules, mut fleet: Fleet) -> bool {
+    run(rules, &mut fleet);
+    for host in 0..rules.instances {
         fleet.with(rules, host, |process, around| {
             while let Some(number) = process.calls.first().map(|call| call.number) {
                 process.answer(around, number, true);
@@ -72,9 +119,10 @@ fn closes(rules: &Rules, mut fleet: Fleet) -> bool {
     for _ in 0..rounds {
         for host in 0..rules.instances {
             probe(rules, &mut fleet, host);
+            fleet.tell(rules, host);
             poll(rules, &mut fleet, host);
         }
-        if processes(&fleet).all(|process| process.node.snapshot.held.name() == StateName::Closed) && agree(&fleet) {
+        if processes(&fleet).all(|process| process.node.state == StateName::Closed) && agree(&fleet) {
             return true;
         }
         fleet.time(rules, None);
@@ -112,7 +160,10 @@ fn probe(rules: &Rules, fleet: &mut Fleet, host: u8) {
 fn come_to_rest(rules: &Rules, fleet: &mut Fleet, heard: bool) {
     fleet.redis.away = false;
     for host in 0..rules.instances {
-        fleet.with(rules, host, |process, around| process.hear_lease(around));
+        fleet.with(rules, host, |process, around| {
+            process.hear_lease(around);
+            process.hear_told(around);
+        });
         fleet.finish(rules, host);
         while heard && fleet.hosts[usize::from(host)].process.as_ref().is_some_and(|process| !process.inbox.is_empty()) {
             fleet.with(rules, host, |process, around| process.hear(around, 0));

@@ -71,7 +71,7 @@ impl Testimony {
 }
 
 /// Another instance's testimony.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Told {
     /// Whose.
     pub instance: String,
