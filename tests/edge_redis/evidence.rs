@@ -9,7 +9,7 @@ use super::*;
 
 fn says(generation: u64, failures: u64, lasts_ms: u64) -> Telling {
     let figures = vec![Counts { calls: failures, failures, slow: 0, consecutive_failures: failures }];
-    let testimony = Testimony { generation: Generation(generation), alone: false, kind: 4, figures };
+    let testimony = Testimony { generation: Generation(generation), alone: false, kind: 4, figures, retry_after: None };
     Telling { service: "rag".to_owned(), testimony, lasts: Duration::from_millis(lasts_ms) }
 }
 

@@ -24,7 +24,7 @@ async fn everything_works(store: &RedisStore<Still>, services: &[String], genera
     let loaded = store.load(services).await.expect("answered");
     assert!(loaded.iter().all(|kept| kept.state.as_ref().is_some_and(|state| state.generation == Generation(generation))), "{loaded:?}");
     let figures = vec![Counts { calls: 1, failures: 1, slow: 0, consecutive_failures: 1 }];
-    let testimony = Testimony { generation: Generation(generation), alone: false, kind: 0, figures };
+    let testimony = Testimony { generation: Generation(generation), alone: false, kind: 0, figures, retry_after: None };
     let tellings: Vec<_> =
         services.iter().map(|service| Telling { service: service.clone(), testimony: testimony.clone(), lasts: TIMEOUT }).collect();
     assert_eq!(store.tell(&tellings).await.map(|told| told.len()), Ok(services.len()));

@@ -361,6 +361,7 @@ impl World {
             alone: chance.one_in(3),
             kind: chance.below(3),
             figures: (0..1 + chance.below(2)).map(|_| counts(chance)).collect(),
+            retry_after: chance.one_in(4).then(|| Duration::from_millis(chance.below(9_000))),
         };
         let lasts = Duration::from_millis(chance.of(&[0, 1, 5, 60_000, 60_000, 60_001]));
         let telling = wire::tell_of(&testimony, lasts, ["a", "b", "c"][by]);

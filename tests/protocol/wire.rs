@@ -69,25 +69,31 @@ pub fn tell_of(testimony: &Testimony, lasts: Duration, instance: &str) -> Tell {
         .figures
         .iter()
         .map(|Counts { calls, failures, slow, consecutive_failures }| format!("{calls}/{failures}/{slow}/{consecutive_failures}"));
+    let asked = testimony.retry_after.map(|after| format!(" {}", span(after))).unwrap_or_default();
     Tell {
         instance: instance.to_owned(),
         generation: testimony.generation.0,
         lasts: if testimony.is_empty() { 0 } else { span(lasts) },
-        what: format!("{} {} {}", u8::from(testimony.alone), testimony.kind, figures.collect::<Vec<_>>().join(",")),
+        what: format!("{} {} {}{asked}", u8::from(testimony.alone), testimony.kind, figures.collect::<Vec<_>>().join(",")),
     }
 }
 
 /// What was heard of a life, without what cannot be read.
 pub fn told_of(heard: Hash, generation: Generation) -> Vec<Told> {
     let read = |(instance, what): (String, String)| {
-        let [alone @ ("0" | "1"), kind, figures] = what.split(' ').collect::<Vec<_>>()[..] else { return None };
+        let (what, retry_after) = match what.splitn(4, ' ').collect::<Vec<_>>()[..] {
+            [alone, kind, figures, after] => ((alone, kind, figures), Some(Duration::from_millis(after.parse().ok()?))),
+            [alone, kind, figures] => ((alone, kind, figures), None),
+            _ => return None,
+        };
+        let (alone @ ("0" | "1"), kind, figures) = what else { return None };
         let counts = |text: &str| {
             let numbers: Vec<u64> = text.split('/').map(|number| number.parse().ok()).collect::<Option<_>>()?;
             let [calls, failures, slow, consecutive_failures] = numbers[..] else { return None };
             Some(Counts { calls, failures, slow, consecutive_failures })
         };
         let figures = figures.split(',').map(counts).collect::<Option<_>>()?;
-        Some(Told { instance, testimony: Testimony { generation, alone: alone == "1", kind: kind.parse().ok()?, figures } })
+        Some(Told { instance, testimony: Testimony { generation, alone: alone == "1", kind: kind.parse().ok()?, figures, retry_after } })
     };
     heard.into_iter().filter_map(read).collect()
 }

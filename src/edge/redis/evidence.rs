@@ -2,22 +2,23 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `<prefix>:{<service>}:window` | hash | by instance: `<generation> <until> <alone> <kind> <figures>`; gone with the last of them |
+//! | `<prefix>:{<service>}:window` | hash | by instance: `<generation> <until> <alone> <kind> <figures> <retry after>`; gone with the last of them |
 //!
 //! Guarantees: telling and hearing are one script, so of two that tell at once one hears the other; what is over by Redis' clock, or of an older
 //! life, is heard by nobody.
 //!
-//! Figures are `calls/failures/slow/streak`, of several policies with a comma between them. What cannot be read is left out: an instance of
+//! Figures are `calls/failures/slow/streak`, of several policies with a comma between them; a `Retry-After` follows as ms, if there is one. What cannot be read is left out: an instance of
 //! another version may have said it.
 //!
 //! Where Redis refuses this alone, for a right that the user lacks, say, that is told once, and once that it works again.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use redis::Script;
 
-use super::RedisStore;
+use super::{RedisStore, wire};
 use crate::machine::breaker::{Counts, Generation, Testimony, Told};
 use crate::pipeline::ports::{Clock, EvidenceStore, StoreError, Telling};
 
@@ -71,7 +72,11 @@ fn text(testimony: &Testimony) -> String {
         .figures
         .iter()
         .map(|Counts { calls, failures, slow, consecutive_failures }| format!("{calls}/{failures}/{slow}/{consecutive_failures}"));
-    format!("{} {} {}", u8::from(testimony.alone), testimony.kind, figures.collect::<Vec<_>>().join(","))
+    let mut text = format!("{} {} {}", u8::from(testimony.alone), testimony.kind, figures.collect::<Vec<_>>().join(","));
+    if let Some(span) = testimony.retry_after {
+        let _ = write!(text, " {}", wire::span(span));
+    }
+    text
 }
 
 /// What [`text`] wrote; `None` for anything else.
@@ -84,7 +89,8 @@ fn parse(text: &str, generation: Generation) -> Option<Testimony> {
     };
     let kind = words.next()?.parse().ok()?;
     let figures = words.next()?.split(',').filter(|figures| !figures.is_empty()).map(counts).collect::<Option<_>>()?;
-    Some(Testimony { generation, alone, kind, figures })
+    let retry_after = words.next().map(|ms| ms.parse().map(Duration::from_millis)).transpose().ok()?;
+    Some(Testimony { generation, alone, kind, figures, retry_after })
 }
 
 fn counts(text: &str) -> Option<Counts> {
@@ -104,8 +110,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(alone: bool, kind: u64, figures in prop::collection::vec(any_counts(), 0..4)) {
-            let testimony = Testimony { generation: Generation(7), alone, kind, figures };
+        fn what_is_written_is_read(
+            alone: bool, kind: u64, figures in prop::collection::vec(any_counts(), 0..4), asked in prop::option::of(0..4_000_000_u64),
+        ) {
+            let testimony = Testimony { generation: Generation(7), alone, kind, figures, retry_after: asked.map(Duration::from_millis) };
             prop_assert_eq!(parse(&text(&testimony), Generation(7)), Some(testimony));
         }
 
@@ -117,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_another_version_wrote_is_none() {
-        for text in ["", "2 0 1/2/3/4", "1 x 1/2/3/4", "1 0 1/2/3", "1 0 1/2/3/4/5", "1 0 1/2/3/-4", "1 0"] {
+        for text in ["", "2 0 1/2/3/4", "1 x 1/2/3/4", "1 0 1/2/3", "1 0 1/2/3/4/5", "1 0 1/2/3/-4", "1 0", "1 0 1/2/3/4 soon"] {
             assert_eq!(parse(text, Generation(0)), None, "{text}");
         }
     }

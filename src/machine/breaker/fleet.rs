@@ -11,7 +11,7 @@
 //!   each weighs for itself it goes on weighing.
 //! - Alone, a breaker goes its own way: open, half-open with probes of its own, closed again. For the fleet it is still the closed breaker of
 //!   that generation ([`Breaker::snapshot`] says so), and whatever newer state it hears of ends that.
-//! - Half-open, the results of all instances' probes are weighed as if one instance had them.
+//! - Half-open, the results of all instances' probes are weighed as if one instance had them, and the longest `Retry-After` among them holds.
 //! - What was told of one generation is never weighed in another.
 //!
 //! What it leaves to others: telling and hearing ([`crate::pipeline::evidence`]). Until something is heard, a breaker weighs what it knows.
@@ -56,6 +56,8 @@ pub struct Testimony {
     pub kind: u64,
     /// The figures of its policy, of each one in turn if it has several; half-open those of the probes.
     pub figures: Vec<Counts>,
+    /// Half-open, the longest `Retry-After` among the failures.
+    pub retry_after: Option<Duration>,
 }
 
 impl Testimony {
@@ -112,6 +114,8 @@ struct Others {
     counts: FleetCounts,
     /// The sums of those figures that are of our kind.
     figures: Vec<Counts>,
+    /// The longest `Retry-After` that they name.
+    retry_after: Option<Duration>,
 }
 
 impl Membership {
@@ -122,7 +126,7 @@ impl Membership {
 
     /// What the others say, and this instance.
     fn fleet_counts(&self, ours: &Testimony) -> Option<FleetCounts> {
-        let Others { counts: others, figures } = self.others.as_ref()?;
+        let Others { counts: others, figures, .. } = self.others.as_ref()?;
         let mut failing_instances = others.failing_instances.clone();
         if ours.sees_failures() {
             failing_instances.insert(self.name.to_string());
@@ -151,13 +155,14 @@ impl Breaker {
     /// What the others should know of this life, and for how long that is of use; `None` if nothing that is told or heard would change it.
     pub fn testimony(&self, now: Tick) -> Option<(Testimony, Duration)> {
         let alone = self.membership.as_ref()?.alone.is_some();
-        let of = |figures, kind| Testimony { generation: self.life.generation, alone, kind, figures };
+        let of = |figures, kind| Testimony { generation: self.life.generation, alone, kind, figures, retry_after: None };
         let policys = || Some((of(self.policy.figures(now), kind_of(&self.settings.policy)), self.settings.policy.memory()));
         match &self.state {
             _ if alone => policys(),
             State::Closed { .. } if self.settings.shares_evidence() => policys(),
             State::HalfOpen(half_open) if self.settings.probes_that_decide() > 1 => {
-                Some((of(vec![half_open.results()], kind_of(&"half-open")), PROBES_MEMORY))
+                let results = of(vec![half_open.results()], kind_of(&"half-open"));
+                Some((Testimony { retry_after: half_open.retry_after(), ..results }, PROBES_MEMORY))
             }
             State::Closed { .. } | State::Open { .. } | State::HalfOpen(_) | State::Locked(_) => None,
         }
@@ -178,12 +183,12 @@ impl Breaker {
         }
         let (ours, _) = self.testimony(now)?;
         let others = added_up(told, &ours);
-        let counts = first(&others.figures);
+        let (counts, retry_after) = (first(&others.figures), others.retry_after);
         self.membership.as_mut()?.others = Some(others);
         if let State::HalfOpen(half_open) = &mut self.state
             && !ours.alone
         {
-            half_open.hear(counts);
+            half_open.hear(counts, retry_after);
             let decision = half_open.decide(&self.settings);
             let fleet = self.fleet_counts(now);
             return self.act_on(decision, now, roll).map(|transition| transition.of_fleet(fleet));
@@ -263,6 +268,7 @@ fn added_up(told: &[Told], ours: &Testimony) -> Others {
             for (sum, figures) in others.figures.iter_mut().zip(&testimony.figures) {
                 *sum = sum.plus(*figures);
             }
+            others.retry_after = others.retry_after.max(testimony.retry_after);
         }
     }
     others

@@ -28,8 +28,9 @@ pub(super) struct HalfOpen {
     results: Counts,
     /// Those of the other instances' probes, as far as they have told.
     others: Counts,
-    /// The longest `Retry-After` of the round's failures.
+    /// The longest `Retry-After` of the round's failures here, and of the others'.
     retry_after: Option<Duration>,
+    others_retry_after: Option<Duration>,
 }
 
 /// A probe that is out.
@@ -94,12 +95,13 @@ impl HalfOpen {
     /// What follows from what is known.
     pub fn decide(&self, settings: &Settings) -> Decision {
         let Counts { calls, failures, slow, .. } = self.results.plus(self.others);
+        let retry_after = self.retry_after.max(self.others_retry_after);
         match settings.round() {
-            None if failures > 0 => Decision::Reopen(self.retry_after),
+            None if failures > 0 => Decision::Reopen(retry_after),
             None if calls > 0 && calls >= u64::from(settings.success_threshold) => Decision::Recover,
             Some(round) if calls > 0 && calls >= u64::from(round.size) => {
                 let bad = reaches(failures, calls, round.failure_rate) || reaches(slow, calls, round.slow_call_rate);
-                if bad { Decision::Reopen(self.retry_after) } else { Decision::Recover }
+                if bad { Decision::Reopen(retry_after) } else { Decision::Recover }
             }
             None | Some(_) => Decision::Wait,
         }
@@ -121,8 +123,13 @@ impl HalfOpen {
     }
 
     /// Hears what the other instances' probes have said in this life, in place of what it heard before.
-    pub fn hear(&mut self, others: Counts) {
-        self.others = others;
+    pub fn hear(&mut self, others: Counts, retry_after: Option<Duration>) {
+        (self.others, self.others_retry_after) = (others, retry_after);
+    }
+
+    /// The longest `Retry-After` among the failures here.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// What the probes that came back have said.

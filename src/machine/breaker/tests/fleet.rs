@@ -233,7 +233,7 @@ fn figures_of_another_kind_or_generation_are_not_added() {
     for other in [
         Testimony { kind: ours.kind + 1, figures: vec![streak], ..ours.clone() },
         Testimony { figures: vec![streak, streak], ..ours.clone() },
-        Testimony { generation: Generation(3), figures: vec![streak], kind: ours.kind, alone: false },
+        Testimony { generation: Generation(3), figures: vec![streak], kind: ours.kind, alone: false, retry_after: None },
     ] {
         assert_eq!(breaker.hear(Generation(0), &told(other), true, Tick(0), || 0.0), None);
     }
@@ -290,6 +290,24 @@ fn a_round_is_the_fleets() {
     assert_eq!(town.breakers[1].tenure(Tick(100)).terms.map(|terms| terms.places), Some(1), "three of four results are in");
     town.call(1, FAILURE);
     assert_eq!(town.states()[1], OPEN, "the fourth decides, two of them failed");
+}
+
+#[test]
+fn what_the_service_asked_another_instance_for_holds_where_the_round_is_decided() {
+    let round = Settings { permits: 2, half_open_failure_rate: Some(0.5), ..settings() };
+    let mut town = Town::new(2, &round);
+    town.calls(0, FAILURE, 3);
+    town.spread();
+    town.now = 100;
+    assert!(town.call(0, Verdict::Failure { retry_after: Some(Duration::from_secs(5)) }));
+    town.spread();
+    assert!(town.call(1, Verdict::Success));
+    assert!(town.talk(0).is_none());
+    let transition = town.talk(1).expect("the second of two results");
+    assert_eq!((transition.cause, transition.to), (Cause::ProbeFailed, StateName::Open));
+    assert_eq!(town.breakers[1].snapshot().held, Held::Open { until: Tick(5_100) });
+    town.spread();
+    assert_eq!(town.breakers[0].snapshot().held, Held::Open { until: Tick(5_100) });
 }
 
 #[test]
