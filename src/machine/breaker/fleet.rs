@@ -10,7 +10,8 @@
 //!   have opened alone or, with [`Scope::Fleet`], the sum of all their figures trips the policy. So a healthy instance masks nobody: what
 //!   each weighs for itself it goes on weighing.
 //! - Alone, a breaker goes its own way: open, half-open with probes of its own, closed again. For the fleet it is still the closed breaker of
-//!   that generation ([`Breaker::snapshot`] says so), and whatever newer state it hears of ends that.
+//!   that generation ([`Breaker::snapshot`] says so), and whatever newer state it hears of ends that. So does an order. Its trips alone, and the
+//!   longer open times that they led to, end with it.
 //! - Half-open, the results of all instances' probes are weighed as if one instance had them, and the longest `Retry-After` among them holds.
 //! - What was told of one generation is never weighed in another.
 //!
@@ -229,6 +230,13 @@ impl Breaker {
         self.leases.as_deref().filter(|_| !self.is_alone())
     }
 
+    /// Before something ends its being alone that is for the whole fleet: for that it has been closed, and has not tripped.
+    pub(super) fn forget_own_trips(&mut self) {
+        if self.is_alone() {
+            self.trips = 0;
+        }
+    }
+
     /// Opens the fleet's breaker, if what everybody says is enough.
     fn weigh_fleet(&mut self, ours: &Testimony, now: Tick, roll: impl FnOnce() -> f64) -> Option<Transition> {
         let membership = self.membership.as_ref()?;
@@ -240,10 +248,7 @@ impl Breaker {
         if fleet.failing < quorum || (fleet.alone < quorum && !too_much) {
             return None;
         }
-        if ours.alone {
-            // Its own trips were not the fleet's.
-            self.trips = 0;
-        }
+        self.forget_own_trips();
         Some(self.trip(Cause::Fleet, None, now, roll).of_fleet(Some(fleet)))
     }
 }

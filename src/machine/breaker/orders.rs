@@ -18,6 +18,7 @@ impl Breaker {
     /// Puts a lock on, over whatever state there is.
     pub fn lock(&mut self, lock: Lock, now: Tick) -> Transition {
         let (actor, reason) = (lock.actor.clone(), lock.reason.clone());
+        self.forget_own_trips();
         self.enter(State::Locked(Box::new(lock)), Cause::Forced, now).by(actor, reason)
     }
 
@@ -32,6 +33,7 @@ impl Breaker {
     /// Puts the breaker into an automatic state by hand; a lock is taken off by it. From there it goes on by itself: opened by
     /// hand, it is half-open after `recovery_timeout`.
     pub fn reset_to(&mut self, state: Automatic, actor: &str, reason: &str, now: Tick, roll: impl FnOnce() -> f64) -> Transition {
+        self.forget_own_trips();
         let transition = match state {
             Automatic::Closed => self.recover(Cause::Forced, now),
             Automatic::Open => self.trip(Cause::Forced, None, now, roll),

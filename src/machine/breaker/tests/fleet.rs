@@ -157,6 +157,34 @@ fn whatever_the_fleet_does_ends_being_alone() {
 }
 
 #[test]
+fn trips_of_a_breaker_that_was_alone_count_for_nothing_after_it() {
+    let settings = Settings { backoff_multiplier: 2.0, ..of_fleet(consecutive(1), Scope::Instance, 2) };
+    type Deed = fn(&mut Town);
+    const LOCK: Deed = |town| drop(town.breakers[0].lock(lock(LockKind::ForcedOpen, None), Tick(town.now)));
+    const OPEN: Deed = |town| drop(town.breakers[0].reset_to(Automatic::Open, "ann", "drill", Tick(town.now), || 0.0));
+    const HALF_OPEN: Deed = |town| drop(town.breakers[0].reset_to(Automatic::HalfOpen, "ann", "drill", Tick(town.now), || 0.0));
+    const QUORUM: Deed = |town| {
+        town.call(1, FAILURE);
+        town.talk(1);
+        town.talk(0).expect("the quorum");
+    };
+    for (name, deed, expect) in [("lock", LOCK, 0), ("open", OPEN, 1), ("half-open", HALF_OPEN, 0), ("quorum", QUORUM, 1)] {
+        let mut town = Town::new(2, &settings);
+        // Three trips in a row, each after a longer time.
+        for after in [0, 100, 200] {
+            town.now += after;
+            assert!(town.call(0, FAILURE), "{name}");
+        }
+        assert_eq!((town.states()[0], town.breakers[0].standing().trips), (OPEN_ALONE, 3), "{name}");
+        deed(&mut town);
+        assert_eq!((town.breakers[0].is_alone(), town.breakers[0].snapshot().trips), (false, expect), "{name}");
+        if let Held::Open { until } = town.breakers[0].snapshot().held {
+            assert_eq!(until, Tick(town.now + 100), "{name}: as after a first trip");
+        }
+    }
+}
+
+#[test]
 fn the_fleets_figures_are_weighed_together() {
     let three_of_ten = rates(10, 0.3);
     let any = PolicySettings::Any(vec![consecutive(50), count(100, three_of_ten)]);
