@@ -158,10 +158,13 @@ impl Link {
 }
 
 fn tuning_of(change: &Change, now: UnixMillis) -> Tuning {
-    let fail_max = change.settings.parse::<u32>().ok().and_then(|number| number.try_into().ok());
-    let chosen = fail_max.map_or(Chosen::Configured, |fail_max| {
-        Chosen::Given(Arc::new(Settings { policy: PolicySettings::Consecutive { fail_max }, ..settings(1) }))
-    });
+    let read = |text: &str| {
+        let (fail_max, open_ms) = text.split_once(' ')?;
+        let (fail_max, open_ms) = (fail_max.parse::<u32>().ok()?.try_into().ok()?, open_ms.parse().ok()?);
+        let policy = PolicySettings::Consecutive { fail_max };
+        Some(Settings { policy, recovery_timeout: Duration::from_millis(open_ms), ..settings(1) })
+    };
+    let chosen = read(&change.settings).map_or(Chosen::Configured, |settings| Chosen::Given(Arc::new(settings)));
     let Change { revision, actor, reason, instance, age, .. } = change.clone();
     Tuning { revision, chosen, actor, reason, at: UnixMillis(now.0 - age), instance }
 }
@@ -169,7 +172,7 @@ fn tuning_of(change: &Change, now: UnixMillis) -> Tuning {
 fn change_of(tuning: &Tuning, now: UnixMillis) -> Change {
     let settings = match &tuning.chosen {
         Chosen::Given(settings) => match settings.policy {
-            PolicySettings::Consecutive { fail_max } => fail_max.to_string(),
+            PolicySettings::Consecutive { fail_max } => format!("{fail_max} {}", settings.recovery_timeout.as_millis()),
             _ => unreachable!("none else is given"),
         },
         Chosen::Configured | Chosen::Unreadable(_) => String::new(),
@@ -354,7 +357,11 @@ async fn order(instance: &Instance, chance: u64) {
             let wish = Wish { actor: "ann", reason: "", over: None };
             let fail_max = (1 + u32::try_from(chance % 7).expect("small")).try_into().expect("not zero");
             let policy = PolicySettings::Consecutive { fail_max };
-            let decide = |known: &Settings| Ok::<_, ()>(Chosen::Given(Arc::new(Settings { policy: policy.clone(), ..known.clone() })));
+            // An open time that ends well after the one before it is told of.
+            let recovery_timeout = Duration::from_millis(if chance.is_multiple_of(2) { 500 } else { 2_500 });
+            let decide = |known: &Settings| {
+                Ok::<_, ()>(Chosen::Given(Arc::new(Settings { policy: policy.clone(), recovery_timeout, ..known.clone() })))
+            };
             drop(tune(&instance.breakers, Some(&*instance.link), 0, &wish, decide).await);
             return;
         }

@@ -78,6 +78,10 @@ use super::time::Tick;
 /// When a call makes sense again that was refused by chance, while the breaker is closed.
 const BY_CHANCE: Duration = Duration::from_millis(100);
 
+/// By how much two instances may differ on when a state began: it takes so long on its way. An open time that changed settings move by no more is each
+/// instance's own, or one after the other would tell all others of its own reckoning.
+const ON_THE_WAY: Duration = Duration::from_secs(1);
+
 /// A breaker's no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
@@ -319,7 +323,8 @@ impl Breaker {
     }
 
     /// Takes other settings, all of them. State, probes and locks stay, and the window as far as the new policy has room for it. What
-    /// there is is weighed at once: a closed breaker may open, a half-open one close or open, an open one's time be over earlier or later.
+    /// there is is weighed at once: a closed breaker may open, a half-open one close or open, an open one's time be over earlier or later, which is
+    /// a change for the fleet to know of if it is by more than [`ON_THE_WAY`].
     /// Settings that say the same of any of this leave it as it is.
     pub fn retune(&mut self, settings: impl Into<Arc<Settings>>, now: Tick, roll: impl FnOnce() -> f64) -> Option<Transition> {
         let settings = settings.into();
@@ -337,9 +342,11 @@ impl Breaker {
                     return Some(self.trip(Cause::Policy, None, now, roll));
                 }
             }
-            State::Open { until, not_before, .. } => {
+            State::Open { not_before, .. } => {
                 if !settings.opens_as_long_as(&before) {
-                    *until = self.since.plus(settings.open_time(self.trips, None, roll())).max(*not_before);
+                    // Without chance, for whoever takes the settings up comes to the same.
+                    let end = self.since.plus(settings.open_time(self.trips, None, 0.0)).max(*not_before);
+                    return self.stay_open_until(end, now);
                 }
             }
             State::HalfOpen(half_open) => {
@@ -349,6 +356,23 @@ impl Breaker {
             State::Locked(_) => {}
         }
         None
+    }
+
+    /// Open until another time than was decided; since when it is stays.
+    fn stay_open_until(&mut self, end: Tick, now: Tick) -> Option<Transition> {
+        let alone = self.is_alone();
+        let State::Open { until, not_before, .. } = &mut self.state else { return None };
+        let moved = end.since(*until).max(until.since(end));
+        *until = end;
+        // What is over by now is told by what follows it.
+        if alone || moved <= ON_THE_WAY || end <= now {
+            return None;
+        }
+        let (since, not_before, counts) = (self.since, *not_before, self.counts(now));
+        let state = State::Open { until: end, not_before, probed: self.probed() };
+        let transition = self.enter(state, Cause::Tuned, now).with(counts);
+        self.since = since;
+        Some(transition)
     }
 
     /// Hears of so many quick successes of this life at once, which its policy had said it need not hear of one by one ([`Policy::slack`]).

@@ -110,7 +110,7 @@ impl Breaker {
         let state = match &snapshot.held {
             // A recovery that another instance saw is one here too, and its ramp began when it did there.
             Held::Closed => self.closed(snapshot.generation.is_own_decision()),
-            // Why it is open until then, only who tripped knows: settings that change make it no shorter here.
+            // Why it is open until then, only who tripped knows: settings that change make it shorter there alone, and are heard of from there.
             Held::Open { until } => State::Open { until: *until, not_before: *until, probed: self.probed() },
             Held::HalfOpen => State::HalfOpen(Box::default()),
             Held::Locked(lock) => State::Locked(Box::new(lock.clone())),

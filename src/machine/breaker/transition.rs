@@ -59,6 +59,8 @@ pub enum Cause {
     ProbesTooLong,
     /// Enough probes succeeded.
     Recovered,
+    /// Changed settings moved the end of its open time.
+    Tuned,
     /// Somebody asked for it.
     Forced,
     /// Somebody took a lock off.
@@ -73,13 +75,14 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Policy,
         Self::Fleet,
         Self::Timer,
         Self::ProbeFailed,
         Self::ProbesTooLong,
         Self::Recovered,
+        Self::Tuned,
         Self::Forced,
         Self::Released,
         Self::LockExpired,
@@ -96,6 +99,7 @@ impl Cause {
             Self::ProbeFailed => "probe_failed",
             Self::ProbesTooLong => "probes_too_long",
             Self::Recovered => "recovered",
+            Self::Tuned => "tuned",
             Self::Forced => "forced",
             Self::Released => "released",
             Self::LockExpired => "lock_expired",
@@ -129,6 +133,7 @@ impl Cause {
             Self::Timer => matches!((from, to), (Open, HalfOpen)),
             Self::ProbeFailed | Self::ProbesTooLong => matches!((from, to), (HalfOpen, Open)),
             Self::Recovered => matches!((from, to), (HalfOpen, Closed)),
+            Self::Tuned => matches!((from, to), (Open, Open)),
             Self::Released | Self::LockExpired => {
                 matches!((from, to), (ForcedOpen, HalfOpen) | (ForcedClosed | MetricsOnly, Closed))
             }

@@ -186,6 +186,41 @@ fn an_open_ones_time_is_reckoned_anew_from_its_trip() {
     assert_eq!(breaker.next_deadline(), Some(Tick(200 + 900)));
 }
 
+#[test]
+fn an_end_that_moves_by_more_than_a_second_is_a_change_for_the_fleet() {
+    let open = |ms| Settings { recovery_timeout: Duration::from_millis(ms), jitter: 0.5, ..settings() };
+    let asked = Some(Duration::from_secs(4));
+    for (before, after, retry_after, now, until, told) in [
+        (2_000, 3_000, None, 10, 3_000, false),
+        (2_000, 3_001, None, 10, 3_001, true),
+        (9_000, 8_000, None, 10, 8_000, false),
+        (9_000, 7_999, None, 10, 7_999, true),
+        (9_000, 2_000, asked, 10, 4_000, true),
+        (9_000, 3_000, None, 3_000, 3_000, false),
+    ] {
+        let case = format!("{before} to {after}, {retry_after:?}, at {now}");
+        let mut breaker = Breaker::new(open(before), Tick(0));
+        while call(&mut breaker, Verdict::Failure { retry_after }, 0).transition.is_none() {}
+        let (counts, transition) = (breaker.counts(Tick(now)), breaker.retune(open(after), Tick(now), || 0.9));
+        let snapshot = breaker.snapshot();
+        assert_eq!(snapshot.held, Held::Open { until: Tick(until) }, "{case}");
+        assert_eq!((snapshot.since, snapshot.trips, breaker.counts(Tick(now))), (Tick(0), 1, counts), "{case}");
+        assert_eq!(snapshot.generation, Generation(1 + u64::from(told)), "{case}");
+        let shown = transition.map(|transition| (transition.from, transition.to, transition.cause));
+        assert_eq!(shown, told.then_some((StateName::Open, StateName::Open, Cause::Tuned)), "{case}");
+        // Whoever hears of it, and takes the settings up then, has nothing to add; it opened a moment later there.
+        let mut other = Breaker::new(open(before), Tick(0));
+        other.adopt(&Snapshot { since: Tick(30), ..snapshot }, Cause::Adopted, Tick(now));
+        assert_eq!(other.retune(open(after), Tick(now), || 0.9), None, "{case}");
+    }
+    // Alone it is nobody else's.
+    let mut breaker = Breaker::new(Settings { quorum: 2, ..open(2_000) }, Tick(0));
+    breaker.join_fleet("here".into());
+    trip(&mut breaker, 0);
+    assert_eq!(breaker.retune(Settings { quorum: 2, ..open(9_000) }, Tick(1), || 0.9), None);
+    assert_eq!((breaker.is_alone(), breaker.next_deadline()), (true, Some(Tick(9_000))));
+}
+
 /// Settings that say the same of the open time leave it as it is: chance is not asked again, nor is a `Retry-After` forgotten.
 #[test]
 fn an_open_ones_time_stays_where_nothing_is_said_of_it() {

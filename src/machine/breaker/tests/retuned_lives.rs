@@ -134,6 +134,10 @@ proptest! {
                         (Held::Closed, StateName::Open) => Some(Cause::Policy),
                         (Held::HalfOpen, StateName::Open) => Some(Cause::ProbeFailed),
                         (Held::HalfOpen, StateName::Closed) => Some(Cause::Recovered),
+                        (Held::Open { .. }, StateName::Open) => {
+                            prop_assert_eq!((after.since, after.trips), (before.since, before.trips));
+                            Some(Cause::Tuned)
+                        }
                         _ => None,
                     };
                     prop_assert_eq!(Some(transition.cause), expected);

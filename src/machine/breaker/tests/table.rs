@@ -116,6 +116,7 @@ fn shown(transition: Option<&Transition>) -> String {
         Cause::ProbeFailed => "probe",
         Cause::ProbesTooLong => "too long",
         Cause::Recovered => "recover",
+        Cause::Tuned => "tuned",
         Cause::Released => "release",
         Cause::LockExpired => "expired",
         Cause::Adopted => "adopt",

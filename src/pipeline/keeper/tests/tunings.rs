@@ -123,3 +123,54 @@ async fn what_was_changed_before_the_end_is_saved_if_the_store_is_back() {
     instance.keeper.await.expect("ended");
     assert_eq!(store.tuning("notifier").map(|stored| stored.revision), Some(1));
 }
+
+impl Instance {
+    /// Changes how long it stays open after a trip.
+    async fn opens_for(&self, store: &MemoryStore, seconds: u64) {
+        let wish = Wish { actor: "ops", reason: "", over: None };
+        let recovery_timeout = Duration::from_secs(seconds);
+        let decide =
+            |in_force: &Settings| Ok::<_, ()>(Chosen::Given(Arc::new(Settings { recovery_timeout, jitter: 0.5, ..in_force.clone() })));
+        tune(&self.breakers, Some(store), 0, &wish, decide).await.expect("changed");
+    }
+
+    fn opens_until(&self) -> Option<Tick> {
+        open_until(&self.breakers.snapshot(0))
+    }
+}
+
+fn open_until(snapshot: &Snapshot) -> Option<Tick> {
+    match snapshot.held {
+        Held::Open { until } => Some(until),
+        _ => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_time_that_is_changed_is_the_same_everywhere_and_in_the_store() {
+    // Whoever tripped, and whoever else is asked for the change.
+    for (asked, seconds) in [(0, 300), (1, 300), (0, 10), (1, 10)] {
+        let (store, clock) = (MemoryStore::new(), PausedClock::new());
+        let fleet = [Instance::start(&store, clock).await, Instance::start(&store, clock).await, Instance::start(&store, clock).await];
+        fleet[0].fail();
+        settled().await;
+        let tripped = clock.now();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        fleet[asked].opens_for(&store, seconds).await;
+        settled().await;
+        let until = Some(tripped.plus(Duration::from_secs(seconds)));
+        let told: Vec<_> = fleet.iter().map(Instance::opens_until).collect();
+        assert_eq!(told, [until; 3], "asked of {asked}, {seconds} s");
+        assert_eq!(store.snapshot("notifier").as_ref().and_then(open_until), until, "asked of {asked}, {seconds} s");
+        let generation = fleet[0].breakers.snapshot(0).generation;
+        assert!(fleet.iter().all(|one| one.breakers.snapshot(0).generation == generation), "all agree");
+        let changes = store.history().len();
+        // Whoever starts now goes by the same, and changes nothing.
+        let next = Instance::start(&store, clock).await;
+        reconciled().await;
+        assert_eq!((next.opens_until(), store.history().len()), (until, changes), "asked of {asked}, {seconds} s");
+        tokio::time::sleep(until.expect("open").since(clock.now())).await;
+        settled().await;
+        assert!(fleet.iter().all(|one| one.state() == StateName::HalfOpen), "all at once");
+    }
+}
