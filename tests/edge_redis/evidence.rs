@@ -176,3 +176,26 @@ async fn however_much_is_noted_every_change_stays_and_the_last_notes_are_in_thei
     store.note("rag", &noted(1)).await.expect("kept");
     assert!(store.history("rag", None, 10).await.expect("a page").entries[0].alone);
 }
+
+#[tokio::test]
+async fn the_user_of_the_handbook_may_tell_and_note() {
+    let server = Server::start(&[]);
+    let handbook = include_str!("../../docs/operations.md");
+    let (_, rest) = handbook.split_once("ACL SETUSER fusebox on").expect("the handbook has a user");
+    let (rules, _) = rest.split_once("```").expect("in a block");
+    let rules = rules.replace('\\', " ").replace('\'', "").replace("PASSWORD", "pw");
+    let mut user = redis::cmd("ACL");
+    let () = user
+        .arg("SETUSER")
+        .arg("ann")
+        .arg("on")
+        .arg(rules.split_whitespace().collect::<Vec<_>>())
+        .query(&mut raw(&server.url()))
+        .expect("a user");
+    let url = format!("redis://ann:pw@127.0.0.1:{}/0", server.port);
+    let [a, b] = ["a", "b"].map(|name| store_at(&config(&url, "fusebox"), name, Tick(1_000_000)));
+    tell(&a, says(7, 1, 60_000)).await;
+    assert_eq!(tell(&b, says(7, 2, 60_000)).await, named(&[("a", 1)]));
+    a.note("rag", &noted(1)).await.expect("kept");
+    assert_eq!(whole_history(&b, 10).await.len(), 1);
+}

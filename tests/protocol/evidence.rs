@@ -93,6 +93,27 @@ const SCENES: [Scene; 10] = [
     ("three instances", three),
 ];
 
+/// What takes minutes.
+const DEEP: [Scene; 3] = [
+    ("three that crash", || Rules { instances: 3, ..quorum(Budget { time: 1, calls: 3, polls: 1, crashes: 1, ..Budget::default() }) }),
+    ("three whose words are lost", || {
+        let budget = Budget { time: 1, calls: 3, polls: 1, losses: 1, flushes: 1, ..Budget::default() };
+        Rules { instances: 3, waits: 1, ..quorum(budget) }
+    }),
+    ("late words and crashes", || {
+        let budget = Budget { time: 2, calls: 3, polls: 1, losses: 1, crashes: 1, ..Budget::default() };
+        Rules { waits: 2, lag: 1, ..quorum(budget) }
+    }),
+];
+
+#[test]
+#[ignore = "takes minutes: cargo test --test protocol -- --ignored --nocapture"]
+fn every_larger_fleet_opens_by_its_quorum() {
+    for (name, rules) in DEEP {
+        hold(name, rules());
+    }
+}
+
 #[test]
 fn every_fleet_opens_by_its_quorum() {
     for (name, rules) in SCENES {
