@@ -644,6 +644,41 @@ async fn a_member_without_partitions_leaves_when_it_closes() {
     assert_eq!(members(&group).await.1, 0);
 }
 
+/// Members that close at whatever moment: also while they join, and while it is settled who gets what, which is soon after the one that stays
+/// has heard of them with its heartbeat, a second at most after they came.
+async fn come_and_go(properties: &[(&str, &str)]) {
+    let (topic, settings, group) = (create("leaving", 12, None).await, settings(properties), fresh("g"));
+    let (finished, _finished) = mpsc::unbounded_channel();
+    let (assigned, mut partitions) = mpsc::unbounded_channel();
+    let permits = Arc::new(Semaphore::new(0));
+    let join = || member(&settings, &group, &topic, &permits, &finished, &assigned, true);
+    let (staying, stop) = join();
+    assert_eq!(within("joining", partitions.recv()).await, Some(12));
+    for round in 0..12 {
+        let leaving = [join(), join()];
+        tokio::time::sleep(Duration::from_millis(if round % 3 == 0 { 40 + round } else { 960 + 8 * round })).await;
+        for (_, stop) in &leaving {
+            stop.notify_one();
+        }
+        for (task, _) in leaving {
+            within("closing", task).await.unwrap();
+        }
+        assert_eq!(members(&group).await.1, 1, "in round {round}");
+    }
+    stop.notify_one();
+    within("closing", staying).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cooperative_members_leave_at_whatever_moment_they_close() {
+    come_and_go(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eager_members_leave_at_whatever_moment_they_close() {
+    come_and_go(&[("partition.assignment.strategy", "range,roundrobin")]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_last_commit_that_is_not_taken_is_told() {
     let (topic, settings, group) = (create("refused", 1, None).await, settings(&[]), fresh("g"));

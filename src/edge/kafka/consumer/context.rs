@@ -48,6 +48,8 @@ pub(super) struct Shared {
     pub closing: Mutex<Option<Vec<CommitPoint>>>,
     /// Whether Kafka has refused, or not answered, a commit that was made while closing.
     pub last_commit_failed: AtomicBool,
+    /// Whether the client was outside its group when its statistics last came.
+    pub is_outside: AtomicBool,
     /// Where records and commits are one; `None`: they are not.
     pub transactions: Option<Transactions>,
     pub outbox: Mutex<Outbox>,
@@ -295,8 +297,8 @@ fn committed(
     let ask = || whole(consumer.committed_offsets(list.clone(), COMMITTED_WITHIN));
     // Where events leave things once, one that has finished above a commit must not run again for want of an answer.
     let for_certain = shared.transactions.is_some();
-    let known = if partitions.is_empty() { None } else { shared.ask_kafka(for_certain, ask) };
-    if known.is_none() && !partitions.is_empty() {
+    let known = if partitions.is_empty() || shared.is_closing() { None } else { shared.ask_kafka(for_certain, ask) };
+    if known.is_none() && !partitions.is_empty() && !shared.is_closing() {
         tracing::warn!(
             partitions = partitions.len(),
             "Kafka has not said what finished above the commits of partitions that have come; it may run again"
@@ -331,6 +333,7 @@ impl ClientContext for Context {
     fn stats_raw(&self, statistics: &[u8]) {
         let Some(statistics) = Statistics::read(statistics) else { return };
         self.0.health.set_connected(statistics.any_broker_up());
+        self.0.is_outside.store(statistics.is_outside(), Relaxed);
         self.0.read(&statistics);
     }
 
@@ -426,6 +429,7 @@ mod tests {
             on_commit: Arc::new(|_| {}),
             closing: Mutex::new(None),
             last_commit_failed: AtomicBool::new(false),
+            is_outside: AtomicBool::new(false),
             transactions: None,
             outbox: Mutex::new(Outbox { batch: Vec::new(), sender: None }),
             gate: Mutex::default(),

@@ -138,6 +138,7 @@ impl KafkaSubscription {
             on_commit,
             closing: Mutex::new(None),
             last_commit_failed: AtomicBool::new(false),
+            is_outside: AtomicBool::new(false),
             transactions: transactional_id.map(|id| Transactions::new(settings, &id)).transpose()?,
             outbox: Mutex::new(Outbox { batch: Vec::new(), sender: Some(sender) }),
             gate: Mutex::default(),
