@@ -13,6 +13,7 @@ pub mod judgement;
 pub mod lanes;
 pub mod limit;
 pub mod progress;
+pub mod redriven;
 pub mod schedule;
 pub mod simulation;
 pub mod standstill;

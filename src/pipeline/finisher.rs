@@ -26,8 +26,8 @@ use super::ledger::{Ledger, Life};
 use super::outbox::{Acked, Moment, Outbox};
 use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Subscription, Witness, World};
 use super::stages::{Leaving, Left};
-use crate::event::dead_letter::{self, Code, DeadLetter};
-use crate::event::{Incoming, Record, Source, Topic, TopicPartition, UnixMillis};
+use crate::event::dead_letter::{self, Code, DeadLetter, Letterbox};
+use crate::event::{Incoming, Record, Source, TopicPartition, UnixMillis};
 use crate::machine::time::Tick;
 
 /// A record that was begun: what must come back to finish it or let it go.
@@ -67,7 +67,7 @@ pub struct Finisher<W: World, T> {
     /// Where records are finished together; `None`: each by itself.
     batches: Option<Batches<T>>,
     budget: Arc<Budget>,
-    dead_letters: Topic,
+    dead_letters: Letterbox,
     clock: W::Clock,
     chance: W::Chance,
     witness: Arc<W::Witness>,
@@ -101,7 +101,7 @@ impl<W: World, T> Finisher<W, T> {
         publisher: W::Publisher,
         max_ahead_bytes: usize,
         budget: Arc<Budget>,
-        dead_letters: Topic,
+        dead_letters: Letterbox,
         clock: W::Clock,
         chance: W::Chance,
         witness: Arc<W::Witness>,
@@ -416,7 +416,7 @@ impl<W: World, T> Finisher<W, T> {
 
 /// What is published in place of a piece of what `read` leaves behind, which its topic does not take for its size. `None`: nothing is left to
 /// leave out, and only the topic's settings can help, so it is to be tried again, slowly.
-fn in_place_of(record: &Record, what: &Left, read: &Incoming, dead_letters: &Topic, now: UnixMillis) -> Option<(Record, Left)> {
+fn in_place_of(record: &Record, what: &Left, read: &Incoming, dead_letters: &Letterbox, now: UnixMillis) -> Option<(Record, Left)> {
     let size = record.value.as_ref().map_or(0, bytes::Bytes::len);
     let (topic, source) = (&record.topic, &read.source);
     let too_large = |what: &str| format!("the {what} has {size} bytes, which is more than `{topic}` takes (max.message.bytes)");

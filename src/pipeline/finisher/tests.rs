@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::{Headers, Offset, Partition, UnixMillis};
+use crate::event::{Headers, Offset, Partition, Topic, UnixMillis};
 use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock, Small};
 use crate::pipeline::ports::{Batch, Intake};
 use std::sync::Mutex;
@@ -57,7 +57,8 @@ pub(super) fn rig() -> Rig {
     let budget = Budget::new(1_000, 1 << 20);
     let witness = Arc::new(Notes::default());
     let clock = PausedClock::new();
-    let mut finisher = Finisher::new(Nowhere, 22, Arc::clone(&budget), Topic::from("dead"), clock, Always(0.5), Arc::clone(&witness));
+    let mut finisher =
+        Finisher::new(Nowhere, 22, Arc::clone(&budget), Letterbox::plain(Topic::from("dead")), clock, Always(0.5), Arc::clone(&witness));
     finisher.assign(vec![Assignment::fresh(partition(0)), Assignment::fresh(partition(1))]);
     Rig { finisher, budget, told: Told::default(), witness }
 }
