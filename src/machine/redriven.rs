@@ -146,7 +146,7 @@ mod tests {
             dice ^= dice >> 7;
             dice ^= dice << 17;
             memory.look(Offset(letter));
-            if dice % 2 == 0 { memory.redrive(Offset(letter)) } else { memory.stay(Offset(letter)) }
+            if dice.is_multiple_of(2) { memory.redrive(Offset(letter)) } else { memory.stay(Offset(letter)) }
         }
         assert_eq!(memory.commit(), None);
     }

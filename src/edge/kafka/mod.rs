@@ -14,6 +14,7 @@ mod lag;
 mod properties;
 mod publisher;
 mod record;
+mod redriver;
 mod tail;
 mod topics;
 
@@ -22,5 +23,6 @@ pub use error::KafkaEdgeError;
 pub use lag::{LagSampler, PartitionLag};
 pub use properties::session_timeout;
 pub use publisher::{KafkaPublisher, Producer};
+pub use redriver::{Redriver, memories};
 pub use tail::{Start, Tail, read};
 pub use topics::{Created, Inspection, Needed, NewTopic, Retention, TopicAdmin, TopicDescription};
