@@ -853,6 +853,34 @@ async fn a_missing_topic_is_named_and_taken_up_when_it_appears() {
     within("closing", subscription.close(vec![])).await;
 }
 
+#[tokio::test]
+async fn a_topics_size_is_known_and_follows_it_for_every_member() {
+    let topic = create("grows", 2, None).await;
+    let (settings, group) = (settings(&[]), fresh("g"));
+    let start = || KafkaSubscription::start(&settings, options(&group, &[&topic], &roomy()), Monotonic::new()).unwrap();
+    let (mut one, mut other) = (start(), start());
+    let knows = async |subscription: &mut KafkaSubscription, size| {
+        within("the size is known", async {
+            while subscription.size(&topic) != Some(size) {
+                // What comes and goes meanwhile is let go.
+                if let Ok(Some(Intake::Revoked(_, give_up))) = tokio::time::timeout(Duration::from_millis(20), subscription.next()).await {
+                    give_up(vec![]);
+                }
+            }
+        })
+        .await;
+    };
+    tokio::join!(knows(&mut one, 2), knows(&mut other, 2));
+    let admin: rdkafka::admin::AdminClient<_> = rdkafka::ClientConfig::new().set("bootstrap.servers", brokers()).create().unwrap();
+    let more = rdkafka::admin::NewPartitions::new(topic.as_str(), 7);
+    admin.create_partitions([&more], &rdkafka::admin::AdminOptions::new()).await.unwrap();
+    let grown = Instant::now();
+    tokio::join!(knows(&mut one, 7), knows(&mut other, 7));
+    assert!(grown.elapsed() < Duration::from_secs(15), "{:?}", grown.elapsed());
+    assert_eq!(one.size(&Topic::from("another")), None);
+    within("closing", async { tokio::join!(one.close(vec![]), other.close(vec![])) }).await;
+}
+
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -888,6 +916,7 @@ async fn the_embedded_kafka_serves_a_group_that_commits() {
     fill(&settings, &topic, 300).await;
     let mut first = KafkaSubscription::start(&settings, options("g", &[&topic], &roomy()), Monotonic::new()).unwrap();
     let records = next_records(&mut first, 300).await;
+    until("the topic's size", || first.size(&topic) == Some(3)).await;
     let points: BTreeMap<_, _> = records.iter().map(|record| (record.source.topic_partition(), after(record))).collect();
     within("closing", first.close(points.into_values().collect())).await;
     let mut second = KafkaSubscription::start(&settings, options("g", &[&topic], &roomy()), Monotonic::new()).unwrap();

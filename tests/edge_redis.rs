@@ -5,6 +5,10 @@
 mod evidence;
 #[path = "edge_redis/leases.rs"]
 mod leases;
+#[path = "edge_redis/many.rs"]
+mod many;
+#[path = "edge_redis/several.rs"]
+mod several;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -23,7 +27,7 @@ use fusebox::machine::breaker::{
     Breaker, Cause, Counts, Generation, Held, Lock, LockKind, PolicySettings, Settings, Snapshot, StateName, Transition, Verdict,
 };
 use fusebox::machine::time::Tick;
-use fusebox::pipeline::ports::{Clock, Heard, Saved, SavedTuning, Store};
+use fusebox::pipeline::ports::{Clock, Heard, Kept, Saved, SavedTuning, Store, StoreError};
 use fusebox::pipeline::tuning::{Chosen, Tuning};
 use redis::Commands;
 use tokio::sync::mpsc;
@@ -90,8 +94,13 @@ impl Drop for Server {
 }
 
 fn spawn(port: u16, args: &[String]) -> Child {
+    // A file comes first, where there is one.
+    let (file, args): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.ends_with(".conf") && arg.contains(std::path::MAIN_SEPARATOR));
+    let of_data: &[&str] = if args.iter().any(|arg| *arg == "--sentinel") { &[] } else { &["--save", "", "--appendonly", "no"] };
     let child = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(file)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(of_data)
         .args(args)
         .stdout(Stdio::null())
         .spawn()
@@ -201,6 +210,16 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
     }
 }
 
+/// The stored state of one service.
+async fn state_of(store: &RedisStore<Still>, service: &str) -> Result<Option<Snapshot>, StoreError> {
+    store.load(&names(&[service])).await.map(|kept| kept[0].state.clone())
+}
+
+/// The last change of one service's settings.
+async fn tuning_of(store: &RedisStore<Still>, service: &str) -> Result<Option<Tuning>, StoreError> {
+    store.load(&names(&[service])).await.map(|kept| kept[0].tuning.clone())
+}
+
 async fn next(heard: &mut mpsc::Receiver<Heard>) -> Heard {
     tokio::time::timeout(DEADLINE, heard.recv()).await.expect("something is heard in time").expect("the watch goes on")
 }
@@ -242,8 +261,8 @@ async fn every_state_comes_back_with_what_is_left_of_its_times() {
         let sent = snapshot(place as u64 + 1, held);
         assert_eq!(writer.save("rag", &sent, None).await, Ok(Saved::Stored));
         let got = reader.load(&names(&["rag", "none"])).await.expect("loaded");
-        assert_eq!(got[1], None);
-        let got = got[0].clone().expect("stored");
+        assert_eq!(got[1], Kept::default());
+        let got = got[0].state.clone().expect("stored");
         let ((sent, sent_times), (got, got_times)) = (times(&sent), times(&got));
         assert_eq!(got, sent);
         assert_eq!(got_times.len(), sent_times.len());
@@ -267,9 +286,9 @@ async fn what_ran_out_meanwhile_is_over_now() {
     let key = fixture.key("rag", "breaker");
     let at: i64 = fixture.raw().hget(&key, "retry_at").expect("a time");
     let () = fixture.raw().hset(&key, "retry_at", at - 1_000).expect("moved");
-    let got = reader.load(&names(&["rag"])).await.expect("loaded");
-    assert_eq!(got[0].as_ref().map(|got| got.held.clone()), Some(Held::Open { until: Tick(50) }));
-    assert_eq!(got[0].as_ref().map(|got| got.since), Some(Tick(0)), "it began before this process's clock did");
+    let got = state_of(&reader, "rag").await.expect("loaded");
+    assert_eq!(got.as_ref().map(|got| got.held.clone()), Some(Held::Open { until: Tick(50) }));
+    assert_eq!(got.as_ref().map(|got| got.since), Some(Tick(0)), "it began before this process's clock did");
 }
 
 #[tokio::test]
@@ -331,8 +350,8 @@ async fn a_lock_is_stored_over_what_was_decided_without_it_and_not_the_other_way
         for (store, snapshot) in order {
             store.save(service, snapshot, None).await.expect("Redis is there");
         }
-        let loaded = a.load(&names(&[service])).await.expect("Redis is there");
-        assert_eq!(loaded[0].as_ref().map(|stored| (stored.generation, stored.held.clone())), Some((ours.generation, ours.held.clone())));
+        let loaded = state_of(&a, service).await.expect("Redis is there");
+        assert_eq!(loaded.as_ref().map(|stored| (stored.generation, stored.held.clone())), Some((ours.generation, ours.held.clone())));
         // Its release is stored over it, whoever gives it.
         let mut released = breaker();
         released.adopt(&ours, Cause::Adopted, Tick(1_000_000));
@@ -438,8 +457,8 @@ async fn a_redis_that_dies_and_comes_back_is_taken_up_again() {
     assert!(!a.is_up());
 
     server.restart();
-    let loaded = eventually("an answer", || async { a.load(&names(&["rag"])).await.ok() }).await;
-    assert_eq!(loaded, [None], "this Redis keeps nothing over a restart");
+    let loaded = eventually("an answer", || async { state_of(&a, "rag").await.ok() }).await;
+    assert_eq!(loaded, None, "this Redis keeps nothing over a restart");
     assert!(a.is_up());
     assert_eq!(next(&mut heard).await, Heard::Connected);
     assert_eq!(a.save("rag", &snapshot(3, Held::HalfOpen), None).await, Ok(Saved::Stored), "scripts are loaded again");
@@ -495,7 +514,7 @@ async fn a_frozen_redis_gives_errors_in_time_and_goes_on_when_thawed() {
     while next(&mut heard).await != Heard::Connected {}
     // The save that was given up may have been carried out after the thaw; the fence makes it harmless to ask again.
     let saved = a.save("rag", &snapshot(2, Held::Closed), None).await.expect("Redis is there");
-    let stored = a.load(&names(&["rag"])).await.expect("Redis is there")[0].clone().expect("stored");
+    let stored = state_of(&a, "rag").await.expect("Redis is there").expect("stored");
     assert!(matches!(saved, Saved::Stored | Saved::Superseded(_)));
     assert_eq!((stored.generation, stored.held), (Generation(2), Held::Closed));
 }
@@ -508,7 +527,7 @@ async fn what_is_flushed_under_it_is_written_again() {
     let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut raw(&server.url())).expect("flushed");
     assert!(matches!(store.save("rag", &snapshot(4, Held::Closed), None).await, Ok(Saved::Superseded(_))), "the script is loaded again");
     let () = redis::cmd("FLUSHALL").query(&mut raw(&server.url())).expect("flushed");
-    assert_eq!(store.load(&names(&["rag"])).await, Ok(vec![None]));
+    assert_eq!(state_of(&store, "rag").await, Ok(None));
     assert_eq!(store.history("rag", None, 10).await.expect("read").entries, []);
     assert_eq!(
         store.save("rag", &snapshot(4, Held::Closed), Some(&transition(4))).await,
@@ -605,12 +624,12 @@ async fn damage_counts_as_absent_and_is_saved_over() {
         assert!(store.save("vms", &open, None).await.is_ok());
         let () = damage.query(&mut raw).expect("damaged");
         let loaded = store.load(&names(&["rag", "vms"])).await.expect("no error");
-        assert_eq!(loaded[0], None, "{what}");
-        assert!(loaded[1].is_some(), "the others are read all the same");
+        assert_eq!(loaded[0].state, None, "{what}");
+        assert!(loaded[1].state.is_some(), "the others are read all the same");
         // An older generation than the damaged one: what cannot be read does not fence.
         assert_eq!(store.save("rag", &snapshot(1, Held::HalfOpen), None).await, Ok(Saved::Stored), "{what}");
-        let loaded = store.load(&names(&["rag"])).await.expect("no error");
-        assert_eq!(loaded[0].as_ref().map(|got| (got.generation, got.held.clone())), Some((Generation(1), Held::HalfOpen)), "{what}");
+        let loaded = state_of(&store, "rag").await.expect("no error");
+        assert_eq!(loaded.as_ref().map(|got| (got.generation, got.held.clone())), Some((Generation(1), Held::HalfOpen)), "{what}");
     }
 
     // A history of another type: refused in words, and replaced by the next transition.
@@ -653,7 +672,7 @@ async fn a_change_of_settings_is_stored_over_the_revision_that_it_was_laid_over_
     let (a, b) = (fixture.store("a"), fixture.store("b"));
     let mut heard = fixture.store("c").watch();
     assert_eq!(next(&mut heard).await, Heard::Connected);
-    assert_eq!(a.load_tunings(&names(&["rag"])).await, Ok(vec![None]));
+    assert_eq!(tuning_of(&a, "rag").await, Ok(None));
     assert_eq!(a.save_tuning("rag", &tuning(1, 7, "a"), 0).await, Ok(SavedTuning::Stored));
     // Laid over what has gone meanwhile, or never was: what is there is answered.
     let is_first = |saved: &SavedTuning| matches!(saved, SavedTuning::Superseded(Some(stored)) if stored.is(&tuning(1, 7, "a")));
@@ -666,9 +685,9 @@ async fn a_change_of_settings_is_stored_over_the_revision_that_it_was_laid_over_
     assert_eq!(b.save_tuning("rag", &reset, 1).await, Ok(SavedTuning::Stored));
 
     // Redis' clock says how long ago it was; the reader's clock stands at zero.
-    let loaded = a.load_tunings(&names(&["vms", "rag"])).await.expect("loaded");
-    assert_eq!(loaded[0], None);
-    let stored = loaded[1].clone().expect("stored");
+    let loaded = a.load(&names(&["vms", "rag"])).await.expect("loaded");
+    assert_eq!(loaded[0], Kept::default());
+    let stored = loaded[1].tuning.clone().expect("stored");
     assert!((-20_000..=0).contains(&stored.at.0), "{stored:?}");
     assert_eq!(Tuning { at: UnixMillis(0), ..stored }, reset);
     for expect in [tuning(1, 7, "a"), reset] {
@@ -704,13 +723,13 @@ async fn state_and_settings_of_one_hash_leave_each_other_alone() {
     let (store, mut raw) = (fixture.store("a"), fixture.raw());
     let key = fixture.key("rag", "breaker");
     assert_eq!(store.save_tuning("rag", &tuning(1, 7, "a"), 0).await, Ok(SavedTuning::Stored));
-    assert_eq!(store.load(&names(&["rag"])).await, Ok(vec![None]), "settings make no state");
+    assert_eq!(state_of(&store, "rag").await, Ok(None), "settings make no state");
     assert_eq!(store.save("rag", &snapshot(1, Held::HalfOpen), None).await, Ok(Saved::Stored));
     assert_eq!(store.save_tuning("rag", &tuning(2, 8, "a"), 1).await, Ok(SavedTuning::Stored));
-    let loaded = store.load(&names(&["rag"])).await.expect("loaded");
-    assert_eq!(loaded[0].as_ref().map(|state| state.held.clone()), Some(Held::HalfOpen));
-    let revision = |loaded: Result<Vec<Option<Tuning>>, _>| loaded.expect("loaded")[0].as_ref().map(|tuning| tuning.revision);
-    assert_eq!(revision(store.load_tunings(&names(&["rag"])).await), Some(2));
+    let loaded = state_of(&store, "rag").await.expect("loaded");
+    assert_eq!(loaded.as_ref().map(|state| state.held.clone()), Some(Held::HalfOpen));
+    let revision = |loaded: Result<Option<Tuning>, _>| loaded.expect("loaded").map(|tuning| tuning.revision);
+    assert_eq!(revision(tuning_of(&store, "rag").await), Some(2));
 
     // What cannot be read as a change counts as none, and is written over; what is a change that this version cannot read keeps its revision.
     for (what, damage) in [
@@ -721,16 +740,13 @@ async fn state_and_settings_of_one_hash_leave_each_other_alone() {
         ("a string", redis::cmd("SET").arg(&key).arg("a string").to_owned()),
     ] {
         let () = damage.query(&mut raw).expect("damaged");
-        assert_eq!(revision(store.load_tunings(&names(&["rag"])).await), None, "{what}");
+        assert_eq!(revision(tuning_of(&store, "rag").await), None, "{what}");
         assert_eq!(store.save_tuning("rag", &tuning(2, 8, "a"), 0).await, Ok(SavedTuning::Stored), "{what}");
-        assert_eq!(revision(store.load_tunings(&names(&["rag"])).await), Some(2), "{what}");
+        assert_eq!(revision(tuning_of(&store, "rag").await), Some(2), "{what}");
     }
     let () = raw.hset(&key, "settings", r#"{"policy": "clairvoyant"}"#).expect("set");
-    let loaded = store.load_tunings(&names(&["rag"])).await.expect("loaded");
-    assert!(
-        matches!(&loaded[0], Some(Tuning { revision: 2, chosen: Chosen::Unreadable(why), .. }) if why.contains("policy")),
-        "{loaded:?}"
-    );
+    let loaded = tuning_of(&store, "rag").await.expect("loaded");
+    assert!(matches!(&loaded, Some(Tuning { revision: 2, chosen: Chosen::Unreadable(why), .. }) if why.contains("policy")), "{loaded:?}");
     assert_eq!(store.save_tuning("rag", &tuning(3, 9, "a"), 2).await, Ok(SavedTuning::Stored));
 }
 
@@ -797,7 +813,7 @@ async fn a_user_who_may_not_publish_stores_all_the_same() {
         .expect("a user");
     let store = store_at(&config(&format!("redis://ann:pw@127.0.0.1:{}/0", server.port), "p"), "a", Tick(0));
     assert_eq!(store.save("rag", &snapshot(1, Held::HalfOpen), Some(&transition(1))).await, Ok(Saved::Stored));
-    assert!(store.load(&names(&["rag"])).await.expect("read")[0].is_some());
+    assert!(state_of(&store, "rag").await.expect("read").is_some());
     // Nor may they touch another's keys.
     let other = store_at(&config(&format!("redis://ann:pw@127.0.0.1:{}/0", server.port), "q"), "a", Tick(0));
     let error = other.load(&names(&["rag"])).await.expect_err("not allowed").0;

@@ -24,14 +24,15 @@ use crate::edge::api::{self, Access, Api, Credential, Permission};
 use crate::edge::chance::ThreadChance;
 use crate::edge::clock::SystemClock;
 use crate::edge::http::HttpCaller;
-use crate::edge::kafka::{ConsumerHealth, KafkaPublisher, KafkaSubscription, Producer};
+use crate::edge::kafka::{self, ConsumerHealth, KafkaPublisher, KafkaSubscription, Producer};
 use crate::edge::redis::RedisStore;
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::keeper::{Keeper, StoreHealth, run_timers};
+use crate::pipeline::orders::OrderBook;
 use crate::pipeline::ports::{Budget, Clock as _, World};
 use crate::pipeline::pulse::Pulse;
 use crate::pipeline::stop::{Ended, Stop};
-use crate::pipeline::{drain, evidence, health, leases, process};
+use crate::pipeline::{drain, evidence, health, leases, orders, process};
 use crate::telemetry::calls::Recorder;
 use crate::telemetry::facts::Teller;
 use crate::telemetry::metrics::{Metrics, Series};
@@ -219,6 +220,12 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         loops.push(Loop { name: "events", health, budget, pulse, task: worker.spawn(process::run(parts)) });
     }
     let gauges = drain::Gauges::new();
+    let book = Arc::new(OrderBook::default());
+    let order_log = Arc::new(kafka::orders::write(config.topics.orders.clone(), &producer, clock));
+    let _reading = kafka::orders::read(&config.kafka, config.topics.orders.clone(), Arc::clone(&book)).context("kafka")?;
+    let longest = config.parking().map(|(_, retry)| retry.max_age).max().unwrap_or_default();
+    let telling = orders::run(Arc::clone(&book), Arc::clone(&order_log), instance.clone(), longest, clock);
+    tasks.push(("what tells of orders", background.spawn(until(ending.clone(), telling)).abort_handle()));
     let routes = if role == Role::Processor { Vec::new() } else { wiring::routes(&config, &guards) };
     let services = routes.len();
     for route in routes {
@@ -242,6 +249,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             witness: Arc::clone(&teller),
             gauges: Arc::clone(&gauges),
             pulse: Arc::clone(&pulse),
+            orders: Arc::clone(&book),
         };
         loops.push(Loop { name: "retries", health, budget, pulse, task: worker.spawn(drain::run(parts)) });
     }
@@ -296,6 +304,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
                 metrics.render()
             })
         },
+        orders: wiring::ordering(&config, &book, &order_log),
         retry: {
             let backlog = Arc::clone(&backlog);
             Box::new(move || {

@@ -145,11 +145,15 @@ impl Watch {
     }
 
     fn redis(&self) -> Part {
-        let part = |state, detail: Option<&str>| Part { name: "redis", state, detail: detail.map(str::to_owned) };
+        let part = |state, detail: Option<String>| Part { name: "redis", state, detail };
         match self.store.state() {
-            StoreState::Absent => part(PartState::Ok, Some("not configured: breakers live in this process alone")),
+            StoreState::Absent => part(PartState::Ok, Some("not configured: breakers live in this process alone".to_owned())),
             StoreState::Up => part(PartState::Ok, None),
-            StoreState::Down => part(PartState::Degraded, Some("does not answer: breakers go on with what this instance knows")),
+            StoreState::Down => {
+                let fault = self.store.fault();
+                let why = if fault.is_empty() { "not reached yet" } else { &fault };
+                part(PartState::Degraded, Some(format!("{why}: breakers go on with what this instance knows")))
+            }
         }
     }
 

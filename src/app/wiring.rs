@@ -1,27 +1,33 @@
 //! From the config to the parts: each part receives its own section, as values.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::future::FutureExt as _;
 use tokio::sync::mpsc;
 
 use super::Real;
 use crate::config::{self, Config};
+use crate::edge::api;
 use crate::edge::chance::ThreadChance;
 use crate::edge::clock::SystemClock;
 use crate::edge::http::HttpCaller;
-use crate::edge::kafka::{Ahead, ConsumerOptions, KafkaSubscription, Settled, session_timeout};
-use crate::event::Topic;
+use crate::edge::kafka::orders::KafkaOrders;
+use crate::edge::kafka::{self, Ahead, ConsumerOptions, KafkaEdgeError, KafkaSubscription, Settled, session_timeout};
 use crate::event::dead_letter::Letterbox;
+use crate::event::{Incoming, Topic, UnixMillis, envelope};
 use crate::machine::disposition::Bounds;
 use crate::machine::fallback::Cache;
 use crate::machine::progress::MAX_BYTES;
 use crate::machine::schedule::Schedule;
+use crate::machine::selection::Selection;
 use crate::pipeline::breakers::{Announcement, Breakers, Probes, Subject};
 use crate::pipeline::guard::{Guard, Manner};
-use crate::pipeline::ports::Budget;
+use crate::pipeline::orders::OrderBook;
+use crate::pipeline::ports::{Budget, OrderLog as _};
 use crate::pipeline::stages::{Fallback, Stage, Stages};
 use crate::pipeline::stop::Stop;
 use crate::pipeline::{drain, health, process};
@@ -258,6 +264,41 @@ fn retry_topic(config: &Config, service: &str) -> Topic {
 /// The group that drains parked calls.
 pub(super) fn retry_group(config: &Config) -> String {
     format!("{}.retry", config.kafka.group)
+}
+
+/// The longest that counting parked calls may take: well below what a request may.
+const COUNT_WITHIN: Duration = Duration::from_secs(7);
+
+/// How parked calls are ordered about.
+pub(super) fn ordering(config: &Arc<Config>, book: &Arc<OrderBook>, log: &Arc<KafkaOrders<SystemClock>>) -> api::orders::Ordering {
+    let (counts, log) = (Arc::clone(config), Arc::clone(log));
+    api::orders::Ordering {
+        book: Arc::clone(book),
+        group: config.kafka.group.clone(),
+        services: config.parking().map(|(service, retry)| (service.name.clone(), retry.max_age)).collect(),
+        new_id: Box::new(uuid::Uuid::new_v4),
+        count: Box::new(move |selection| {
+            let config = Arc::clone(&counts);
+            async move { count(&config, selection).await.map_err(|error| error.to_string()) }.boxed()
+        }),
+        write: Box::new(move |change| {
+            let log = Arc::clone(&log);
+            async move { log.write(&change).await.map_err(|error| error.to_string()) }.boxed()
+        }),
+    }
+}
+
+async fn count(config: &Config, selection: Selection) -> Result<api::orders::Counted, KafkaEdgeError> {
+    let calls = Arc::new(AtomicU64::new(0));
+    let counting = Arc::clone(&calls);
+    // What is no call that was parked is nobody's to order about.
+    let see = move |record: Incoming| {
+        if envelope::read(record, UnixMillis(i64::MAX)).is_ok_and(|parked| selection.has(&parked)) {
+            counting.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let looked = kafka::look(&config.kafka, &retry_group(config), retry_topics(config), COUNT_WITHIN, see).await?;
+    Ok(api::orders::Counted { calls: calls.load(Ordering::Relaxed), all: looked.all, ends: looked.ends })
 }
 
 /// The topics that calls are parked on.

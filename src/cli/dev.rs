@@ -124,7 +124,7 @@ async fn start(common: &Common, args: Args) -> Result<Ended, Failure> {
 
 fn names(config: &Config) -> Vec<(&str, i32)> {
     let partitions = i32::try_from(config.topics.partitions.get()).unwrap_or(i32::MAX);
-    let fixed = [&config.topics.events, &config.topics.outcomes, &config.topics.dead_letters];
+    let fixed = [&config.topics.events, &config.topics.outcomes, &config.topics.dead_letters, &config.topics.orders];
     let parked = config.parking().map(|(_, retry)| &retry.topic);
     fixed.into_iter().chain(&config.topics.deliveries).chain(parked).map(|topic| (topic.as_str(), partitions)).collect()
 }

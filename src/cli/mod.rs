@@ -10,6 +10,7 @@ mod config;
 mod dead_letters;
 mod dev;
 mod migrate;
+mod orders;
 mod publish;
 mod retry;
 mod run;

@@ -1,4 +1,4 @@
-//! `fusebox retry status`.
+//! `fusebox retry`: the backlog, and orders about it.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::client::Instance;
 use super::table::{cell, table};
-use super::{Common, Done, Output, ask, print, print_json};
+use super::{Common, Done, Output, ask, orders, print, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -20,15 +20,22 @@ pub(super) struct Args {
 enum Action {
     /// The backlog of each service, and when it will be gone
     Status,
+    #[command(flatten)]
+    Order(Box<orders::Action>),
 }
 
 pub(super) fn run(common: &Common, args: Args) -> Done {
-    let Action::Status = args.action;
     let client = args.instance.client(common)?;
-    let answer = ask(async { Ok(client.get("/api/v1/retry").await?) })?;
-    match common.output {
-        Output::Json => print_json(&answer)?,
-        Output::Table => print(&status(&answer))?,
+    let answer = ask(async {
+        Ok(match &args.action {
+            Action::Status => client.get("/api/v1/retry").await?,
+            Action::Order(order) => orders::ask(&client, order).await?,
+        })
+    })?;
+    match (common.output, &args.action) {
+        (Output::Json, _) => print_json(&answer)?,
+        (Output::Table, Action::Status) => print(&status(&answer))?,
+        (Output::Table, Action::Order(order)) => print(&orders::told(order, &answer))?,
     }
     Ok(ExitCode::SUCCESS)
 }

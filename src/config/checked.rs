@@ -63,6 +63,8 @@ pub struct Topics {
     pub dead_letters: Topic,
     /// Written, where set: one record for every parked call that ended.
     pub deliveries: Option<Topic>,
+    /// What operators order for parked calls.
+    pub orders: Topic,
     /// Partitions of each topic that `migrate` creates.
     pub partitions: NonZeroU32,
     /// Replicas of each; `None` leaves it to the broker.

@@ -3,8 +3,14 @@
 //! Each service's parked calls wait in a queue by due time. One goes when it is due *and* its breaker admits it; refused, it stays where it
 //! is and spends nothing. A service whose breaker refuses is left alone until its breaker changes: nothing here polls.
 //!
+//! How many go at once is the fleet's budget: this instance's share of it follows from its partitions ([`crate::machine::share`]). A partition is
+//! given up only when what is out fits the share that is left, so that its places are free when its next owner has them; a call that takes
+//! longer than a hand-over may is the exception.
+//!
 //! Guarantees: a parked call ends as a delivery or a dead letter; its record is finished only when what it leaves behind (a copy with one attempt more, a dead
 //! letter, a delivery's record) is acknowledged.
+
+mod ordered;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -14,6 +20,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::FutureExt;
+use tokio::sync::broadcast;
+use uuid::Uuid;
 
 use super::breakers::Breakers;
 use super::facts::Fact;
@@ -21,6 +29,7 @@ use super::finisher::{Begun, Finish, Finisher, Stub};
 use super::guard::{Guard, Guarded, Request};
 use super::hand_over::HandOvers;
 use super::leave::{cut_calls_later, leave};
+use super::orders::{OrderBook, PATIENCE};
 use super::ports::{Aborted, Ack, Acks, Budget, Chance, Clock, Intake, Subscription, Witness, World};
 use super::process::SHARE;
 use super::pulse::{Pulse, ROUND};
@@ -36,7 +45,9 @@ use crate::event::{Incoming, Topic, TopicPartition, UnixMillis};
 use crate::machine::breaker::StateName;
 use crate::machine::disposition::{Bounds, Drained, End, drained, overdue};
 use crate::machine::due_queue::DueQueue;
+use crate::machine::share::Owned;
 use crate::machine::time::Tick;
+use ordered::{Condemned, Ordered};
 
 /// When a breaker is asked again that refuses without saying until when, should no change be heard of.
 const UNHEARD: Duration = Duration::from_secs(5);
@@ -75,7 +86,7 @@ pub struct Route<W: World> {
     pub guard: Arc<Guard<W>>,
     /// How often and how long a call may be tried.
     pub bounds: Bounds,
-    /// Calls in flight at once.
+    /// Calls in flight at once, in the whole fleet.
     pub concurrency: usize,
 }
 
@@ -107,6 +118,8 @@ pub struct Parts<W: World, S> {
     pub gauges: Arc<Gauges>,
     /// Where it shows that it goes on.
     pub pulse: Arc<Pulse>,
+    /// What operators have ordered.
+    pub orders: Arc<OrderBook>,
 }
 
 /// The queues of this process, by service's index, as they were a moment ago.
@@ -144,13 +157,38 @@ impl Gauges {
 
 /// Runs until told to stop, or until the consumer ends.
 pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
-    let Parts { settings, routes, mut subscription, publisher, mut acks, budget, stop, breakers, clock, chance, witness, gauges, pulse } =
-        parts;
+    let Parts {
+        settings,
+        routes,
+        mut subscription,
+        publisher,
+        mut acks,
+        budget,
+        stop,
+        breakers,
+        clock,
+        chance,
+        witness,
+        gauges,
+        pulse,
+        orders,
+    } = parts;
     let mut changes = breakers.changes();
+    let mut ordered = orders.changes();
+    // Before the first call: one that was discarded must not be made.
+    tokio::select! {
+        biased;
+        () = orders.caught_up() => {}
+        () = clock.sleep_until(clock.now().plus(PATIENCE)) => {}
+        () = stop.requested() => {}
+    }
     let queues = routes.into_iter().map(|route| Queue {
         route: Arc::new(route),
         waiting: DueQueue::new(),
+        condemned: DueQueue::new(),
+        paces: Vec::new(),
         running: 0,
+        places: 0,
         refused_until: None,
         drained: 0,
     });
@@ -173,8 +211,10 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         chance,
         witness,
         gauges,
+        orders,
         running: Running::default(),
         hand_overs: HandOvers::default(),
+        owned: Owned::default(),
     };
     let mut next_commit = clock.now().plus(commit_interval);
     let mut next_look = clock.now();
@@ -197,7 +237,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         }
         let now = clock.now();
         pulse.beat(now);
-        drain.hand_overs.advance(&mut drain.finisher, now);
+        let fits = drain.fits_its_share();
+        drain.hand_overs.advance(&mut drain.finisher, fits, now);
         drain.cut_off_ended();
         drain.finisher.tell_holds(&subscription);
         drain.finisher.transact(&subscription);
@@ -211,6 +252,11 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         tokio::select! {
             biased;
             () = changes.changed() => drain.ask_again(),
+            heard = ordered.recv() => match heard {
+                Ok(()) | Err(broadcast::error::RecvError::Lagged(_)) => drain.reconsider(),
+                // The book is held here too.
+                Err(broadcast::error::RecvError::Closed) => {}
+            },
             () = stop.calls_cut(), if stopping.is_some() && !cut => {
                 cut = true;
                 drain.running.poll_all();
@@ -227,16 +273,22 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 Some(Intake::Records(records)) => drain.take(records, stopping.is_some()),
                 Some(Intake::Assigned(assignments)) => {
                     drain.hand_overs.came(&assignments);
+                    assignments.iter().for_each(|came| drain.owned.came(came.partition.clone()));
+                    drain.share(&subscription);
                     drain.finisher.assign(assignments);
                 }
                 Some(Intake::Revoked(partitions, give_up)) => {
                     drain.let_waiting_go(|partition| partitions.contains(partition));
+                    partitions.iter().for_each(|gone| drain.owned.goes(gone));
+                    drain.share(&subscription);
                     let lives = drain.finisher.lives(&partitions);
                     drain.hand_overs.begin(lives, give_up, clock.now().plus(hand_over_timeout));
                     drain.finisher.hurry();
                 }
                 Some(Intake::Lost(partitions)) => {
                     drain.let_waiting_go(|partition| partitions.contains(partition));
+                    partitions.iter().for_each(|gone| drain.owned.goes(gone));
+                    drain.share(&subscription);
                     drain.finisher.lose(&partitions);
                 }
                 Some(Intake::Transacted(answer)) => drain.transacted(answer),
@@ -249,6 +301,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         let now = clock.now();
         drain.finisher.retry();
         if next_look <= now {
+            // Topics grow.
+            drain.share(&subscription);
             drain.look_through();
             pulse.show_stuck(drain.look(now));
             next_look = now.plus(ROUND);
@@ -278,14 +332,22 @@ struct Drain<W: World> {
     chance: W::Chance,
     witness: Arc<W::Witness>,
     gauges: Arc<Gauges>,
+    orders: Arc<OrderBook>,
     running: Running<(usize, Stub), Ran>,
     hand_overs: HandOvers,
+    owned: Owned,
 }
 
 struct Queue<W: World> {
     route: Arc<Route<W>>,
     waiting: DueQueue<Waiting>,
+    /// What is to become dead letters, by somebody's order.
+    condemned: DueQueue<Condemned>,
+    /// When the next call of each order that has a rate has its turn.
+    paces: Vec<(Uuid, Tick)>,
     running: usize,
+    /// How many of its calls may run here.
+    places: usize,
     /// Its breaker has said no: it is asked again when it changes, or then.
     refused_until: Option<Tick>,
     drained: u64,
@@ -295,6 +357,8 @@ struct Queue<W: World> {
 struct Waiting {
     begun: Begun,
     parked: Parked,
+    /// What was ordered for it.
+    ordered: Option<Ordered>,
 }
 
 /// A parked call that was made, or refused.
@@ -338,17 +402,41 @@ impl<W: World> Drain<W> {
                     continue;
                 }
             };
-            let Some(queue) = self.queues.iter_mut().find(|queue| queue.route.name == *parked.service) else {
+            let Some(index) = self.queues.iter().position(|queue| queue.route.name == *parked.service) else {
                 let error = format!("no service named `{}` parks its calls here", parked.service);
                 let leaving = unreadable(&begun.record, Code::InvalidField, &error, &self.settings.dead_letters, now);
                 self.finish(begun, vec![leaving], None);
                 continue;
             };
-            // No longer than any delay that is given here, whatever a writer with another clock says.
-            let latest = now.plus(queue.route.bounds.schedule.max);
-            let due = self.clock.tick_of(parked.parking.not_before.min(latest));
-            queue.waiting.push(due, Waiting { begun, parked });
+            let due = self.due(index, &parked);
+            self.shelve(index, due, Waiting { begun, parked, ordered: None });
         }
+    }
+
+    /// When a call falls due by itself: no later than any delay that is given here, whatever a writer with another clock says.
+    fn due(&self, index: usize, parked: &Parked) -> Tick {
+        let latest = self.clock.wall().plus(self.queues[index].route.bounds.schedule.max);
+        self.clock.tick_of(parked.parking.not_before.min(latest))
+    }
+
+    /// What is this instance's of the places that are the fleet's, as partitions and their topics are now.
+    fn share(&mut self, subscription: &impl Subscription) {
+        for topic in self.owned.topics() {
+            if let Some(size) = subscription.size(&topic) {
+                self.owned.size(topic, size);
+            }
+        }
+        for queue in &mut self.queues {
+            let places = self.owned.share(queue.route.concurrency);
+            if std::mem::replace(&mut queue.places, places) != places {
+                queue.route.guard.share_drain(places);
+            }
+        }
+    }
+
+    /// Whether no more calls run than this instance has places for: it may have had more a moment ago.
+    fn fits_its_share(&self) -> bool {
+        self.queues.iter().all(|queue| queue.running <= queue.places)
     }
 
     /// Starts what is due and may go, and says when something will fall due that may go.
@@ -356,11 +444,16 @@ impl<W: World> Drain<W> {
         let now = self.clock.now();
         let mut next = Vec::new();
         for index in 0..self.queues.len() {
+            next.extend(self.give_up_condemned(index, now));
+            if let Some(until) = self.paused_until(index) {
+                next.extend(until);
+                continue;
+            }
             while let Some(due) = self.queues[index].waiting.next_due() {
                 let queue = &self.queues[index];
                 let service = queue.route.service;
                 // While half-open one is out at a time: more would only be refused, for the permits are few.
-                let places = if self.breakers.state(service) == StateName::HalfOpen { 1 } else { queue.route.concurrency };
+                let places = if self.breakers.state(service) == StateName::HalfOpen { queue.places.min(1) } else { queue.places };
                 if let Some(until) = queue.refused_until.filter(|until| *until > now) {
                     next.push(until);
                     break;
@@ -384,7 +477,7 @@ impl<W: World> Drain<W> {
 
     fn start(&mut self, index: usize, now: Tick) {
         let queue = &mut self.queues[index];
-        let Some((due, waiting)) = queue.waiting.pop_due(now) else { return };
+        let Some((due, mut waiting)) = queue.waiting.pop_due(now) else { return };
         if !self.finisher.is_current(&waiting.begun) {
             self.finisher.forget(&waiting.begun);
             return;
@@ -394,6 +487,8 @@ impl<W: World> Drain<W> {
             self.give_up(index, waiting, code, parking.attempt);
             return;
         }
+        self.told(&mut waiting);
+        let queue = &mut self.queues[index];
         queue.running += 1;
         let route = Arc::clone(&queue.route);
         let about = About { source: waiting.begun.record.source.clone(), event: waiting.parked.event_id };
@@ -424,15 +519,16 @@ impl<W: World> Drain<W> {
         // A call that met a defect counts as failed: it must not be tried for ever.
         let end = guarded
             .map_or(End::Failed { outcome: crate::machine::judgement::CallOutcome::Connect, retry_after: None }, |guarded| guarded.end);
-        match drained(end, parking.attempt, &queue.route.bounds, self.chance.roll()) {
+        let bounds = queue.route.bounds;
+        match drained(end, parking.attempt, &bounds, self.chance.roll()) {
             // It stays on its topic, for whoever has the partition next.
             Drained::Stay if going => self.finisher.forget(&waiting.begun),
             Drained::Stay => {
                 let due = if end == End::Overload { now.plus(AFTER_OVERLOAD) } else { due };
                 if end == End::CircuitOpen {
-                    queue.refused_until = Some(ask_again_at(retry_at, now));
+                    self.queues[index].refused_until = Some(ask_again_at(retry_at, now));
                 }
-                queue.waiting.push(due, waiting);
+                self.shelve(index, due, waiting);
             }
             Drained::Delivered => {
                 let done = Done { queue: index, first_parked_at: parking.first_parked_at };
@@ -449,7 +545,7 @@ impl<W: World> Drain<W> {
 
     fn park_again(&mut self, index: usize, waiting: Waiting, reason: Reason, attempt: u32, delay: Duration) {
         let now = self.clock.wall();
-        let Waiting { begun, parked } = waiting;
+        let Waiting { begun, parked, .. } = waiting;
         let parking = Parking {
             reason,
             attempt,
@@ -462,7 +558,6 @@ impl<W: World> Drain<W> {
     }
 
     fn give_up(&mut self, index: usize, waiting: Waiting, code: Code, attempts: u32) {
-        let Waiting { begun, parked } = waiting;
         let route = &self.queues[index].route;
         let error = match code {
             Code::Expired => {
@@ -471,6 +566,11 @@ impl<W: World> Drain<W> {
             Code::RejectedByService => format!("service `{}` refused the call for good", route.name),
             _ => format!("service `{}` failed {attempts} times, which is as often as it may (max_attempts)", route.name),
         };
+        self.end_as_dead_letter(waiting, code, error, attempts);
+    }
+
+    fn end_as_dead_letter(&mut self, waiting: Waiting, code: Code, error: String, attempts: u32) {
+        let Waiting { begun, parked, .. } = waiting;
         let now = self.clock.wall();
         let mut record =
             DeadLetter { code, error: (&error).into(), origin: &parked.origin }.of(&begun.record, &self.settings.dead_letters, now);
@@ -541,7 +641,7 @@ impl<W: World> Drain<W> {
             }
             let queue = &self.queues[index];
             let gauge = Gauge {
-                held: queue.waiting.len() + queue.running,
+                held: queue.waiting.len() + queue.condemned.len() + queue.running,
                 due: queue.waiting.due(now),
                 oldest: oldest(queue),
                 drained: queue.drained,
@@ -564,7 +664,9 @@ impl<W: World> Drain<W> {
     fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
         self.finisher.let_held_go(&leaves);
         for queue in &mut self.queues {
-            for waiting in queue.waiting.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
+            let gone = |waiting: &Waiting| leaves(&waiting.begun.record.source.topic_partition());
+            let condemned = queue.condemned.remove(|condemned| gone(&condemned.waiting));
+            for waiting in queue.waiting.remove(gone).into_iter().chain(condemned.into_iter().map(|condemned| condemned.waiting)) {
                 self.finisher.forget(&waiting.begun);
             }
         }
@@ -579,3 +681,6 @@ impl<W: World> Drain<W> {
 fn ask_again_at(retry_at: Option<Tick>, now: Tick) -> Tick {
     retry_at.unwrap_or(now.plus(UNHEARD)).max(now.plus(SOON))
 }
+
+#[cfg(test)]
+mod tests;

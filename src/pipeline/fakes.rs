@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use super::facts::Fact;
 use super::ports::{
-    Call, CallError, Caller, Chance, Clock, EvidenceStore, Heard, HistoryPage, LeaseStore, LeaseWish, Leasing, Publisher, QueueFull, Reply,
-    Saved, SavedTuning, Store, StoreError, Telling, Token, Witness, World,
+    Call, CallError, Caller, Chance, Clock, EvidenceStore, Heard, HistoryPage, Kept, LeaseStore, LeaseWish, Leasing, Publisher, QueueFull,
+    Reply, Saved, SavedTuning, Store, StoreError, Telling, Token, Witness, World,
 };
 use super::tuning::Tuning;
 use crate::event::{Record, UnixMillis};
@@ -95,12 +96,15 @@ pub(crate) struct MemoryStore {
 #[derive(Default)]
 struct Stored {
     away: bool,
+    read_only: bool,
     snapshots: BTreeMap<String, Snapshot>,
     tunings: BTreeMap<String, Tuning>,
     history: Vec<Transition>,
     leases: Vec<Leased>,
     waiting: Option<u64>,
     said: Vec<Said>,
+    loads: Vec<usize>,
+    delay: Duration,
     questions: usize,
     instances: u64,
 }
@@ -123,11 +127,16 @@ struct Said {
 
 impl MemoryStore {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), changes: broadcast::Sender::new(64), loads: watch::Sender::new(true) })
+        Arc::new(Self { state: Mutex::default(), changes: broadcast::Sender::new(4_096), loads: watch::Sender::new(true) })
     }
 
     pub(crate) fn set_away(&self, away: bool) {
         self.state.lock().expect("unpoisoned").away = away;
+    }
+
+    /// Has it answer questions, and take nothing.
+    pub(crate) fn set_read_only(&self, read_only: bool) {
+        self.state.lock().expect("unpoisoned").read_only = read_only;
     }
 
     /// Holds the answers of loads on their way, or lets them go.
@@ -143,6 +152,16 @@ impl MemoryStore {
         self.state.lock().expect("unpoisoned").history.clone()
     }
 
+    /// Of how many services each load was, since this was last asked.
+    pub(crate) fn take_loads(&self) -> Vec<usize> {
+        std::mem::take(&mut self.state.lock().expect("unpoisoned").loads)
+    }
+
+    /// Has answers of loads take that long.
+    pub(crate) fn delay_loads(&self, delay: Duration) {
+        self.state.lock().expect("unpoisoned").delay = delay;
+    }
+
     pub(crate) fn empty(&self) {
         let mut state = self.state.lock().expect("unpoisoned");
         state.snapshots.clear();
@@ -156,6 +175,11 @@ impl MemoryStore {
     fn ask<T>(&self, question: impl FnOnce(&mut Stored) -> T) -> Result<T, StoreError> {
         let mut state = self.state.lock().expect("unpoisoned");
         if state.away { Err(StoreError("away".to_owned())) } else { Ok(question(&mut state)) }
+    }
+
+    fn tell<T>(&self, order: impl FnOnce(&mut Stored) -> T) -> Result<T, StoreError> {
+        let read_only = self.state.lock().expect("unpoisoned").read_only;
+        if read_only { Err(StoreError("read only".to_owned())) } else { self.ask(order) }
     }
 }
 
@@ -250,15 +274,21 @@ impl EvidenceStore for Seat {
 }
 
 impl Store for MemoryStore {
-    async fn load(&self, services: &[String]) -> Result<Vec<Option<Snapshot>>, StoreError> {
-        let loaded = self.ask(|state| services.iter().map(|service| state.snapshots.get(service).cloned()).collect());
+    async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
+        let delay = self.state.lock().expect("unpoisoned").delay;
+        let loaded = self.ask(|state| {
+            let kept = |service| Kept { state: state.snapshots.get(service).cloned(), tuning: state.tunings.get(service).cloned() };
+            state.loads.push(services.len());
+            services.iter().map(kept).collect()
+        });
+        tokio::time::sleep(delay).await;
         // The store keeps the sender.
         let _ = self.loads.subscribe().wait_for(|go| *go).await;
         loaded
     }
 
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
-        let saved = self.ask(|state| match state.snapshots.get(service) {
+        let saved = self.tell(|state| match state.snapshots.get(service) {
             Some(stored) if stored.generation >= snapshot.generation => Saved::Superseded(stored.clone()),
             _ => {
                 state.snapshots.insert(service.to_owned(), snapshot.clone());
@@ -277,12 +307,8 @@ impl Store for MemoryStore {
         self.ask(|state| state.history.push(transition.clone()))
     }
 
-    async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {
-        self.ask(|state| services.iter().map(|service| state.tunings.get(service).cloned()).collect())
-    }
-
     async fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {
-        let saved = self.ask(|state| {
+        let saved = self.tell(|state| {
             let stored = state.tunings.get(service);
             if stored.map_or(0, |stored| stored.revision) != over {
                 return SavedTuning::Superseded(stored.cloned());
@@ -302,7 +328,7 @@ impl Store for MemoryStore {
     }
 
     fn watch(&self) -> mpsc::Receiver<Heard> {
-        let (sender, receiver) = mpsc::channel(64);
+        let (sender, receiver) = mpsc::channel(4_096);
         let mut changes = self.changes.subscribe();
         tokio::spawn(async move {
             while let Ok(heard) = changes.recv().await {

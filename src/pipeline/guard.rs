@@ -36,7 +36,7 @@ pub struct Manner {
     pub slow: Option<Duration>,
     /// Calls in flight at once.
     pub concurrency: usize,
-    /// Of these, drained ones at most.
+    /// Of these, drained ones at most, until [`Guard::share_drain`] says how many of them are this instance's.
     pub drain_concurrency: usize,
     /// How many of them there are at a time, where that is found out; `None`: always all.
     pub adaptive: Option<limit::Settings>,
@@ -103,6 +103,11 @@ impl<W: World> Guard<W> {
     /// How many calls may be in flight now.
     pub fn places(&self) -> usize {
         self.turns.places()
+    }
+
+    /// Drained calls may use so many places from now on: what this instance has of what all of them may use.
+    pub fn share_drain(&self, places: usize) {
+        self.turns.set_drain_max(places);
     }
 
     /// The longest that one try may take: to wait for a turn, and to call.

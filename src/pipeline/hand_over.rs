@@ -29,11 +29,11 @@ impl HandOvers {
         }
     }
 
-    /// Gives up what can be given up now.
-    pub fn advance<W: World, T>(&mut self, finisher: &mut Finisher<W, T>, now: Tick) {
+    /// Gives up what can be given up now: nothing before its deadline while something else is in the way (`free` is false).
+    pub fn advance<W: World, T>(&mut self, finisher: &mut Finisher<W, T>, free: bool, now: Tick) {
         let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.0)
             .into_iter()
-            .partition(|hand_over| hand_over.deadline <= now || finisher.unfinished(&hand_over.lives) == 0);
+            .partition(|hand_over| hand_over.deadline <= now || (free && finisher.unfinished(&hand_over.lives) == 0));
         self.0 = waiting;
         for HandOver { lives, give_up, .. } in ready {
             give_up(finisher.release(&lives));
@@ -42,7 +42,7 @@ impl HandOvers {
 
     /// Gives up everything at once, whatever is unfinished.
     pub fn end<W: World, T>(&mut self, finisher: &mut Finisher<W, T>) {
-        self.advance(finisher, Tick::NEVER);
+        self.advance(finisher, true, Tick::NEVER);
     }
 
     /// Whether a partition is to be given up: nothing of it may begin.

@@ -21,7 +21,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
 
 use super::breakers::Breakers;
 use super::keeper::{StoreHealth, StoreState};
@@ -54,34 +56,51 @@ pub async fn run<W: World, S: LeaseStore>(
     ending: impl Future<Output = ()>,
 ) {
     let names: Vec<String> = breakers.names().map(str::to_owned).collect();
-    let mut tenants: Vec<Tenant<'_, W, S>> = names
+    let mut idle: Vec<Option<Tenant<'_, W, S>>> = names
         .iter()
         .enumerate()
-        .map(|(service, name)| Tenant {
-            service,
-            name,
-            breakers: &*breakers,
-            store: &*store,
-            health: &health,
-            clock: &clock,
-            chance: &chance,
-            held: Vec::new(),
-            next_id: 0,
-            next_ask: Tick(0),
-            not_before: Tick(0),
-            stale: 0,
+        .map(|(service, name)| {
+            Some(Tenant {
+                service,
+                name,
+                breakers: &*breakers,
+                store: &*store,
+                health: &health,
+                clock: &clock,
+                chance: &chance,
+                held: Vec::new(),
+                next_id: 0,
+                next_ask: Tick(0),
+                not_before: Tick(0),
+                stale: 0,
+            })
         })
         .collect();
-    {
-        let rounds = join_all(tenants.iter_mut().map(Tenant::go_round));
-        let (mut rounds, mut ending) = (pin!(rounds), pin!(ending));
+    let ended = CancellationToken::new();
+    // Few of many are half-open at a time: the others need no task that every change would wake.
+    let mut busy = FuturesUnordered::new();
+    let mut changes = breakers.changes();
+    let mut ending = pin!(ending);
+    loop {
+        for (service, tenant) in idle.iter_mut().enumerate() {
+            if breakers.is_probing(service)
+                && let Some(tenant) = tenant.take()
+            {
+                busy.push(tenant.go_rounds(&ended));
+            }
+        }
         tokio::select! {
             biased;
-            () = &mut ending => {}
-            _ = &mut rounds => {}
+            () = &mut ending => break,
+            Some(tenant) = busy.next() => {
+                let service = tenant.service;
+                idle[service] = Some(tenant);
+            }
+            () = changes.changed() => {}
         }
     }
-    join_all(tenants.iter_mut().map(Tenant::leave)).await;
+    ended.cancel();
+    while busy.next().await.is_some() {}
 }
 
 /// One breaker, and what is held for it.
@@ -105,16 +124,19 @@ struct Tenant<'a, W: World, S> {
 }
 
 impl<W: World, S: LeaseStore> Tenant<'_, W, S> {
-    async fn go_round(&mut self) {
+    /// Until nothing is held and there is no use for anything, or the end has come; then it gives back what no call is out with.
+    async fn go_rounds(mut self, ended: &CancellationToken) -> Self {
+        let ended = ended.run_until_cancelled(self.rounds()).await.is_none();
+        if ended {
+            self.leave().await;
+        }
+        self
+    }
+
+    async fn rounds(&mut self) {
         let mut changes = self.breakers.changes();
-        loop {
-            let wake = if self.held.is_empty() && !self.breakers.is_probing(self.service) {
-                // The next half-open life begins with a question.
-                (self.next_ask, self.stale) = (Tick(0), 0);
-                Tick::NEVER
-            } else {
-                self.look().await
-            };
+        while !self.held.is_empty() || self.breakers.is_probing(self.service) {
+            let wake = self.look().await;
             tokio::select! {
                 biased;
                 () = changes.changed() => {
@@ -125,6 +147,8 @@ impl<W: World, S: LeaseStore> Tenant<'_, W, S> {
                 () = self.clock.sleep_until(wake) => {}
             }
         }
+        // The next half-open life begins with a question.
+        (self.next_ask, self.stale) = (Tick(0), 0);
     }
 
     /// Gives back what is of no more use, asks for what is; when to look again.

@@ -5,6 +5,7 @@
 //!   What could not be told of beside a commit waits in [`holds`]; what [`running`] holds of a life that has ended is cut off.
 //! - [`breakers`] holds the breakers and tells who must know of a change; [`keeper`] runs their timers and shares them through a store, and
 //!   [`leases`] the probes of half-open ones; [`evidence`] tells the fleet what is seen here of services; [`tuning`] changes their settings while they run.
+//! - [`orders`] is what operators have ordered for parked calls, which the drains carry out.
 //! - [`health`] asks services for their health while their breakers are not closed.
 //! - Each loop shows a [`pulse`], and a record that has been [`running`] for too long is named.
 
@@ -24,6 +25,7 @@ pub mod keeper;
 pub mod leases;
 mod leave;
 pub mod ledger;
+pub mod orders;
 pub mod outbox;
 pub mod ports;
 pub mod process;

@@ -4,10 +4,12 @@
 mod evidence;
 mod history;
 mod leases;
+mod orders;
 
 pub use evidence::{EvidenceStore, Telling};
 pub use history::{HistoryEntry, HistoryPage};
 pub use leases::{LeaseStore, LeaseWish, Leasing};
+pub use orders::OrderLog;
 
 use std::fmt;
 use std::future::Future;
@@ -19,7 +21,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::event::{Headers, Incoming, Offset, Record, TopicPartition, UnixMillis};
+use crate::event::{Headers, Incoming, Offset, Record, Topic, TopicPartition, UnixMillis};
 use crate::machine::breaker::{Snapshot, Transition};
 use crate::machine::time::Tick;
 
@@ -283,6 +285,8 @@ pub trait Subscription: Send + 'static {
     fn hold(&self, partition: &TopicPartition);
     /// Takes records of a held partition again, unless there is another reason not to.
     fn let_go(&self, partition: &TopicPartition);
+    /// How many partitions a topic that it reads has, as far as it knows by now. Partitions that are added show soon.
+    fn size(&self, topic: &Topic) -> Option<usize>;
     /// Commits, waits for the broker's answer, leaves the group. False if the last commit was not taken.
     fn close(self, points: Vec<CommitPoint>) -> impl Future<Output = bool> + Send;
 }
@@ -345,8 +349,8 @@ impl Budget {
 
 /// Where breakers are shared and survive a restart.
 pub trait Store: Send + Sync + 'static {
-    /// What is stored of each service's breaker, in the order asked; `None` where nothing is.
-    fn load(&self, services: &[String]) -> impl Future<Output = Result<Vec<Option<Snapshot>>, StoreError>> + Send;
+    /// What is stored of each service's breaker, in the order asked. One question, answered or given up as a whole, so a few hundred at most.
+    fn load(&self, services: &[String]) -> impl Future<Output = Result<Vec<Kept>, StoreError>> + Send;
 
     /// Stores a breaker's state, with the transition that led to it (kept in the history and published to the others; `None` when the
     /// state is only put back after the store was away), unless what is stored is of the same generation or a newer one.
@@ -360,9 +364,6 @@ pub trait Store: Send + Sync + 'static {
     /// Keeps a transition in a breaker's history that is this instance's alone, and changes nothing else.
     fn note(&self, service: &str, transition: &Transition) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The last change of each service's settings, in the order asked; `None` where nobody has changed them, or it is gone.
-    fn load_tunings(&self, services: &[String]) -> impl Future<Output = Result<Vec<Option<Tuning>>, StoreError>> + Send;
-
     /// Stores a change of a service's settings and publishes it to the others, if the stored one is still the revision `over` (0: there
     /// is none).
     fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> impl Future<Output = Result<SavedTuning, StoreError>> + Send;
@@ -372,6 +373,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// What the others publish, from now on, for as long as the receiver lives. A lost connection is renewed with back-off by the store itself.
     fn watch(&self) -> mpsc::Receiver<Heard>;
+}
+
+/// What is stored of a service's breaker.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Kept {
+    /// Its state; `None`: nothing is stored, or it is gone.
+    pub state: Option<Snapshot>,
+    /// The last change of its settings; `None`: nobody has changed them, or it is gone.
+    pub tuning: Option<Tuning>,
 }
 
 /// What came of a save.

@@ -129,7 +129,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             processor.let_in();
             processor.start_ready(now);
         }
-        processor.hand_overs.advance(&mut processor.finisher, now);
+        processor.hand_overs.advance(&mut processor.finisher, true, now);
         processor.cut_off_ended();
         processor.finisher.tell_holds(&subscription);
         processor.finisher.transact(&subscription);

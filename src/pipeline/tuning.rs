@@ -4,6 +4,8 @@
 //! - A change is laid over the settings that stand where they are shared, and takes the next revision there: of two that are made at
 //!   once the second is laid over the first, or refused if it asked for the one before it. None is lost unsaid.
 //! - It is taken whole or not at all, and weighed at once.
+//! - A store that was emptied gets back what an instance knows. What was changed there in between, laid over nothing, stands if it was made
+//!   later, and that is told.
 //! - Without a store it lasts as long as the process. With the store away it is made here and saved on return, if nobody has changed the
 //!   settings there meanwhile; if somebody has, theirs stand, and that is told.
 //!
@@ -75,7 +77,7 @@ pub enum Meeting {
     Saved,
     /// It is newer, and stands.
     Newer,
-    /// It was stored before what had been made here, and stands in its place.
+    /// It stands in the place of what is known here: it was stored before that, or after that was lost with the store.
     Superseding,
 }
 
@@ -113,9 +115,18 @@ impl Standing {
         match self.unsaved_over {
             Some(_) if same => Meeting::Saved,
             Some(over) if stored.revision > over => Meeting::Superseding,
-            None if stored.revision >= self.revision() && !same => Meeting::Newer,
+            None if stored.revision > self.revision() => Meeting::Newer,
+            // The store holds no revision twice, unless it was emptied: ours is gone from there.
+            None if stored.revision == self.revision() && !same => Meeting::Superseding,
             Some(_) | None => Meeting::Known,
         }
+    }
+
+    /// The same for what was just read in the store. Of a lower revision than what it has taken before, it was emptied since; what was made
+    /// without knowing of ours, and after it, stands.
+    pub fn find(&self, stored: &Tuning) -> Meeting {
+        let lost = |ours: &Tuning| self.unsaved_over.is_none() && ours.revision > stored.revision && ours.at < stored.at;
+        if self.tuning.as_ref().is_some_and(lost) { Meeting::Superseding } else { self.meet(stored) }
     }
 
     /// Notes that the store has taken a change that was made here. One that was laid over it meanwhile has that much less to wait for.
@@ -174,11 +185,11 @@ pub async fn tune<W: World, S: Store, E>(
     for _ in 0..TRIES {
         // What another instance has just answered may not have been heard here yet.
         let stored = match store {
-            Some(store) => store.load_tunings(&names).await.ok().and_then(|loaded| loaded.into_iter().next()),
+            Some(store) => store.load(&names).await.ok().and_then(|loaded| loaded.into_iter().next()).map(|kept| kept.tuning),
             None => None,
         };
         if let Some(Some(stored)) = &stored {
-            breakers.take_up(service, stored);
+            breakers.take_up_found(service, stored);
         }
         let (standing, before) = breakers.standing(service);
         if wish.over.is_some_and(|over| !over.iter().any(|tag| standing.is_named(tag))) {

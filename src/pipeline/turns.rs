@@ -4,7 +4,8 @@
 //! that a recovered service is not knocked over by its backlog.
 //!
 //! How many places there are is fixed, or found out while calls end ([`Limit`]). Where it falls below what is out, nobody loses a turn: no place
-//! is given until enough have come back. The drained calls' share shrinks with it, to one place at least.
+//! is given until enough have come back. The drained calls' share shrinks with it, to one place at least. The share itself may change too: it
+//! is what this instance has of the fleet's ([`crate::machine::share`]).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +31,6 @@ pub struct Turns(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     max: usize,
-    drain_max: usize,
     /// Whether the number of places is found out: where it is not, what ended costs no lock.
     adapts: bool,
     state: Mutex<State>,
@@ -39,6 +39,9 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     places: usize,
+    /// What drained calls may use of `max` places.
+    drain_max: usize,
+    /// What they may use of the places that there are.
     drain_places: usize,
     out: usize,
     drain_out: usize,
@@ -62,6 +65,7 @@ impl Turns {
         let places = limit.as_ref().map_or(max, Limit::places);
         let state = State {
             places,
+            drain_max,
             drain_places: share(places, max, drain_max),
             out: 0,
             drain_out: 0,
@@ -69,12 +73,22 @@ impl Turns {
             live: VecDeque::new(),
             drain: VecDeque::new(),
         };
-        Self(Arc::new(Shared { max, drain_max, adapts: adaptive.is_some(), state: Mutex::new(state) }))
+        Self(Arc::new(Shared { max, adapts: adaptive.is_some(), state: Mutex::new(state) }))
     }
 
     /// How many places there are now.
     pub fn places(&self) -> usize {
         self.locked().places
+    }
+
+    /// Drained calls may use so many of all places from now on. Those that are out stay out.
+    pub fn set_drain_max(&self, drain_max: usize) {
+        {
+            let (max, mut state) = (self.0.max, self.locked());
+            state.drain_max = drain_max.min(max);
+            state.drain_places = share(state.places, max, state.drain_max);
+        }
+        self.hand_on();
     }
 
     /// A turn, if there is one and nobody waits for it.
@@ -169,7 +183,7 @@ impl State {
 impl Turn {
     /// What the call that had this turn says of the service's load. Where places are fixed, nobody listens.
     pub fn tell(&self, sign: Sign, began_micros: u64, took: Duration) {
-        let Shared { max, drain_max, adapts, .. } = *self.turns.0;
+        let Shared { max, adapts, .. } = *self.turns.0;
         if !adapts {
             return;
         }
@@ -180,7 +194,7 @@ impl Turn {
             let ended = began_micros.saturating_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
             limit.hear(&Sample { began: began_micros, ended, in_flight, sign });
             let places = limit.places();
-            (state.places, state.drain_places) = (places, share(places, max, drain_max));
+            (state.places, state.drain_places) = (places, share(places, max, state.drain_max));
             places > before
         };
         if grew {
@@ -303,14 +317,34 @@ mod tests {
         assert!((&mut drain).now_or_never().is_none());
     }
 
+    #[test]
+    fn a_smaller_share_takes_no_turn_away_and_a_larger_one_is_handed_on() {
+        let turns = Turns::new(8, 3, None);
+        let mut held: Vec<_> = (0..3).map(|_| now(&turns, Class::Drain)).collect();
+        let mut next = waiting(&turns, Class::Drain);
+        turns.set_drain_max(1);
+        for _ in 0..2 {
+            held.pop();
+            assert!((&mut next).now_or_never().is_none(), "as many are out as the share is");
+        }
+        turns.set_drain_max(2);
+        let _next = (&mut next).now_or_never().expect("the share has grown");
+        assert!(turns.try_take(Class::Drain).is_none());
+        // No more than there are places.
+        turns.set_drain_max(100);
+        let all: Vec<_> = std::iter::from_fn(|| turns.try_take(Class::Drain)).collect();
+        assert_eq!(all.len(), 6);
+    }
+
     proptest! {
-        /// However places, calls and those who stop waiting come and go: never more are out than there were places when the last was given,
+        /// However places, shares, calls and those who stop waiting come and go: never more are out than there were places when the last was given,
         /// nor more drained ones than their share, no live call waits while a drained one goes, and in the end no place is lost.
         #[test]
         fn no_place_is_lost_and_none_too_many_is_given(
             (max, drain_max, initial) in (1_usize..12).prop_flat_map(|max| (Just(max), 0..=max, 1..=max)),
-            steps in prop::collection::vec((0_u8..7, any::<prop::sample::Index>()), 0..200),
+            steps in prop::collection::vec((0_u8..8, any::<prop::sample::Index>()), 0..200),
         ) {
+            let mut drain_max = drain_max;
             let turns = adaptive(max, drain_max, initial);
             let mut out: Vec<Turn> = Vec::new();
             let mut queue: Vec<(Class, BoxFuture<'static, Turn>)> = Vec::new();
@@ -318,6 +352,10 @@ mod tests {
             for (step, index) in steps {
                 clock += 10;
                 match step {
+                    7 => {
+                        drain_max = index.index(max + 1);
+                        turns.set_drain_max(drain_max);
+                    }
                     0..=2 => {
                         let class = if step == 2 { Class::Drain } else { Class::Live };
                         let turns = turns.clone();
@@ -343,7 +381,7 @@ mod tests {
                 prop_assert!((1..=max).contains(&places));
                 // What was out already may be more than there are places now; what was given since may not.
                 prop_assert!(out.len() <= places.max(before), "{} of {places} are out", out.len());
-                prop_assert!(drained <= share(places, max, drain_max).max(drain_before) && drained <= drain_max);
+                prop_assert!(drained <= share(places, max, drain_max).max(drain_before));
                 let live_waits = queue.iter().any(|(class, _)| *class == Class::Live);
                 let drain_waits = queue.iter().any(|(class, _)| *class == Class::Drain);
                 prop_assert!(!live_waits || out.len() >= places, "a live call waits beside a free place");

@@ -28,7 +28,8 @@ impl Chance {
         Self::of(number("CHAOS_SEED").unwrap_or_else(|| rand::random_range(0..1_000_000)))
     }
 
-    fn of(seed: u64) -> Self {
+    /// From this seed.
+    pub fn of(seed: u64) -> Self {
         Self { seed, generator: Xoshiro256PlusPlus::seed_from_u64(seed) }
     }
 

@@ -1,5 +1,5 @@
 //! Fusebox under faults: the binary, three of it, a real Kafka, stub services; processes are killed, groups rebalance, brokers die, the
-//! network goes, topics refuse. What must hold is judged by [`oracle`] from topics, committed offsets and the stubs' journals alone.
+//! network goes, topics refuse, Redis comes and goes. What must hold is judged by [`oracle`] from topics, committed offsets and the stubs' journals alone.
 //!
 //! Each scenario has a short form, which `make test` runs, or a long one, which is ignored there and run by `make chaos`; `make soak` runs
 //! [`soak`]. A run's chance comes from `CHAOS_SEED`, which is printed; `CHAOS_SECONDS` is how long faults go on in a long form. The same
@@ -17,6 +17,7 @@ mod killed;
 mod network;
 mod oracle;
 mod rebalances;
+mod redis;
 mod refused;
 mod soak;
 mod stream;

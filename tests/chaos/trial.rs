@@ -38,6 +38,10 @@ pub struct Plan<'a> {
     pub config: String,
     /// Flags of the instance in this place.
     pub flags: &'a dyn Fn(usize) -> Vec<String>,
+    /// Another Redis than that of all.
+    pub redis: Option<&'a str>,
+    /// What else must hold in the end.
+    pub check: &'a dyn Fn(&World),
 }
 
 impl Default for Plan<'_> {
@@ -50,6 +54,8 @@ impl Default for Plan<'_> {
             repeats_each: MAX_IN_FLIGHT,
             config: String::new(),
             flags: &|_| Vec::new(),
+            redis: None,
+            check: &|_| {},
         }
     }
 }
@@ -112,7 +118,8 @@ body = "{{ 'camera': event.camera_id }}"
 pub fn run(plan: &Plan<'_>, disturb: impl FnOnce(&mut Trial<'_>)) -> Seen {
     let chance = Chance::new();
     println!("{}: CHAOS_SEED={}", plan.name, chance.seed());
-    let world = World::new(plan.name).partitions(plan.partitions).config(&config()).config(&plan.config).start();
+    let world = World::new(plan.name).partitions(plan.partitions).config(&config()).config(&plan.config);
+    let world = if let Some(url) = plan.redis { world.redis(url) } else { world }.start();
     world.stub("rag").set(Act::Jitter { min_ms: 0, max_ms: 60 });
     world.stub("notifier").set(Act::Flaky { share: 0.15 });
     // Half of the calls take their time, a few never end: whichever keys they belong to.
@@ -135,6 +142,7 @@ pub fn run(plan: &Plan<'_>, disturb: impl FnOnce(&mut Trial<'_>)) -> Seen {
     let took = from.elapsed();
     fleet.stop_together(&fleet.running());
     let seen = oracle::judge(&world, &published, &allowed);
+    (plan.check)(&world);
     println!("{}: {seen}, all committed {:.1} s after the last fault", plan.name, took.as_secs_f64());
     seen
 }

@@ -13,7 +13,7 @@ const LEASE_MS: i64 = TIMEOUT_MS + 1_000;
 /// What two processes' clocks may differ by, rounding included, ms.
 const SLACK_MS: i64 = 25;
 
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 [services.notifier]
 timeout = "1s"
 [services.notifier.breaker]
@@ -46,7 +46,7 @@ fn fleet(world: &World) -> ([Instance; 3], usize) {
 }
 
 /// Calls that began while another one was not over, from `first` on.
-fn together(calls: &[Entry], first: usize) -> Vec<&Entry> {
+pub fn together(calls: &[Entry], first: usize) -> Vec<&Entry> {
     let probes = &calls[first..];
     probes.windows(2).filter(|pair| pair[0].ended_at.is_none_or(|ended| ended.0 > pair[1].started_at.0)).map(|pair| &pair[1]).collect()
 }

@@ -205,6 +205,8 @@ pub struct FakeSubscription {
     oracle: Arc<Oracle>,
     /// Where its batches go; `None`: records finish each by itself.
     broker: Option<Broker>,
+    /// How many partitions its topics have.
+    partitions: Option<usize>,
     answers: (mpsc::UnboundedSender<Intake>, mpsc::UnboundedReceiver<Intake>),
 }
 
@@ -238,6 +240,7 @@ impl FakeSubscription {
             holdings,
             oracle,
             broker: None,
+            partitions: None,
             answers: mpsc::unbounded_channel(),
         };
         (subscription, sender)
@@ -246,6 +249,11 @@ impl FakeSubscription {
     /// What this broker takes, it takes together.
     pub fn through(self, broker: Option<Broker>) -> Self {
         Self { broker, ..self }
+    }
+
+    /// Of topics of so many partitions.
+    pub fn of(self, partitions: i32) -> Self {
+        Self { partitions: usize::try_from(partitions).ok(), ..self }
     }
 
     fn commit_now(&self, points: Vec<CommitPoint>) {
@@ -407,6 +415,10 @@ impl Subscription for FakeSubscription {
     fn let_go(&self, partition: &TopicPartition) {
         assert!(self.held.lock().expect("unpoisoned").remove(partition), "{partition} was not held");
         self.oracle.held(partition, false);
+    }
+
+    fn size(&self, _topic: &Topic) -> Option<usize> {
+        self.partitions
     }
 
     async fn close(self, points: Vec<CommitPoint>) -> bool {

@@ -15,6 +15,7 @@ use fusebox::machine::verdict::Rules;
 use fusebox::pipeline::breakers::Breakers;
 use fusebox::pipeline::facts::Fact;
 use fusebox::pipeline::guard::{Guard, Manner};
+use fusebox::pipeline::orders::OrderBook;
 use fusebox::pipeline::ports::{Budget, Chance, Clock, Witness, World};
 use fusebox::pipeline::pulse::Pulse;
 use fusebox::pipeline::stages::{Fallback, Stage, Stages};
@@ -378,7 +379,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
     let subscribe = |group, budget: &Arc<Budget>, seed, holdings: &Arc<Holdings>| {
         let (kafka, check, holdings, oracle) = (Arc::clone(kafka), Arc::clone(&check), Arc::clone(holdings), Arc::clone(oracle));
         let (subscription, shoves) = FakeSubscription::new(kafka, group, Arc::clone(budget), seed, check, holdings, oracle);
-        (subscription.through(broker(group)), shoves)
+        (subscription.through(broker(group)).of(plan.partitions), shoves)
     };
     let (subscription, live) = subscribe(LIVE, &budget, plan.seed ^ life, &holdings);
     let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions, holdings, Arc::clone(oracle), clock);
@@ -434,6 +435,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         witness,
         gauges: drain::Gauges::new(),
         pulse: Arc::clone(&pulses[1].1),
+        orders: OrderBook::closed(),
     };
     let loops = vec![tokio::spawn(process::run(live_parts)), tokio::spawn(drain::run(drain_parts))];
     let others = vec![tokio::spawn(keeper::run_timers(breakers, clock)), tokio::spawn(watch(pulses, clock))];

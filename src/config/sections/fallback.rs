@@ -132,7 +132,7 @@ fn retry(name: &str, concurrency: Option<u32>, section: &Section<'_>, claims: Op
         "drain_concurrency",
         i64::from(DRAIN_CONCURRENCY),
         Whole(1..=10_000_u32),
-        "How many of the service's `concurrency` places draining may use; a smaller `concurrency` lowers the default.",
+        "How many drained calls may be at the service at once, all instances together; a smaller `concurrency` lowers the default.",
     );
     if let (Some(initial), Some(max)) = (initial, max)
         && initial > max

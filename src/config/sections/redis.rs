@@ -18,7 +18,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Option<Redis>> {
         "url",
         RedisUrl,
         Shown::Url,
-        "Where Redis is: `redis://` or, over TLS, `rediss://`, with `user:password@` if it has ACL users. Unless given, breakers live in the process.",
+        "Where Redis is: `redis://`, `redis+sentinel://` or `redis+cluster://`, with `rediss` for TLS and `user:password@` for ACL users. Unless given, breakers live in the process.",
     );
     let password = section.secret("password", Text, Shown::Hidden, "The password, if it is not in the URL.");
     let prefix = section.required("prefix", Prefix, "What every key begins with; fleets with the same prefix share their breakers.");
@@ -38,7 +38,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Option<Redis>> {
         return Some(None);
     };
     let (ca, identity) = (ca?, identity?);
-    if url.scheme != "rediss" {
+    if !url.scheme.starts_with("rediss") {
         for (name, given) in [("ca", ca.is_some()), ("certificate", identity.is_some())] {
             if given {
                 section.at_odds(&[name, "url"], format!("`{name}` is of use with a `rediss://` URL only; change `url`, or leave it out"));
@@ -101,16 +101,17 @@ impl Shape for RedisUrl {
         let text = written.text().ok_or(Problem::Type)?;
         let (scheme, rest) = text.split_once("://").unwrap_or_default();
         match scheme {
-            "redis" | "rediss" if text.contains("#insecure") => {
+            _ if text.contains("#insecure") => {
                 wrong("`#insecure` would trust anybody; name the server's CA certificate in `redis.ca` instead")
             }
-            "redis" | "rediss" if !rest.rsplit('@').next().unwrap_or_default().is_empty() => {
+            "redis" | "rediss" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster"
+                if !rest.rsplit('@').next().unwrap_or_default().is_empty() =>
+            {
                 Ok(Url { text: text.to_owned(), scheme: scheme.to_owned() })
             }
-            "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster" => {
-                wrong("names a Sentinel or a Cluster; only one server can be named, by `redis://` or `rediss://`")
-            }
-            _ => wrong("is no Redis URL; write \"redis://host:port/database\", or \"rediss://…\" for TLS"),
+            _ => wrong(
+                "is no Redis URL; write \"redis://host:port/database\", \"redis+sentinel://host,host/master\" or \"redis+cluster://host,host\", with \"rediss\" for TLS",
+            ),
         }
     }
 }

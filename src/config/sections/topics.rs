@@ -21,6 +21,7 @@ pub(super) fn read(section: &Section<'_>, claims: &mut Claims) -> Option<Topics>
         TopicName,
         "Written: one record for every parked call when it ends, delivered or not. Off unless named.",
     );
+    let orders = section.required("orders", TopicName, "Written and read: what operators order for parked calls; compacted.");
     let partitions = section.required("partitions", Whole(1..=100_000_u32), "Partitions of each topic that `migrate` creates.");
     let replication_factor = section.optional(
         "replication_factor",
@@ -35,6 +36,7 @@ pub(super) fn read(section: &Section<'_>, claims: &mut Claims) -> Option<Topics>
     claims.claim(section, "events", events.as_ref());
     claims.claim(section, "outcomes", outcomes.as_ref());
     claims.claim(section, "dead_letters", dead_letters.as_ref());
+    claims.claim(section, "orders", orders.as_ref());
     claims.claim(section, "deliveries", deliveries.as_ref().and_then(Option::as_ref));
     let (path, origin) = section.locate("retention");
     claims.retention = retention.map(|time| Retention { time, path, origin });
@@ -43,6 +45,7 @@ pub(super) fn read(section: &Section<'_>, claims: &mut Claims) -> Option<Topics>
         outcomes: outcomes?,
         dead_letters: dead_letters?,
         deliveries: deliveries?,
+        orders: orders?,
         partitions: NonZeroU32::new(partitions?)?,
         replication_factor: replication_factor?.and_then(NonZeroU32::new),
         retention: retention?,

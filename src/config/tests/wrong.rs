@@ -207,7 +207,9 @@ const WRONG: &[(&str, &[&str])] = &[
     // Redis.
     (
         "[redis]\nurl = 'http://x:p4ss@y'",
-        &["a.toml:2: redis.url: is no Redis URL; write \"redis://host:port/database\", or \"rediss://…\" for TLS"],
+        &[
+            "a.toml:2: redis.url: is no Redis URL; write \"redis://host:port/database\", \"redis+sentinel://host,host/master\" or \"redis+cluster://host,host\", with \"rediss\" for TLS",
+        ],
     ),
     ("[redis]\npassword = 'p4ss'", &["a.toml:2: redis.password: is given without `url`"]),
     (
@@ -226,8 +228,8 @@ const WRONG: &[(&str, &[&str])] = &[
         &["a.toml:2: redis.url: `#insecure` would trust anybody; name the server's CA certificate in `redis.ca` instead"],
     ),
     (
-        "[redis]\nurl = 'redis+sentinel://u:p4ss@h'",
-        &["a.toml:2: redis.url: names a Sentinel or a Cluster; only one server can be named, by `redis://` or `rediss://`"],
+        "[redis]\nurl = 'redis+cluster://u:p4ss@h'\nca = 'DIR/a.toml'",
+        &["a.toml:3: redis.ca: `ca` is of use with a `rediss://` URL only; change `url`, or leave it out"],
     ),
     // HTTP.
     (

@@ -6,6 +6,7 @@
 mod auth;
 mod breakers;
 pub mod client;
+pub mod orders;
 mod problem;
 mod settings;
 mod status;
@@ -61,6 +62,8 @@ pub struct Api<W: World, S> {
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// The backlog.
     pub retry: Box<dyn Fn() -> BoxFuture<'static, RetryStatus> + Send + Sync>,
+    /// What is ordered for parked calls.
+    pub orders: orders::Ordering,
 }
 
 /// Routes that an instance serves beside the API's.
@@ -74,10 +77,18 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .route("/api/v1/circuit-breakers/{service}", get(breakers::one))
         .route("/api/v1/circuit-breakers/{service}/history", get(breakers::history))
         .route("/api/v1/retry", get(status::retry))
+        .route("/api/v1/retry/orders", get(orders::list))
+        .route("/api/v1/retry/orders/{id}", get(orders::one))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_read));
     let changing = Router::new()
         .route("/api/v1/circuit-breakers/{service}/force-state", post(breakers::force_state))
         .route("/api/v1/circuit-breakers/{service}/settings", patch(settings::change).delete(settings::reset))
+        .route("/api/v1/retry/release", post(orders::release))
+        .route("/api/v1/retry/delay", post(orders::delay))
+        .route("/api/v1/retry/discard", post(orders::discard))
+        .route("/api/v1/retry/orders/{id}/cancel", post(orders::cancel))
+        .route("/api/v1/retry/services/{service}/pause", post(orders::pause))
+        .route("/api/v1/retry/services/{service}/resume", post(orders::resume))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_operate));
     Router::new()
         .route("/livez", get(status::livez))

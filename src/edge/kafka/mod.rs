@@ -11,12 +11,14 @@
 mod consumer;
 mod error;
 mod lag;
+pub mod orders;
 mod properties;
 mod publisher;
 mod record;
 mod redriver;
 mod tail;
 mod topics;
+mod unfinished;
 
 pub use consumer::{Ahead, ConsumerHealth, ConsumerOptions, KafkaSubscription, OnCommit, Reading, Readings, Settled};
 pub use error::KafkaEdgeError;
@@ -26,3 +28,4 @@ pub use publisher::{KafkaPublisher, Producer};
 pub use redriver::{Redriver, memories};
 pub use tail::{Start, Tail, read};
 pub use topics::{Created, Inspection, Needed, NewTopic, Retention, TopicAdmin, TopicDescription};
+pub use unfinished::{Looked, look};

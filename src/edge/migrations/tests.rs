@@ -52,6 +52,7 @@ fn figures() -> topics::Figures {
             ("topics.outcomes", vec!["outcomes".to_owned()]),
             ("topics.dead_letters", vec!["dead".to_owned()]),
             ("topics.deliveries", vec![]),
+            ("topics.orders", vec![]),
             ("services.*.retry.topic", vec!["retry-a".to_owned(), "retry-b".to_owned(), "retry-a".to_owned()]),
         ]),
         partitions: 6,

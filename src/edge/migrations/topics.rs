@@ -40,6 +40,7 @@ impl Figures {
                 ("topics.outcomes", vec![topics.outcomes.to_string()]),
                 ("topics.dead_letters", vec![topics.dead_letters.to_string()]),
                 ("topics.deliveries", topics.deliveries.iter().map(ToString::to_string).collect()),
+                ("topics.orders", vec![topics.orders.to_string()]),
                 ("services.*.retry.topic", config.parking().map(|(_, retry)| retry.topic.to_string()).collect()),
             ]),
             partitions: topics.partitions.get(),

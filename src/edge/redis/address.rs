@@ -1,18 +1,30 @@
-//! From `[redis]` to a client: the URL, the certificates, the socket's options. No connection is made.
+//! From `[redis]` to servers: the URL, the certificates, the socket's options. No connection is made.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use redis::cluster::ClusterClient;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates, TlsMode};
 use secrecy::ExposeSecret;
+use tokio::sync::Mutex;
 
+use super::servers::Servers;
 use crate::config;
 use crate::edge::tls;
 
 /// How long a peer's silence on the wire is borne before the kernel ends the connection: its host has gone, since a living kernel
 /// acknowledges even for a process that is frozen.
 const PEER_GONE: Duration = Duration::from_secs(10);
+
+/// Where Redis and a sentinel listen unless the URL says so.
+const REDIS_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+
+/// How often a cluster's client tries one command: enough to follow a slot that has moved. The time of all tries is bounded outside.
+const CLUSTER_RETRIES: u32 = 5;
 
 /// A fault of `[redis]` that is found when the client is built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,50 +42,144 @@ impl ConfigError {
     }
 }
 
-/// The client of a single server.
+/// What a URL's scheme asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    One,
+    Sentinels,
+    Cluster,
+}
+
+/// Where a config says that Redis is.
 ///
 /// # Errors
 /// The URL cannot be read or names something that is not supported, or a file cannot be read.
-pub(super) fn client(config: &config::Redis) -> Result<Client, ConfigError> {
+pub(super) fn servers(config: &config::Redis) -> Result<Servers, ConfigError> {
     let url = config.url.expose_secret();
-    let secure = is_secure(url)?;
-    let unreadable = || {
-        ConfigError::new(
-            "redis.url",
-            "cannot be read; write redis://[user[:password]@]host[:port][/database], and %XX for what is special in a password",
-        )
-    };
-    let info = url.into_connection_info().map_err(|_| unreadable())?;
-    if matches!(info.addr(), ConnectionAddr::TcpTls { insecure: true, .. }) {
-        return Err(ConfigError::new("redis.url", "#insecure is not supported: name the server's CA certificate in redis.ca instead"));
-    }
-    let info = info.set_tcp_settings(socket_options());
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let (kind, secure) = kind(scheme)?;
     if !secure {
         for (key, given) in [("redis.ca", config.ca.is_some()), ("redis.certificate", config.identity.is_some())] {
             if given {
                 return Err(ConfigError::new(key, "is of use with rediss:// only; change redis.url or leave it out"));
             }
         }
-        return Client::open(info).map_err(|_| unreadable());
     }
-    tls::install_provider();
-    secure_client(info, config)
-}
-
-/// Whether the URL's scheme asks for TLS.
-fn is_secure(url: &str) -> Result<bool, ConfigError> {
-    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
-    match scheme.as_str() {
-        "redis" => Ok(false),
-        "rediss" => Ok(true),
-        "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster" => {
-            Err(ConfigError::new("redis.url", format!("{scheme}:// is not supported yet; name one server with redis:// or rediss://")))
+    let form = match kind {
+        Kind::One => "redis://[user[:password]@]host[:port][/database]",
+        Kind::Sentinels => "redis+sentinel://[user[:password]@]host[:port],host[:port],…/master[/database]",
+        Kind::Cluster => "redis+cluster://[user[:password]@]host[:port],host[:port],…",
+    };
+    let unreadable = || ConfigError::new("redis.url", format!("cannot be read; write {form}, and %XX for what is special in a password"));
+    if url.contains("#insecure") {
+        return Err(ConfigError::new("redis.url", "#insecure is not supported: name the server's CA certificate in redis.ca instead"));
+    }
+    let certificates = if secure {
+        tls::install_provider();
+        Some(certificates(config)?)
+    } else {
+        None
+    };
+    let key = if config.identity.is_some() { "redis.certificate" } else { "redis.ca" };
+    let unreadable_pem = || ConfigError::new(key, "cannot be read as PEM: a CERTIFICATE, and for a client a PRIVATE KEY beside it");
+    let open = |info: ConnectionInfo| match certificates.clone() {
+        None => Client::open(info).map_err(|_| unreadable()),
+        Some(certificates) => Client::build_with_tls(info, certificates).map_err(|_| unreadable_pem()),
+    };
+    let plain = if secure { "rediss" } else { "redis" };
+    let info = |host: &str, credentials: &str, port: u16, database: &str| {
+        let host = if has_port(host) { host.to_owned() } else { format!("{host}:{port}") };
+        let info = format!("{plain}://{credentials}{host}{database}").into_connection_info().map_err(|_| unreadable())?;
+        Ok::<_, ConfigError>(info.set_tcp_settings(socket_options()))
+    };
+    let (credentials, hosts) = rest.rsplit_once('@').map_or(("", rest), |(_, hosts)| (&rest[..rest.len() - hosts.len()], hosts));
+    let (hosts, path) = hosts.split_once('/').unwrap_or((hosts, ""));
+    let hosts: Vec<&str> = hosts.split(',').collect();
+    if hosts.iter().any(|host| host.is_empty()) {
+        return Err(unreadable());
+    }
+    match kind {
+        Kind::One => {
+            let info = url.into_connection_info().map_err(|_| unreadable())?;
+            open(info.set_tcp_settings(socket_options())).map(|client| Servers::One(Box::new(client)))
         }
-        _ => Err(ConfigError::new("redis.url", "must begin with redis:// or rediss://")),
+        Kind::Sentinels => {
+            let (master, database) = path.split_once('/').unwrap_or((path, ""));
+            let database: i64 = if database.is_empty() { 0 } else { database.parse().map_err(|_| unreadable())? };
+            if master.is_empty() {
+                return Err(unreadable());
+            }
+            let mut sentinels = Vec::new();
+            for host in &hosts {
+                sentinels.push(info(host, "", SENTINEL_PORT, "")?.addr().clone());
+            }
+            // The first host stands for any: only the credentials are read of it.
+            let settings = info(hosts[0], credentials, SENTINEL_PORT, "")?.redis_settings().clone();
+            let one = |sentinel: ConnectionAddr| {
+                let builder = SentinelClientBuilder::new([sentinel], master, SentinelServerType::Master).map_err(|_| unreadable())?;
+                let mut builder = builder
+                    .set_client_to_redis_db(database)
+                    .set_client_to_redis_tcp_settings(socket_options())
+                    .set_client_to_sentinel_tcp_settings(socket_options());
+                if let Some(user) = settings.username() {
+                    builder = builder.set_client_to_redis_username(user);
+                }
+                if let Some(password) = settings.password() {
+                    builder = builder.set_client_to_redis_password(password);
+                }
+                if let Some(certificates) = certificates.clone() {
+                    builder = builder
+                        .set_client_to_redis_tls_mode(TlsMode::Secure)
+                        .set_client_to_redis_certificates(certificates.clone())
+                        .set_client_to_sentinel_certificates(certificates);
+                }
+                builder.build().map(Mutex::new).map_err(|_| unreadable_pem())
+            };
+            let clients = sentinels.into_iter().map(one).collect::<Result<Arc<[_]>, _>>()?;
+            Ok(Servers::Sentinels { clients, first: Arc::default(), database })
+        }
+        Kind::Cluster => {
+            if !path.is_empty() && path != "0" {
+                return Err(ConfigError::new("redis.url", "names a database; a cluster has database 0 alone"));
+            }
+            let mut nodes = Vec::new();
+            for host in &hosts {
+                nodes.push(info(host, credentials, REDIS_PORT, "")?);
+            }
+            let mut builder = ClusterClient::builder(nodes.clone()).tcp_settings(socket_options()).retries(CLUSTER_RETRIES);
+            if let Some(certificates) = &certificates {
+                builder = builder.certs(certificates.clone());
+            }
+            let client = builder.build().map_err(|_| unreadable_pem())?;
+            Ok(Servers::Cluster { client: Box::new(client), nodes: nodes.into_iter().map(open).collect::<Result<_, _>>()? })
+        }
     }
 }
 
-fn secure_client(info: ConnectionInfo, config: &config::Redis) -> Result<Client, ConfigError> {
+/// What the URL's scheme asks for, and whether with TLS.
+fn kind(scheme: &str) -> Result<(Kind, bool), ConfigError> {
+    Ok(match scheme.to_ascii_lowercase().as_str() {
+        "redis" => (Kind::One, false),
+        "rediss" => (Kind::One, true),
+        "redis+sentinel" => (Kind::Sentinels, false),
+        "rediss+sentinel" => (Kind::Sentinels, true),
+        "redis+cluster" => (Kind::Cluster, false),
+        "rediss+cluster" => (Kind::Cluster, true),
+        _ => {
+            return Err(ConfigError::new(
+                "redis.url",
+                "must begin with redis:// or rediss://, redis+sentinel:// or rediss+sentinel://, redis+cluster:// or rediss+cluster://",
+            ));
+        }
+    })
+}
+
+/// Whether a host is written with a port; `[::1]` is one without.
+fn has_port(host: &str) -> bool {
+    host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'))
+}
+
+fn certificates(config: &config::Redis) -> Result<TlsCertificates, ConfigError> {
     let root_cert = config.ca.as_deref().map(|path| read("redis.ca", path)).transpose()?;
     if root_cert.as_deref().is_some_and(|pem| !contains(pem, b"BEGIN CERTIFICATE")) {
         return Err(ConfigError::new("redis.ca", "holds no PEM certificate"));
@@ -85,9 +191,7 @@ fn secure_client(info: ConnectionInfo, config: &config::Redis) -> Result<Client,
         }),
         None => None,
     };
-    let key = if client_tls.is_some() { "redis.certificate" } else { "redis.ca" };
-    Client::build_with_tls(info, TlsCertificates { client_tls, root_cert })
-        .map_err(|_| ConfigError::new(key, "cannot be read as PEM: a CERTIFICATE, and for a client a PRIVATE KEY beside it"))
+    Ok(TlsCertificates { client_tls, root_cert })
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {
@@ -126,23 +230,30 @@ mod tests {
         }
     }
 
+    const SCHEME: &str =
+        "redis.url: must begin with redis:// or rediss://, redis+sentinel:// or rediss+sentinel://, redis+cluster:// or rediss+cluster://";
+    const SENTINEL: &str = "redis.url: cannot be read; write redis+sentinel://[user[:password]@]host[:port],host[:port],…/master[/database], and %XX for what is special in a password";
+
     #[test]
     fn urls() {
         for (url, expect) in [
             ("redis://127.0.0.1", Ok(())),
             ("redis://ann:hunter2@[::1]:6380/3", Ok(())),
             ("rediss://redis.internal", Ok(())),
-            (
-                "redis+sentinel://a,b/mymaster",
-                Err("redis.url: redis+sentinel:// is not supported yet; name one server with redis:// or rediss://"),
-            ),
-            ("redis+cluster://a,b", Err("redis.url: redis+cluster:// is not supported yet; name one server with redis:// or rediss://")),
-            ("http://hunter2@a", Err("redis.url: must begin with redis:// or rediss://")),
-            ("127.0.0.1:6379", Err("redis.url: must begin with redis:// or rediss://")),
-            ("", Err("redis.url: must begin with redis:// or rediss://")),
+            ("redis+sentinel://ann:hunter2@a,[::1]:26380/mymaster/3", Ok(())),
+            ("rediss+sentinel://a/mymaster", Ok(())),
+            ("redis+sentinel://a,b", Err(SENTINEL)),
+            ("redis+sentinel://a,,b/mymaster", Err(SENTINEL)),
+            ("redis+sentinel://a/mymaster/three", Err(SENTINEL)),
+            ("redis+cluster://ann:hunter2@a,b:7001,[::1]", Ok(())),
+            ("rediss+cluster://a/0", Ok(())),
+            ("redis+cluster://a/1", Err("redis.url: names a database; a cluster has database 0 alone")),
+            ("http://hunter2@a", Err(SCHEME)),
+            ("127.0.0.1:6379", Err(SCHEME)),
+            ("", Err(SCHEME)),
             ("rediss://a#insecure", Err("redis.url: #insecure is not supported: name the server's CA certificate in redis.ca instead")),
         ] {
-            let got = client(&config(url)).map(drop).map_err(|error| error.to_string());
+            let got = servers(&config(url)).map(drop).map_err(|error| error.to_string());
             assert_eq!(got, expect.map_err(str::to_owned), "{url}");
         }
     }
@@ -150,7 +261,7 @@ mod tests {
     #[test]
     fn an_unreadable_url_is_not_repeated() {
         for url in ["redis://ann:hunter2@redis.internal:99999", "redis://ann:hunter2@redis.internal/three", "redis://ann:hunter2@"] {
-            let error = client(&config(url)).map(drop).expect_err(url).to_string();
+            let error = servers(&config(url)).map(drop).expect_err(url).to_string();
             assert!(error.starts_with("redis.url: cannot be read") && !error.contains("hunter2") && !error.contains("internal"), "{error}");
         }
     }
@@ -158,13 +269,13 @@ mod tests {
     #[test]
     fn files_are_checked_at_once() {
         let missing = config::Redis { ca: Some("/nowhere/ca.pem".into()), ..config("rediss://127.0.0.1") };
-        assert_eq!(client(&missing).map(drop).expect_err("missing").to_string(), "redis.ca: /nowhere/ca.pem: entity not found");
+        assert_eq!(servers(&missing).map(drop).expect_err("missing").to_string(), "redis.ca: /nowhere/ca.pem: entity not found");
         let file = tempfile::NamedTempFile::new().expect("a file");
         let empty = config::Redis { ca: Some(file.path().into()), ..config("rediss://127.0.0.1") };
-        assert_eq!(client(&empty).map(drop).expect_err("empty").to_string(), "redis.ca: holds no PEM certificate");
+        assert_eq!(servers(&empty).map(drop).expect_err("empty").to_string(), "redis.ca: holds no PEM certificate");
         let plain = config::Redis { ca: Some(file.path().into()), ..config("redis://127.0.0.1") };
         assert_eq!(
-            client(&plain).map(drop).expect_err("no TLS").to_string(),
+            servers(&plain).map(drop).expect_err("no TLS").to_string(),
             "redis.ca: is of use with rediss:// only; change redis.url or leave it out"
         );
     }

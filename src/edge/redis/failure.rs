@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError};
 use rustls::CertificateError;
 
 use crate::pipeline::ports::StoreError;
@@ -17,23 +17,45 @@ use crate::pipeline::ports::StoreError;
 pub(super) fn describe(error: &RedisError) -> StoreError {
     StoreError(match error.kind() {
         ErrorKind::AuthenticationFailed => "Redis refused the credentials".to_owned(),
-        ErrorKind::Server(ServerErrorKind::BusyLoading) => "Redis is still loading its data".to_owned(),
-        ErrorKind::Server(ServerErrorKind::ReadOnly) => "Redis is a replica and takes no writes".to_owned(),
-        ErrorKind::Server(ServerErrorKind::NoPerm) => {
-            "the Redis user may not do this (NOPERM): see the ACL in docs/operations.md".to_owned()
-        }
+        ErrorKind::MasterNameNotFoundBySentinel => "no sentinel names a master that can be used".to_owned(),
+        _ if word(error).is_some() => match word(error).unwrap_or_default() {
+            "NOAUTH" | "WRONGPASS" => "Redis refused the credentials".to_owned(),
+            "LOADING" => "Redis is still loading its data".to_owned(),
+            "READONLY" => "Redis is a replica and takes no writes".to_owned(),
+            "OOM" => "Redis is out of memory and takes no writes".to_owned(),
+            "MISCONF" => "Redis cannot save to its disk and takes no writes".to_owned(),
+            "NOREPLICAS" => "Redis has too few replicas and takes no writes".to_owned(),
+            "BUSY" => "Redis is busy with a script".to_owned(),
+            "MAXCLIENTS" => "Redis has no room for another client".to_owned(),
+            "NOPERM" => "the Redis user may not do this (NOPERM): see the ACL in docs/operations.md".to_owned(),
+            word => format!("Redis answered {word}"),
+        },
         _ if error.is_connection_refusal() => "Redis refused the connection".to_owned(),
         _ if error.is_timeout() => "Redis did not answer in time".to_owned(),
         _ if tls_of(error).is_some() => format!("no TLS with Redis: {}", tls_of(error).unwrap_or_default()),
         _ if error.is_connection_dropped() => "Redis ended the connection".to_owned(),
         ErrorKind::Io => "Redis cannot be reached".to_owned(),
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => "Redis gave an answer that cannot be read".to_owned(),
-        _ => match error.code() {
-            Some("NOAUTH" | "WRONGPASS") => "Redis refused the credentials".to_owned(),
-            Some(code) => format!("Redis answered {code}"),
-            None => "the Redis client failed".to_owned(),
-        },
+        _ => "the Redis client failed".to_owned(),
     })
+}
+
+/// The server's word for what is wrong, if it was the server who found something wrong. What a script runs into is `ERR` where the server is
+/// older than 7.0, and the word is quoted; of a right that is missing there 7.0 only tells. A server that is full has no word for it.
+fn word(error: &RedisError) -> Option<&str> {
+    const QUOTED: [&str; 5] = ["READONLY", "OOM", "MISCONF", "NOREPLICAS", "NOPERM"];
+    let code = error.code()?;
+    let detail = error.detail().unwrap_or_default();
+    if code != "ERR" {
+        return Some(code);
+    }
+    if detail.contains("max number of clients") {
+        return Some("MAXCLIENTS");
+    }
+    if detail.contains("user executing the script can't run this command") {
+        return Some("NOPERM");
+    }
+    QUOTED.into_iter().find(|word| detail.contains(&format!(" -{word} "))).or(Some(code))
 }
 
 /// Nothing came within the time that a command may take.
@@ -45,10 +67,8 @@ pub(super) fn too_late(timeout: Duration) -> StoreError {
 pub(super) fn ends_connection(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.is_io_error()
-        || matches!(
-            error.kind(),
-            ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
-        )
+        || error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(word(error), Some("READONLY" | "MASTERDOWN"))
 }
 
 /// What was wrong with TLS, if that is what was wrong.
@@ -78,6 +98,36 @@ fn tls_of(error: &RedisError) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    const NOPERM: &str = "the Redis user may not do this (NOPERM): see the ACL in docs/operations.md";
+
+    #[test]
+    fn what_the_server_answers_has_a_text_of_its_own() {
+        let script = "-ERR Error running script (call to f_9b8c): @user_script:61: @user_script: 61: ";
+        for (answer, expect) in [
+            ("-LOADING Redis is loading the dataset in memory".to_owned(), "Redis is still loading its data"),
+            ("-READONLY You can't write against a read only replica. script: 9b8c".to_owned(), "Redis is a replica and takes no writes"),
+            (format!("{script}-READONLY You can't write against a read only replica."), "Redis is a replica and takes no writes"),
+            ("-OOM command not allowed when used memory > 'maxmemory'.".to_owned(), "Redis is out of memory and takes no writes"),
+            (format!("{script}-OOM command not allowed when used memory > 'maxmemory'."), "Redis is out of memory and takes no writes"),
+            ("-MISCONF Redis is configured to save RDB snapshots".to_owned(), "Redis cannot save to its disk and takes no writes"),
+            ("-NOREPLICAS Not enough good replicas to write.".to_owned(), "Redis has too few replicas and takes no writes"),
+            ("-BUSY Redis is busy running a script.".to_owned(), "Redis is busy with a script"),
+            ("-ERR max number of clients reached".to_owned(), "Redis has no room for another client"),
+            ("-ERR max number of clients + cluster connections reached".to_owned(), "Redis has no room for another client"),
+            ("-NOAUTH Authentication required.".to_owned(), "Redis refused the credentials"),
+            ("-WRONGPASS invalid username-password pair or user is disabled.".to_owned(), "Redis refused the credentials"),
+            ("-NOPERM this user has no permissions to run the 'hset' command".to_owned(), NOPERM),
+            ("-ERR The user executing the script can't run this command or subcommand script: 9b8c, on @user_script:1.".to_owned(), NOPERM),
+            (format!("{script}-NOPERM The user executing the script can't run this command or subcommand"), NOPERM),
+            ("-ERR hunter2 at redis.internal".to_owned(), "Redis answered ERR"),
+            ("-CLUSTERDOWN The cluster is down".to_owned(), "Redis answered CLUSTERDOWN"),
+        ] {
+            let parsed = redis::parse_redis_value(format!("{answer}\r\n").as_bytes()).expect("an error in the protocol's form");
+            let error = parsed.extract_error().expect_err("an error");
+            assert_eq!((describe(&error).0.as_str(), ends_connection(&error)), (expect, answer.contains("READONLY")), "{answer}");
+        }
+    }
+
     #[test]
     fn no_text_carries_what_the_client_said() {
         let secret = "hunter2 at redis.internal:6379";
@@ -94,6 +144,7 @@ mod tests {
                 "no TLS with Redis: its certificate is for another name",
             ),
             (general(ErrorKind::AuthenticationFailed), "Redis refused the credentials"),
+            (general(ErrorKind::MasterNameNotFoundBySentinel), "no sentinel names a master that can be used"),
             (general(ErrorKind::UnexpectedReturnType), "Redis gave an answer that cannot be read"),
             (general(ErrorKind::Client), "the Redis client failed"),
         ] {

@@ -21,10 +21,9 @@ impl RedisLayout {
     /// # Errors
     /// As [`super::RedisStore::open`].
     pub fn open(config: &config::Redis) -> Result<Self, ConfigError> {
-        let client = address::client(config)?;
-        let database = client.get_connection_info().redis_settings().db();
-        let key = Keys::new(&config.prefix, database).layout();
-        Ok(Self { link: Link::new(client, config.timeout), key })
+        let servers = address::servers(config)?;
+        let key = Keys::new(&config.prefix, servers.database()).layout();
+        Ok(Self { link: Link::new(servers, config.timeout), key })
     }
 
     async fn run(&self, script: &str, word: &str) -> Result<Found, LayoutError> {

@@ -8,12 +8,13 @@
 //! Guarantees: granting is one script, so no two instances get the last one; it looks whether the stored breaker is half-open in the life that
 //! the lease is for; a lease that nobody gives back is over at its deadline, whoever's clock says what.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::Script;
 
 use super::{RedisStore, unreadable};
+use crate::machine::time::Tick;
 use crate::pipeline::ports::{Clock, LeaseStore, LeaseWish, Leasing, StoreError};
 
 /// How long Redis remembers who waits.
@@ -22,6 +23,32 @@ const REMEMBERED: Duration = Duration::from_secs(2);
 /// The script that grants.
 pub(super) fn script() -> Script {
     Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/lease.lua")))
+}
+
+/// Questions for leases that fail while all else is answered, which would show nowhere. That Redis is away, the poll finds out, and says so.
+#[derive(Debug, Default)]
+pub(super) struct Failing(Mutex<Option<Since>>);
+
+#[derive(Debug)]
+struct Since {
+    first: Tick,
+    told: bool,
+}
+
+impl Failing {
+    /// Notes that one has failed now. Whether that is to be told: once, when the first that did is longer ago than `poll`.
+    fn is_news(&self, now: Tick, poll: Duration) -> bool {
+        let mut failing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = failing.get_or_insert(Since { first: now, told: false });
+        let news = !since.told && now.since(since.first) > poll;
+        since.told |= news;
+        news
+    }
+
+    /// Notes that one has not failed, or that something else has.
+    pub(super) fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 impl<C: Clock> RedisStore<C> {
@@ -44,11 +71,12 @@ impl<C: Clock> LeaseStore for RedisStore<C> {
             .arg(millis(REMEMBERED));
         let reply: Result<Vec<String>, StoreError> =
             self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
-        // A Redis that answers everything else, and not this, would show nowhere.
-        if self.lease_failed.swap(reply.is_err(), Ordering::Relaxed) != reply.is_err()
-            && let Err(StoreError(error)) = &reply
-        {
-            tracing::warn!(service, error, "no leases on probes: until Redis grants them each instance has `permits` of its own");
+        if let Err(StoreError(error)) = &reply {
+            if self.leases_failing.is_news(self.clock.now(), self.heartbeat + 2 * self.timeout) {
+                tracing::warn!(service, error, "no leases on probes: until Redis grants them each instance has `permits` of its own");
+            }
+        } else {
+            self.leases_failing.end();
         }
         let reply = reply?;
         match reply.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
@@ -76,4 +104,19 @@ impl<C: Clock> LeaseStore for RedisStore<C> {
 fn millis(span: Duration) -> u64 {
     const CENTURY: u64 = 100 * 366 * 24 * 3_600_000;
     u64::try_from(span.as_millis()).unwrap_or(CENTURY).min(CENTURY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_alone_is_told_once() {
+        const POLL: Duration = Duration::from_secs(3);
+        let failing = Failing::default();
+        let at = |ms: u64| failing.is_news(Tick(0).plus(Duration::from_millis(ms)), POLL);
+        assert_eq!([0, 1_000, 3_000, 3_001, 3_002, 60_000].map(at), [false, false, false, true, false, false]);
+        failing.end();
+        assert_eq!([61_000, 64_000, 64_001].map(at), [false, false, true]);
+    }
 }

@@ -14,12 +14,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisResult};
+use redis::RedisResult;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::failure;
+use super::servers::{Connection, Servers};
 use crate::edge::backoff::Attempts;
 use crate::pipeline::ports::StoreError;
 
@@ -28,9 +28,6 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// The longest wait, so that a Redis that is back is found within the time in which people look.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-
-/// Commands in flight at once. A breaker's keeper has a handful; a bound keeps a burst from filling memory before the first timeout.
-const IN_FLIGHT: usize = 256;
 
 /// A connection that renews itself.
 #[derive(Debug)]
@@ -46,16 +43,16 @@ enum State {
     /// An attempt runs, and none has failed since the link was made or last stood.
     Connecting,
     /// It stands.
-    Up { connection: MultiplexedConnection, epoch: u64 },
+    Up { connection: Connection, epoch: u64 },
     /// The last attempt failed.
     Away(StoreError),
 }
 
 impl Link {
     /// A link that begins to connect. A command takes at most `timeout`.
-    pub(super) fn new(client: Client, timeout: Duration) -> Self {
+    pub(super) fn new(servers: Servers, timeout: Duration) -> Self {
         let state = Arc::new(watch::Sender::new(State::Connecting));
-        let keeper = tokio::spawn(keep(client, Arc::clone(&state), attempt_bound(timeout)));
+        let keeper = tokio::spawn(keep(servers, Arc::clone(&state), timeout));
         Self { state, timeout, _keeper: AbortOnDropHandle::new(keeper) }
     }
 
@@ -63,7 +60,7 @@ impl Link {
     ///
     /// # Errors
     /// Redis is away, silent, or answers with an error.
-    pub(super) async fn run<T, F>(&self, commands: impl FnOnce(MultiplexedConnection) -> F) -> Result<T, StoreError>
+    pub(super) async fn run<T, F>(&self, commands: impl FnOnce(Connection) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
@@ -94,7 +91,7 @@ impl Link {
         matches!(*self.state.borrow(), State::Up { .. })
     }
 
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64), StoreError> {
+    async fn connection(&self) -> Result<(Connection, u64), StoreError> {
         let mut state = self.state.subscribe();
         match state.wait_for(|state| !matches!(state, State::Connecting)).await.as_deref() {
             Ok(State::Up { connection, epoch }) => Ok((connection.clone(), *epoch)),
@@ -125,12 +122,12 @@ pub(super) fn attempt_bound(timeout: Duration) -> Duration {
     timeout.max(Duration::from_secs(1))
 }
 
-async fn keep(client: Client, state: Arc<watch::Sender<State>>, bound: Duration) {
+async fn keep(servers: Servers, state: Arc<watch::Sender<State>>, timeout: Duration) {
     let mut seen = state.subscribe();
     let mut attempts = attempts();
     let mut epoch = 0;
     loop {
-        match attempt(&client, bound).await {
+        match attempt(&servers, timeout).await {
             Ok(connection) => {
                 attempts.succeeded();
                 epoch += 1;
@@ -148,11 +145,10 @@ async fn keep(client: Client, state: Arc<watch::Sender<State>>, bound: Duration)
 }
 
 /// Connects and asks for one answer: a frozen server's kernel accepts connections all the same.
-async fn attempt(client: &Client, bound: Duration) -> Result<MultiplexedConnection, StoreError> {
-    // The bounds are set outside, over several commands at once.
-    let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None).set_concurrency_limit(IN_FLIGHT);
+async fn attempt(servers: &Servers, timeout: Duration) -> Result<Connection, StoreError> {
+    let bound = attempt_bound(timeout);
     let connected = tokio::time::timeout(bound, async {
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = servers.connect(bound).await?;
         redis::cmd("PING").exec_async(&mut connection).await?;
         Ok(connection)
     });

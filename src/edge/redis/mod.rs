@@ -28,6 +28,8 @@ mod keys;
 mod layout;
 mod leases;
 mod link;
+mod load;
+mod servers;
 mod tunings;
 mod watch;
 mod wire;
@@ -38,17 +40,17 @@ pub use layout::RedisLayout;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use redis::Script;
 use redis::streams::StreamRangeReply;
-use redis::{Client, Script};
 use tokio::sync::mpsc;
 
 use crate::config;
 use crate::machine::breaker::{Snapshot, Transition};
-use crate::pipeline::ports::{Clock, Heard, HistoryPage, Saved, SavedTuning, Store, StoreError};
+use crate::pipeline::ports::{Clock, Heard, HistoryPage, Kept, Saved, SavedTuning, Store, StoreError};
 use crate::pipeline::tuning::Tuning;
 use keys::Keys;
 use link::Link;
+use servers::Servers;
 use tunings::TuningWire;
 use wire::Wire;
 
@@ -58,7 +60,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Breakers in Redis.
 #[derive(Debug)]
 pub struct RedisStore<C> {
-    client: Client,
+    servers: Servers,
     link: Link,
     keys: Keys,
     instance: String,
@@ -67,14 +69,14 @@ pub struct RedisStore<C> {
     heartbeat: Duration,
     kept: usize,
     load: Script,
+    /// Whether one script may read several services' keys.
+    together: AtomicBool,
     save: Script,
-    load_settings: Script,
     save_settings: Script,
     lease: Script,
     evidence: Script,
     note: Script,
-    /// Whether the last question for a lease failed.
-    lease_failed: AtomicBool,
+    leases_failing: leases::Failing,
 }
 
 /// Whether this config names a Redis that can be connected to, without doing so.
@@ -82,7 +84,7 @@ pub struct RedisStore<C> {
 /// # Errors
 /// As [`RedisStore::open`].
 pub fn check(config: &config::Redis) -> Result<(), ConfigError> {
-    address::client(config).map(|_| ())
+    address::servers(config).map(|_| ())
 }
 
 impl<C: Clock> RedisStore<C> {
@@ -92,66 +94,35 @@ impl<C: Clock> RedisStore<C> {
     /// # Errors
     /// The URL cannot be read or asks for what is not supported; a certificate's file cannot be read.
     pub fn open(config: &config::Redis, instance: String, clock: C) -> Result<Self, ConfigError> {
-        let client = address::client(config)?;
-        let database = client.get_connection_info().redis_settings().db();
+        let servers = address::servers(config)?;
+        let database = servers.database();
         Ok(Self {
-            link: Link::new(client.clone(), config.timeout),
-            client,
+            link: Link::new(servers.clone(), config.timeout),
+            servers,
             keys: Keys::new(&config.prefix, database),
             instance,
             clock,
             timeout: config.timeout,
             heartbeat: config.poll_interval.clamp(Duration::from_millis(100), HEARTBEAT),
             kept: config.history.get(),
-            load: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/load.lua"))),
+            load: load::script(),
             save: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/save.lua"))),
-            load_settings: Script::new(concat!(
-                include_str!("scripts/state.lua"),
-                include_str!("scripts/settings.lua"),
-                include_str!("scripts/load_settings.lua")
-            )),
             save_settings: Script::new(concat!(
                 include_str!("scripts/state.lua"),
                 include_str!("scripts/settings.lua"),
                 include_str!("scripts/save_settings.lua")
             )),
+            together: AtomicBool::new(true),
             lease: leases::script(),
             evidence: evidence::script(),
             note: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/note.lua"))),
-            lease_failed: AtomicBool::new(false),
+            leases_failing: leases::Failing::default(),
         })
     }
 
     /// Whether Redis answered when it was last asked. Asks nothing.
     pub fn is_up(&self) -> bool {
         self.link.is_up()
-    }
-
-    /// What a load's reply says of a service.
-    fn loaded(&self, service: &str, reply: &[Vec<u8>]) -> Result<Option<Snapshot>, StoreError> {
-        match reply.split_first() {
-            Some((word, state)) if word == b"found" => self.state(state).map(Some),
-            Some((word, why)) if word == b"damaged" => {
-                let why = why.first().map(|why| String::from_utf8_lossy(why)).unwrap_or_default();
-                tracing::warn!(service, %why, "the breaker's state in Redis cannot be read; it counts as absent, and the next change replaces it");
-                Ok(None)
-            }
-            Some((word, _)) if word == b"absent" => Ok(None),
-            _ => Err(unreadable()),
-        }
-    }
-
-    /// Runs a script on each service's breaker. One script a service, since services may lie on different nodes; over one connection they go
-    /// out together.
-    async fn run_on_each(&self, script: &Script, services: &[String]) -> Result<Vec<Vec<Vec<u8>>>, StoreError> {
-        self.link
-            .run(|connection| {
-                try_join_all(services.iter().map(|service| {
-                    let mut connection = connection.clone();
-                    async move { script.key(self.keys.breaker(service)).invoke_async(&mut connection).await }
-                }))
-            })
-            .await
     }
 
     /// What a script says of a change of settings.
@@ -165,9 +136,8 @@ impl<C: Clock> RedisStore<C> {
 }
 
 impl<C: Clock> Store for RedisStore<C> {
-    async fn load(&self, services: &[String]) -> Result<Vec<Option<Snapshot>>, StoreError> {
-        let replies = self.run_on_each(&self.load, services).await?;
-        services.iter().zip(&replies).map(|(service, reply)| self.loaded(service, reply)).collect()
+    async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
+        self.read(services).await.inspect_err(|_| self.leases_failing.end())
     }
 
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
@@ -195,7 +165,8 @@ impl<C: Clock> Store for RedisStore<C> {
         if let Some(transition) = transition {
             call.arg(history::fields(transition, &self.instance));
         }
-        let reply: Vec<Vec<u8>> = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await?;
+        let reply = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
+        let reply: Vec<Vec<u8>> = reply.inspect_err(|_| self.leases_failing.end())?;
         match reply.split_first() {
             Some((word, state)) if word == b"superseded" => self.state(state).map(Saved::Superseded),
             Some((word, untold)) if word == b"stored" => {
@@ -211,16 +182,6 @@ impl<C: Clock> Store for RedisStore<C> {
         let mut call = self.note.key(self.keys.history(service));
         call.arg(self.kept).arg(ago).arg(history::fields(transition, &self.instance));
         self.link.run(|mut connection| async move { call.invoke_async::<i64>(&mut connection).await }).await.map(|_| ())
-    }
-
-    async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {
-        let replies = self.run_on_each(&self.load_settings, services).await?;
-        let tuning = |reply: &Vec<Vec<u8>>| match reply.split_first() {
-            Some((word, tuning)) if word == b"found" => self.tuning(tuning).map(Some),
-            Some((word, _)) if word == b"absent" => Ok(None),
-            _ => Err(unreadable()),
-        };
-        replies.iter().map(tuning).collect()
     }
 
     async fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {
@@ -240,7 +201,8 @@ impl<C: Clock> Store for RedisStore<C> {
             .arg(wire.age_ms)
             .arg(self.keys.transitions())
             .arg(message);
-        let reply: Vec<Vec<u8>> = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await?;
+        let reply = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
+        let reply: Vec<Vec<u8>> = reply.inspect_err(|_| self.leases_failing.end())?;
         match reply.split_first() {
             Some((word, [])) if word == b"superseded" => Ok(SavedTuning::Superseded(None)),
             Some((word, stored)) if word == b"superseded" => self.tuning(stored).map(|stored| SavedTuning::Superseded(Some(stored))),
@@ -278,7 +240,7 @@ impl<C: Clock> Store for RedisStore<C> {
 
     fn watch(&self) -> mpsc::Receiver<Heard> {
         watch::Watch {
-            client: self.client.clone(),
+            servers: self.servers.clone(),
             keys: self.keys.clone(),
             instance: self.instance.clone(),
             clock: self.clock.clone(),

@@ -13,12 +13,13 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::{Client, Msg};
+use redis::Msg;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::link::{attempt_bound, attempts};
+use super::servers::Servers;
 use super::tunings::TuningWire;
 use super::wire::{LAYOUT, Wire};
 use super::{failure, keys::Keys};
@@ -61,7 +62,7 @@ impl Message {
 
 /// One subscription.
 pub(super) struct Watch<C> {
-    pub(super) client: Client,
+    pub(super) servers: Servers,
     pub(super) keys: Keys,
     /// Whose publications are not told: they are known already.
     pub(super) instance: String,
@@ -104,7 +105,7 @@ impl<C: Clock> Watch<C> {
         // Room for `Connected` is taken before there is a subscription, so that nothing piles up behind a receiver that is busy.
         let room = tell.reserve().await.map_err(|_| ended())?;
         let subscribed = tokio::time::timeout(attempt_bound(self.timeout), async {
-            let (mut sink, stream) = self.client.get_async_pubsub().await?.split();
+            let (mut sink, stream) = self.servers.subscribe(attempt_bound(self.timeout)).await?.split();
             sink.subscribe(self.keys.transitions()).await?;
             Ok::<_, redis::RedisError>((sink, stream))
         });

@@ -7,7 +7,7 @@ use crate::machine::time::Tick;
 /// A decision is an operator's order (a lock, its release, a reset), a lock's end, or else the breaker's own. Each order begins a new
 /// hundred million of generations, and the breaker's own decisions count up within it. So a state that knows of more orders is above one that
 /// knows of fewer, however much the other one has done since. A lock takes the last generation of its hundred million: above all that
-/// the others do or are reset to before they hear of it, and below its own release.
+/// the others do, or one order leads them to, before they hear of it, and below its own release.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Generation(pub u64);

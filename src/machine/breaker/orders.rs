@@ -4,7 +4,7 @@ use super::{Breaker, Cause, Generation, Held, Lock, Snapshot, State, Transition}
 use crate::machine::time::Tick;
 
 /// The states that a breaker moves between by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Automatic {
     /// Calls go.
     Closed,

@@ -48,16 +48,26 @@ impl<W: World> Breakers<W> {
         fits
     }
 
-    /// Lets a breaker go by a change that is stored, unless what is known here is as new, or is to be stored above it.
-    pub fn take_up(&self, service: usize, stored: &Tuning) {
+    /// Lets a breaker go by a change that is stored, unless what is known here is as new, or is to be stored above it. Whether it is news.
+    pub fn take_up(&self, service: usize, stored: &Tuning) -> bool {
+        self.take_up_as(service, stored, Standing::meet)
+    }
+
+    /// The same for a change that was just read in the store.
+    pub fn take_up_found(&self, service: usize, stored: &Tuning) -> bool {
+        self.take_up_as(service, stored, Standing::find)
+    }
+
+    fn take_up_as(&self, service: usize, stored: &Tuning, to: fn(&Standing, &Tuning) -> Meeting) -> bool {
         let mut standing = self.entries[service].standing();
-        let meeting = standing.meet(stored);
+        let meeting = to(&standing, stored);
         if let (Meeting::Superseding, Some(lost)) = (meeting, &standing.tuning) {
             self.witness.tell(Fact::TuningLost { service, lost, stored });
         }
         if meeting != Meeting::Known {
             self.go_by(service, &mut standing, stored, None);
         }
+        matches!(meeting, Meeting::Newer | Meeting::Superseding)
     }
 
     /// Notes that the store has taken a change that was made here.

@@ -29,6 +29,9 @@ impl Subscription for Told {
     fn let_go(&self, partition: &TopicPartition) {
         self.0.lock().expect("unpoisoned").push(format!("let go {}", partition.partition));
     }
+    fn size(&self, _topic: &Topic) -> Option<usize> {
+        None
+    }
     async fn close(self, _points: Vec<CommitPoint>) -> bool {
         true
     }

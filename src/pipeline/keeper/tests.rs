@@ -20,6 +20,13 @@ struct Instance {
 }
 
 fn breakers(clock: PausedClock) -> (Arc<Breakers<Small>>, mpsc::UnboundedReceiver<Announcement>, Arc<Notes>) {
+    breakers_of(["notifier".to_owned()], clock)
+}
+
+fn breakers_of(
+    services: impl IntoIterator<Item = String>,
+    clock: PausedClock,
+) -> (Arc<Breakers<Small>>, mpsc::UnboundedReceiver<Announcement>, Arc<Notes>) {
     let settings = Settings {
         recovery_timeout_max: Duration::from_secs(600),
         ..Settings::new(
@@ -29,14 +36,21 @@ fn breakers(clock: PausedClock) -> (Arc<Breakers<Small>>, mpsc::UnboundedReceive
         )
     };
     let witness = Arc::new(Notes::default());
-    let services = [("notifier".to_owned(), settings)];
+    let services = services.into_iter().map(|service| (service, settings.clone()));
     let (breakers, announcements) = Breakers::new(services, clock, Always(0.0), Arc::clone(&witness), "here".to_owned());
     (breakers, announcements, witness)
 }
 
 impl Instance {
     async fn start(store: &Arc<MemoryStore>, clock: PausedClock) -> Self {
-        let (breakers, announcements, witness) = breakers(clock);
+        Self::start_with(breakers(clock), store, clock).await
+    }
+
+    async fn start_with(
+        (breakers, announcements, witness): (Arc<Breakers<Small>>, mpsc::UnboundedReceiver<Announcement>, Arc<Notes>),
+        store: &Arc<MemoryStore>,
+        clock: PausedClock,
+    ) -> Self {
         let (mut keeper, health) = Keeper::new(Arc::clone(&breakers), announcements, Arc::clone(store), POLL, clock, witness);
         let ending = CancellationToken::new();
         let ended = ending.clone().cancelled_owned();
@@ -112,6 +126,31 @@ async fn what_two_decide_at_once_ends_as_one_state() {
     assert_eq!(one.state(), other.state());
     assert_eq!(one.state(), StateName::HalfOpen, "an order wins over what was decided at the same time");
     assert_eq!(store.snapshot("notifier").map(|stored| stored.held.name()), Some(StateName::HalfOpen));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_read_and_takes_nothing_is_away_and_that_is_said_once() {
+    let (store, clock) = (MemoryStore::new(), PausedClock::new());
+    let made = breakers(clock);
+    let told = Arc::clone(&made.2);
+    let instance = Instance::start_with(made, &store, clock).await;
+    let said = || told.0.lock().expect("unpoisoned").iter().filter(|fact| fact.starts_with("Store")).cloned().collect::<Vec<_>>();
+    store.set_read_only(true);
+    tokio::time::sleep(2 * POLL).await;
+    assert_eq!((instance.health.state(), said().len()), (StoreState::Up, 1), "whoever has nothing to store misses nothing");
+    instance.fail();
+    for _ in 0..5 {
+        tokio::time::sleep(POLL).await;
+        settled().await;
+        assert_eq!(instance.health.state(), StoreState::Down);
+    }
+    store.set_read_only(false);
+    tokio::time::sleep(POLL).await;
+    settled().await;
+    assert_eq!(instance.health.state(), StoreState::Up);
+    assert_eq!(store.snapshot("notifier").map(|stored| stored.held.name()), Some(StateName::Open));
+    let up = |up: bool, error: &str| format!("Store {{ up: {up}, error: {error:?} }}");
+    assert_eq!(said(), [up(true, ""), up(false, "read only"), up(true, "")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -345,4 +384,5 @@ async fn announcements_come_in_order_with_their_own_states() {
     }
 }
 
+mod many;
 mod tunings;

@@ -22,6 +22,10 @@ struct Instance {
 
 impl Instance {
     async fn start(store: &Arc<MemoryStore>, clock: PausedClock, permits: u32) -> Self {
+        Self::start_with(["notifier".to_owned()], store, clock, permits).await
+    }
+
+    async fn start_with(services: impl IntoIterator<Item = String>, store: &Arc<MemoryStore>, clock: PausedClock, permits: u32) -> Self {
         let fail_max = 1.try_into().expect("not zero");
         let settings = Settings {
             permits,
@@ -29,7 +33,7 @@ impl Instance {
             ..Settings::new(PolicySettings::Consecutive { fail_max }, Duration::from_secs(30), TIMEOUT + Duration::from_secs(1))
         };
         let witness = Arc::new(Notes::default());
-        let services = [("notifier".to_owned(), settings)];
+        let services = services.into_iter().map(|service| (service, settings.clone()));
         let (breakers, announcements) = Breakers::<Small>::new(services, clock, Always(0.0), Arc::clone(&witness), "here".to_owned());
         let (mut keeper, health) = Keeper::new(Arc::clone(&breakers), announcements, Arc::clone(store), POLL, clock, witness);
         let ending = CancellationToken::new();
@@ -193,6 +197,34 @@ async fn at_the_end_what_is_unused_is_given_back() {
     one.ending.cancel();
     one.leasing.await.expect("ended");
     assert_eq!(store.leases(), 0);
+}
+
+/// Each life of each breaker anew, whichever of a thousand it is.
+#[tokio::test(start_paused = true)]
+async fn of_many_services_those_that_are_half_open_have_leases() {
+    let (store, clock) = (MemoryStore::new(), PausedClock::new());
+    let services = (0..1_000).map(|number| format!("service-{number}"));
+    let one = Instance::start_with(services, &store, clock, 1).await;
+    let reset = |service, to| drop(one.breakers.order(service, Order::Reset(to), "ops", "drill"));
+    for life in 0..3 {
+        for services in [&[0, 500][..], &[999], &[0, 7]] {
+            services.iter().for_each(|service| reset(*service, Automatic::HalfOpen));
+            wait(100).await;
+            assert_eq!(store.leases(), services.len(), "life {life} of {services:?}");
+            services.iter().for_each(|service| reset(*service, Automatic::Closed));
+            wait(100).await;
+            assert_eq!(store.leases(), 0, "life {life} of {services:?}");
+        }
+    }
+    let questions = store.questions();
+    wait(10_000).await;
+    assert_eq!(store.questions(), questions, "nothing is half-open");
+    [3, 4].iter().for_each(|service| reset(*service, Automatic::HalfOpen));
+    wait(100).await;
+    assert_eq!(store.leases(), 2);
+    one.ending.cancel();
+    one.leasing.await.expect("ended");
+    assert_eq!(store.leases(), 0, "given back at the end");
 }
 
 #[tokio::test(start_paused = true)]

@@ -60,6 +60,9 @@ impl Subscription for Given {
     fn stop_taking(&self) {}
     fn hold(&self, _partition: &TopicPartition) {}
     fn let_go(&self, _partition: &TopicPartition) {}
+    fn size(&self, _topic: &Topic) -> Option<usize> {
+        None
+    }
     async fn close(self, _points: Vec<CommitPoint>) -> bool {
         true
     }

@@ -67,7 +67,7 @@ fn what_is_stored_meets_what_is_known() {
         (Standing::default(), tuning(1, "b"), Meeting::Newer),
         (known(3), tuning(3, "a"), Meeting::Known),
         (known(3), tuning(2, "b"), Meeting::Known),
-        (known(3), tuning(3, "b"), Meeting::Newer),
+        (known(3), tuning(3, "b"), Meeting::Superseding),
         (known(3), tuning(4, "b"), Meeting::Newer),
         (unsaved(3, 2), tuning(3, "a"), Meeting::Saved),
         (unsaved(3, 2), tuning(2, "b"), Meeting::Known),
@@ -78,6 +78,40 @@ fn what_is_stored_meets_what_is_known() {
     ] {
         assert_eq!(standing.meet(&stored), expect, "{standing:?} and {stored:?}");
     }
+}
+
+#[test]
+fn what_is_found_below_what_was_stored_stands_if_it_was_made_later() {
+    let made = |revision, instance, at| Tuning { at: UnixMillis(at), ..tuning(revision, instance) };
+    let known = |unsaved_over| Standing { tuning: Some(made(3, "a", 5)), unsaved_over, numbered: 3 };
+    for (standing, found, expect) in [
+        (known(None), made(1, "b", 6), Meeting::Superseding),
+        (known(None), made(1, "b", 4), Meeting::Known),
+        (known(None), made(4, "b", 4), Meeting::Newer),
+        (known(None), made(3, "a", 6), Meeting::Known),
+        (known(Some(1)), made(1, "b", 6), Meeting::Known),
+        (Standing::default(), made(1, "b", 6), Meeting::Newer),
+    ] {
+        assert_eq!(standing.find(&found), expect, "{standing:?} and {found:?}");
+    }
+}
+
+/// The store is emptied; who starts then knows of nothing, and is asked for a change before the others have put theirs back.
+#[tokio::test(start_paused = true)]
+async fn a_change_after_the_store_was_emptied_is_not_undone_by_what_others_knew_before() {
+    let (before, emptied) = (MemoryStore::new(), MemoryStore::new());
+    let ((one, notes, clock), (other, ..)) = (breakers("one"), breakers("other"));
+    for fail_max in [2, 3] {
+        assert_eq!(change(&one, Some(&before), None, given(fail_max)).await, Ok(true));
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(clock.wall() > UnixMillis(0));
+    assert_eq!(change(&other, Some(&emptied), None, given(7)).await, Ok(true));
+    one.take_up_found(SERVICE, &emptied.tuning("notifier").expect("stored"));
+    assert_eq!(stands(&one), (7, 1, None));
+    assert!(notes.0.lock().expect("unpoisoned").iter().any(|note| note.starts_with("TuningLost")));
+    assert_eq!(change(&one, Some(&emptied), Some(&["1-other"]), given(8)).await, Ok(true));
+    assert_eq!(stands(&one), (8, 3, None), "no number is given out twice");
 }
 
 #[test]
@@ -161,8 +195,8 @@ struct Busy {
 }
 
 impl Store for Busy {
-    async fn load(&self, _: &[String]) -> Result<Vec<Option<crate::machine::breaker::Snapshot>>, StoreError> {
-        Err(StoreError(String::new()))
+    async fn load(&self, services: &[String]) -> Result<Vec<crate::pipeline::ports::Kept>, StoreError> {
+        self.inner.load(services).await
     }
     async fn save(
         &self,
@@ -174,9 +208,6 @@ impl Store for Busy {
     }
     async fn note(&self, service: &str, transition: &Transition) -> Result<(), StoreError> {
         self.inner.note(service, transition).await
-    }
-    async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {
-        self.inner.load_tunings(services).await
     }
     async fn save_tuning(&self, service: &str, ours: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {
         let left = self.writes.load(std::sync::atomic::Ordering::Relaxed);

@@ -114,6 +114,36 @@ pub fn ends(topic: &str) -> BTreeMap<i32, i64> {
     (0..partitions(topic)).map(|partition| (partition, end(partition))).collect()
 }
 
+/// How many partitions each member of a group has that has settled; nothing while it rebalances.
+pub fn shares(group: &str) -> Vec<usize> {
+    let groups = ONLOOKER.fetch_group_list(Some(group), PATIENCE).expect("Kafka answers");
+    let found = groups.groups().iter().find(|found| found.name() == group && found.state() == "Stable");
+    found.map(|found| found.members().iter().map(|member| assigned(member.assignment().unwrap_or_default())).collect()).unwrap_or_default()
+}
+
+/// The partitions in a member's assignment, as the classic protocols write it: version, topics, each with its name and its partitions.
+fn assigned(assignment: &[u8]) -> usize {
+    fn number<const N: usize>(bytes: &mut &[u8]) -> Option<usize> {
+        let (number, rest) = bytes.split_at_checked(N)?;
+        *bytes = rest;
+        Some(number.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    }
+    let bytes = &mut &assignment[..];
+    let mut read = || {
+        number::<2>(bytes)?;
+        let mut all = 0;
+        for _ in 0..number::<4>(bytes)? {
+            let name = number::<2>(bytes)?;
+            *bytes = bytes.get(name..)?;
+            let partitions = number::<4>(bytes)?;
+            *bytes = bytes.get(4 * partitions..)?;
+            all += partitions;
+        }
+        Some(all)
+    };
+    read().unwrap_or(0)
+}
+
 /// How many records a topic holds.
 pub fn count(topic: &str) -> usize {
     usize::try_from(ends(topic).values().sum::<i64>()).expect("no negative offsets")

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
 
 use redis::Commands;
+use tempfile::TempDir;
 
 use super::{free_port, until};
 
@@ -66,17 +67,23 @@ impl Store {
     }
 }
 
-/// A `redis-server` on a port of its own, killed by its process id.
+/// A `redis-server` on a port of its own, killed by its process id. What it writes to the disk goes when it is dropped.
 #[derive(Debug)]
 pub struct RedisServer {
     port: u16,
     child: Option<Child>,
+    directory: TempDir,
 }
 
 impl RedisServer {
     /// One that does not run yet.
     pub fn down() -> Self {
-        Self { port: free_port(), child: None }
+        Self { port: free_port(), child: None, directory: TempDir::new().expect("a directory") }
+    }
+
+    /// Its port on the loopback.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its URL.
@@ -84,14 +91,22 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    /// Starts it, empty.
+    /// Starts it, with what it has saved if it was told to.
     pub fn start(&mut self) {
         let child = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--enable-debug-command", "local", "--dir"])
+            .arg(self.directory.path())
             .stdout(Stdio::null())
             .spawn();
         self.child = Some(child.expect("redis-server is installed"));
         until("redis-server answers", || redis::Client::open(self.url()).and_then(|client| client.get_connection()).is_ok());
+    }
+
+    /// Sends it a signal: `STOP`, `CONT`.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().expect("kill runs").success(), "it is gone");
     }
 
     /// Kills it, and what it held with it.

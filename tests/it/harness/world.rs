@@ -195,6 +195,7 @@ properties = {{ {session} }}
 events = "{events}"
 outcomes = "{outcomes}"
 dead_letters = "{dead_letters}"
+orders = "{group}.orders"
 partitions = {partitions}
 [redis]
 url = "{redis_url}"
@@ -360,6 +361,13 @@ impl World {
         })
     }
 
+    /// How many partitions of the parked calls each instance has, fewest first; nothing while they are being shared out.
+    pub fn drain_shares(&self) -> Vec<usize> {
+        let mut shares = kafka::shares(&format!("{}.retry", self.group));
+        shares.sort_unstable();
+        shares
+    }
+
     /// Waits until everything is committed.
     #[track_caller]
     pub fn wait_for_commits(&self) {
@@ -375,6 +383,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         kafka::delete(&self.topics());
+        kafka::delete(&[&format!("{}.orders", self.group)]);
         self.redis.clear();
     }
 }

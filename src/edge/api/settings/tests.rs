@@ -9,7 +9,7 @@ use crate::edge::api::{Access, PartState, Readiness};
 use crate::machine::breaker::{PolicySettings, Snapshot, Transition};
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::fakes::{Always, MemoryStore, PausedClock, Small};
-use crate::pipeline::ports::{Heard, HistoryPage, Saved, SavedTuning, StoreError};
+use crate::pipeline::ports::{Heard, HistoryPage, Kept, Saved, SavedTuning, StoreError};
 use crate::telemetry::capture::logged;
 
 #[test]
@@ -46,7 +46,7 @@ struct Slow {
 }
 
 impl Store for Slow {
-    async fn load(&self, services: &[String]) -> Result<Vec<Option<Snapshot>>, StoreError> {
+    async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
         self.inner.load(services).await
     }
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
@@ -54,9 +54,6 @@ impl Store for Slow {
     }
     async fn note(&self, service: &str, transition: &Transition) -> Result<(), StoreError> {
         self.inner.note(service, transition).await
-    }
-    async fn load_tunings(&self, services: &[String]) -> Result<Vec<Option<Tuning>>, StoreError> {
-        self.inner.load_tunings(services).await
     }
     async fn save_tuning(&self, service: &str, tuning: &Tuning, over: u64) -> Result<SavedTuning, StoreError> {
         let saved = self.inner.save_tuning(service, tuning, over).await;
@@ -87,6 +84,14 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
         alive: Box::new(|| Ok(())),
         ready: Box::new(|| Readiness { status: PartState::Ok, instance: "here".to_owned(), parts: Vec::new() }),
         metrics: Box::new(String::new),
+        orders: super::super::orders::Ordering {
+            book: crate::pipeline::orders::OrderBook::closed(),
+            group: "g".to_owned(),
+            services: std::collections::BTreeMap::new(),
+            new_id: Box::new(uuid::Uuid::nil),
+            count: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
+            write: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
+        },
         retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
     })
 }

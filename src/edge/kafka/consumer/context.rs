@@ -3,6 +3,7 @@
 //! A rebalance first hands on the records in hand, so that the loop sees them before their partition goes. A revocation then holds the
 //! thread until the loop has said how far it has come, or until the bound, and commits that while the partitions are still ours.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     pub transactions: Option<Transactions>,
     pub outbox: Mutex<Outbox>,
     pub gate: Mutex<Gate>,
+    /// How many partitions the topics have, where that is known.
+    pub sizes: Mutex<BTreeMap<Topic, usize>>,
 }
 
 /// Records in hand, and where they go. Without a sender, the loop is told no more.
@@ -153,8 +156,10 @@ impl Shared {
         !gate.paused.is_empty()
     }
 
-    /// Notes how far each partition is read.
+    /// Notes how many partitions there are, and how far each of ours is read.
     fn read(&self, statistics: &Statistics<'_>) {
+        let known = self.topics.iter().filter_map(|topic| Some((topic.clone(), statistics.size(topic.as_str())?)));
+        lock(&self.sizes).extend(known);
         let (gate, stopped) = (lock(&self.gate), self.stopped.load(Relaxed));
         let reading = |partition: TopicPartition| {
             let found = statistics.partition(&partition);
@@ -424,6 +429,7 @@ mod tests {
             transactions: None,
             outbox: Mutex::new(Outbox { batch: Vec::new(), sender: None }),
             gate: Mutex::default(),
+            sizes: Mutex::default(),
         }
     }
 

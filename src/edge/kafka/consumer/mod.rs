@@ -143,6 +143,7 @@ impl KafkaSubscription {
             transactions: transactional_id.map(|id| Transactions::new(settings, &id)).transpose()?,
             outbox: Mutex::new(Outbox { batch: Vec::new(), sender: Some(sender) }),
             gate: Mutex::default(),
+            sizes: Mutex::default(),
         });
         let consumer: BaseConsumer<Context> = properties.create_with_context(Context(Arc::clone(&shared)))?;
         let names: Vec<&str> = shared.topics.iter().map(Topic::as_str).collect();
@@ -213,6 +214,10 @@ impl Subscription for KafkaSubscription {
 
     fn let_go(&self, partition: &TopicPartition) {
         lock(&self.shared.gate).held.remove(partition);
+    }
+
+    fn size(&self, topic: &Topic) -> Option<usize> {
+        lock(&self.shared.sizes).get(topic).copied()
     }
 
     async fn close(mut self, points: Vec<CommitPoint>) -> bool {

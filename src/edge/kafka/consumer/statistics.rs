@@ -1,4 +1,4 @@
-//! What librdkafka's statistics say: whether a broker is connected, and how far each partition is read.
+//! What librdkafka's statistics say: whether a broker is connected, how many partitions a topic has, and how far each is read.
 //!
 //! The fields are those of librdkafka's STATISTICS.md; whatever else is in them is left aside.
 
@@ -38,11 +38,13 @@ pub(super) struct Partition {
     pub app_offset: i64,
     /// Records fetched and not handed on.
     pub fetchq_cnt: i64,
+    /// It is asked for, and the topic is not known to have it.
+    unknown: bool,
 }
 
 impl Default for Partition {
     fn default() -> Self {
-        Self { next_offset: -1, app_offset: -1, fetchq_cnt: 0 }
+        Self { next_offset: -1, app_offset: -1, fetchq_cnt: 0, unknown: false }
     }
 }
 
@@ -54,6 +56,12 @@ impl<'a> Statistics<'a> {
 
     pub fn any_broker_up(&self) -> bool {
         self.brokers.values().any(|broker| matches!(broker.state, "UP" | "UPDATE"))
+    }
+
+    /// How many partitions a topic is known to have.
+    pub fn size(&self, topic: &str) -> Option<usize> {
+        let known = self.topics.get(topic)?.partitions.iter().filter(|(number, partition)| !number.starts_with('-') && !partition.unknown);
+        Some(known.count()).filter(|size| *size > 0)
     }
 
     pub fn partition(&self, partition: &TopicPartition) -> Option<Partition> {
@@ -83,5 +91,16 @@ mod tests {
         assert_eq!(found, Some((Some(Offset(12)), Some(Offset(9)), 3)));
         assert_eq!(of(-1).map(|found| offset(found.next_offset)), Some(None));
         assert!(of(1).is_none());
+    }
+
+    #[test]
+    fn a_topic_has_the_partitions_that_are_known() {
+        let json = br#"{"brokers":{},"topics":{
+            "t":{"partitions":{"0":{"unknown":false},"1":{"desired":true},"2":{"desired":true,"unknown":true},"-1":{}}},
+            "u":{"partitions":{"4":{"desired":true,"unknown":true},"-1":{}}}}}"#;
+        let statistics = Statistics::read(json).expect("valid");
+        for (topic, expected) in [("t", Some(2)), ("u", None), ("v", None)] {
+            assert_eq!(statistics.size(topic), expected, "{topic}");
+        }
     }
 }

@@ -1,0 +1,401 @@
+//! Orders for parked calls: due now, due later, discarded; and pauses of a service's draining.
+//!
+//! An order is counted, written to the log that every instance reads, and carried out by whoever drains the calls that it is about. So it may be
+//! given to any instance, and the answer says how many calls it is about, not that they have gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Actor;
+use super::breakers::{reasonable, unread};
+use super::{Api, Problem};
+use crate::event::UnixMillis;
+use crate::machine::orders::{Act, Change, Order, Pause};
+use crate::machine::selection::Selection;
+use crate::pipeline::orders::OrderBook;
+use crate::pipeline::ports::{Clock as _, Store, World};
+
+/// The most ids that an order may name.
+const MOST_IDS: usize = 1_000;
+
+/// How parked calls are counted, and where orders for them are written.
+pub struct Ordering {
+    /// What is ordered.
+    pub book: Arc<OrderBook>,
+    /// The fleet's consumer group.
+    pub group: String,
+    /// The services whose calls are parked, and for how long one may be.
+    pub services: BTreeMap<String, Duration>,
+    /// Counts those that are meant.
+    pub count: Box<dyn Fn(Selection) -> BoxFuture<'static, Result<Counted, String>> + Send + Sync>,
+    /// A name that was never given.
+    pub new_id: Box<dyn Fn() -> Uuid + Send + Sync>,
+    /// Writes a change to the log.
+    pub write: Box<dyn Fn(Change) -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+}
+
+/// Parked calls, as counted.
+#[derive(Debug, Clone, Default)]
+pub struct Counted {
+    /// Those that are meant.
+    pub calls: u64,
+    /// Whether all that are parked were looked at.
+    pub all: bool,
+    /// By topic and partition, the offset that the next record would have had.
+    pub ends: BTreeMap<String, BTreeMap<i32, i64>>,
+}
+
+/// Which calls, in the words of a request.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+struct Filter {
+    service: Option<String>,
+    reason: Option<String>,
+    camera: Option<String>,
+    event_id: Option<Uuid>,
+    older_than: Option<String>,
+    attempts: Option<u32>,
+    text: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with ids or filter")]
+pub(super) struct Wanted {
+    ids: Option<BTreeSet<Uuid>>,
+    filter: Option<Filter>,
+    #[serde(default)]
+    reason: String,
+    /// Calls a second, on each instance.
+    rate: Option<u32>,
+    /// Of a delay: from now on.
+    #[serde(rename = "for")]
+    lasts: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// What an order is about, or would be.
+#[derive(Serialize)]
+pub(super) struct Given {
+    /// None if it was only counted.
+    order: Option<Uuid>,
+    calls: u64,
+    /// Whether these are all: of a long backlog not everything is looked at, and the order is about the rest as well.
+    counted_all: bool,
+    dry_run: bool,
+}
+
+/// An order, and how far it has come.
+#[derive(Serialize)]
+pub(super) struct Shown {
+    id: Uuid,
+    act: &'static str,
+    until: Option<String>,
+    selection: Selection,
+    at: String,
+    actor: String,
+    reason: String,
+    rate: Option<u32>,
+    calls: u64,
+    counted_all: bool,
+    /// Calls that it was carried out for: released ones that have gone, delayed ones, discarded ones.
+    done: u64,
+    cancelled_by: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct All {
+    orders: Vec<Shown>,
+    pauses: Vec<ShownPause>,
+}
+
+#[derive(Serialize)]
+pub(super) struct ShownPause {
+    service: String,
+    at: String,
+    actor: String,
+    reason: String,
+    until: Option<String>,
+}
+
+pub(super) async fn list<W: World, S: Store>(State(api): State<Arc<Api<W, S>>>) -> Json<All> {
+    let now = api.clock.wall();
+    let orders = api.orders.book.orders();
+    let pauses = api.orders.services.keys().filter_map(|service| orders.pause(service, now)).map(show_pause).collect();
+    Json(All { orders: orders.list().map(|(order, done)| show(order, done)).collect(), pauses })
+}
+
+pub(super) async fn one<W: World, S: Store>(State(api): State<Arc<Api<W, S>>>, Path(id): Path<Uuid>) -> Result<Json<Shown>, Problem> {
+    find(&api, id).map(|(order, done)| Json(show(&order, done)))
+}
+
+pub(super) async fn release<W: World, S: Store>(
+    state: State<Arc<Api<W, S>>>,
+    actor: Extension<Actor>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+) -> Result<(StatusCode, Json<Given>), Problem> {
+    give(state, actor, wanted, |_, wanted| {
+        refuse_for(wanted)?;
+        Ok(Act::Release)
+    })
+    .await
+}
+
+pub(super) async fn discard<W: World, S: Store>(
+    state: State<Arc<Api<W, S>>>,
+    actor: Extension<Actor>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+) -> Result<(StatusCode, Json<Given>), Problem> {
+    give(state, actor, wanted, |_, wanted| {
+        refuse_for(wanted)?;
+        Ok(Act::Discard)
+    })
+    .await
+}
+
+pub(super) async fn delay<W: World, S: Store>(
+    state: State<Arc<Api<W, S>>>,
+    actor: Extension<Actor>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+) -> Result<(StatusCode, Json<Given>), Problem> {
+    give(state, actor, wanted, |api, wanted| {
+        if wanted.rate.is_some() {
+            return Err(Problem::bad_request("a delay has no rate: it calls nobody"));
+        }
+        let longest = api.orders.services.values().max().copied().unwrap_or_default();
+        match wanted.lasts.as_deref().map(humantime::parse_duration) {
+            Some(Ok(lasts)) if !lasts.is_zero() && lasts < longest => Ok(Act::Delay { until: api.clock.wall().plus(lasts) }),
+            Some(Ok(_)) => {
+                let longest = humantime::format_duration(longest);
+                Err(Problem::bad_request(format!(
+                    "`for` must be longer than 0 and shorter than max_age, {longest}: the calls would be given up"
+                )))
+            }
+            Some(Err(_)) | None => Err(Problem::bad_request("a delay needs `for`, a duration such as \"90s\", \"30m\" or \"2h\"")),
+        }
+    })
+    .await
+}
+
+fn refuse_for(wanted: &Wanted) -> Result<(), Problem> {
+    if wanted.lasts.is_some() { Err(Problem::bad_request("`for` goes with a delay")) } else { Ok(()) }
+}
+
+async fn give<W: World, S: Store>(
+    State(api): State<Arc<Api<W, S>>>,
+    Extension(Actor(actor)): Extension<Actor>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+    act: impl FnOnce(&Api<W, S>, &Wanted) -> Result<Act, Problem>,
+) -> Result<(StatusCode, Json<Given>), Problem> {
+    let Json(wanted) = wanted.map_err(|rejection| {
+        Problem::bad_request(format!(
+            r#"{}; write {{"ids": ["EVENT_ID", …]}} or {{"filter": {{"service": "…", "reason": "…", "camera": "…", "older_than": "10m", "attempts": 3, "text": "…"}}}}, and reason, rate and dry_run if wanted"#,
+            unread(&rejection)
+        ))
+    })?;
+    reasonable(&wanted.reason)?;
+    if wanted.rate == Some(0) {
+        return Err(Problem::bad_request("the rate must be at least 1 a second"));
+    }
+    let act = act(&api, &wanted)?;
+    let at = api.clock.wall();
+    let selection = selection(&api, &wanted, at)?;
+    let away = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{why}; nothing was ordered"));
+    let Counted { calls, all, ends } = (api.orders.count)(selection.clone()).await.map_err(away)?;
+    let given = |order| Given { order, calls, counted_all: all, dry_run: wanted.dry_run };
+    if wanted.dry_run || (all && calls == 0) {
+        return Ok((StatusCode::OK, Json(given(None))));
+    }
+    let order = Order {
+        id: (api.orders.new_id)(),
+        act,
+        selection,
+        ends,
+        at,
+        actor: actor.clone(),
+        reason: wanted.reason.clone(),
+        rate: wanted.rate,
+        calls,
+        counted_all: all,
+        cancelled_by: None,
+    };
+    let id = order.id;
+    write(&api, Change::Order(order.clone())).await?;
+    tracing::info!(
+        target: "fusebox::audit",
+        order = %id,
+        act = act.as_str(),
+        actor,
+        reason = wanted.reason,
+        calls,
+        counted_all = all,
+        selection = serde_json::to_string(&order.selection).unwrap_or_default(),
+        "parked calls were ordered about"
+    );
+    Ok((StatusCode::ACCEPTED, Json(given(Some(id)))))
+}
+
+fn selection<W: World, S: Store>(api: &Api<W, S>, wanted: &Wanted, now: UnixMillis) -> Result<Selection, Problem> {
+    let none = || Problem::bad_request(r#"say which calls: `ids`, or a `filter`; {"filter": {}} means all"#);
+    let mut selection = match (&wanted.ids, &wanted.filter) {
+        (None, None) => return Err(none()),
+        (Some(ids), _) if ids.is_empty() => return Err(none()),
+        (Some(ids), _) if ids.len() > MOST_IDS => {
+            return Err(Problem::bad_request(format!("there are {} ids; an order takes at most {MOST_IDS}", ids.len())));
+        }
+        (_, Some(filter)) => filter.selection(now)?,
+        (Some(_), None) => Selection::default(),
+    };
+    selection.event_ids.extend(wanted.ids.iter().flatten().copied());
+    if let Some(unknown) = selection.services.iter().find(|service| !api.orders.services.contains_key(*service)) {
+        let known: Vec<&str> = api.orders.services.keys().map(String::as_str).collect();
+        return Err(Problem::bad_request(format!("no service `{unknown}` parks its calls; there are {}", known.join(", "))));
+    }
+    if let [unknown, ..] = selection.unknown_reasons()[..] {
+        let known: Vec<&str> = crate::event::envelope::Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        return Err(Problem::bad_request(format!("nothing is parked for the reason `{unknown}`; there are {}", known.join(", "))));
+    }
+    Ok(selection)
+}
+
+impl Filter {
+    fn selection(&self, now: UnixMillis) -> Result<Selection, Problem> {
+        let older_than = self.older_than.as_deref().map(humantime::parse_duration).transpose();
+        let older_than = older_than.map_err(|_| Problem::bad_request("older_than is no duration; write \"90s\", \"30m\" or \"2h\""))?;
+        Ok(Selection {
+            services: self.service.iter().cloned().collect(),
+            event_ids: self.event_id.into_iter().collect(),
+            cameras: self.camera.iter().cloned().collect(),
+            reasons: self.reason.iter().cloned().collect(),
+            parked_before: None,
+            attempts_from: self.attempts,
+            text: self.text.clone(),
+        }
+        .older_than(older_than, now))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+pub(super) struct Why {
+    reason: String,
+    ttl: Option<String>,
+}
+
+pub(super) async fn cancel<W: World, S: Store>(
+    State(api): State<Arc<Api<W, S>>>,
+    Path(id): Path<Uuid>,
+    Extension(Actor(actor)): Extension<Actor>,
+) -> Result<Json<Shown>, Problem> {
+    let (order, done) = find(&api, id)?;
+    let cancelled = Order { cancelled_by: Some(actor.clone()), ..order };
+    write(&api, Change::Order(cancelled.clone())).await?;
+    tracing::info!(target: "fusebox::audit", order = %id, actor, done, "an order about parked calls was taken back");
+    Ok(Json(show(&cancelled, done)))
+}
+
+pub(super) async fn pause<W: World, S: Store>(
+    State(api): State<Arc<Api<W, S>>>,
+    Path(service): Path<String>,
+    Extension(Actor(actor)): Extension<Actor>,
+    why: Result<Json<Why>, JsonRejection>,
+) -> Result<Json<ShownPause>, Problem> {
+    let Json(Why { reason, ttl }) = why.map_err(|rejection| {
+        Problem::bad_request(format!(r#"{}; write {{"reason": "…", "ttl": "30m"}}, both if wanted"#, unread(&rejection)))
+    })?;
+    reasonable(&reason)?;
+    parks(&api, &service)?;
+    let at = api.clock.wall();
+    let until = match ttl.as_deref().map(humantime::parse_duration) {
+        None => None,
+        Some(Ok(ttl)) if !ttl.is_zero() => Some(at.plus(ttl)),
+        Some(_) => return Err(Problem::bad_request("the ttl must be a duration longer than 0, such as \"30m\"")),
+    };
+    let pause = Pause { group: api.orders.group.clone(), service, at, actor, reason, until };
+    write(&api, Change::Pause(pause.clone())).await?;
+    tracing::info!(target: "fusebox::audit", service = pause.service, actor = pause.actor, reason = pause.reason, "draining was paused");
+    Ok(Json(show_pause(&pause)))
+}
+
+#[derive(Serialize)]
+pub(super) struct Resumed {
+    service: String,
+    paused: bool,
+}
+
+pub(super) async fn resume<W: World, S: Store>(
+    State(api): State<Arc<Api<W, S>>>,
+    Path(service): Path<String>,
+    Extension(Actor(actor)): Extension<Actor>,
+) -> Result<Json<Resumed>, Problem> {
+    parks(&api, &service)?;
+    write(&api, Change::Resumed { group: api.orders.group.clone(), service: service.clone() }).await?;
+    tracing::info!(target: "fusebox::audit", service, actor, "draining goes on");
+    Ok(Json(Resumed { service, paused: false }))
+}
+
+fn parks<W: World, S: Store>(api: &Api<W, S>, service: &str) -> Result<(), Problem> {
+    if api.orders.services.contains_key(service) {
+        return Ok(());
+    }
+    let known: Vec<&str> = api.orders.services.keys().map(String::as_str).collect();
+    Err(Problem::new(StatusCode::NOT_FOUND, format!("no service `{service}` parks its calls; there are {}", known.join(", "))))
+}
+
+fn find<W: World, S: Store>(api: &Api<W, S>, id: Uuid) -> Result<(Order, u64), Problem> {
+    let orders = api.orders.book.orders();
+    let found = orders.find(id).map(|(order, done)| (order.clone(), done));
+    found.ok_or_else(|| {
+        Problem::new(StatusCode::NOT_FOUND, format!("there is no order {id}; one that can be about no call any more is forgotten"))
+    })
+}
+
+/// Writes a change, and takes note of it here: whoever asks next finds it, though it is not read from the log yet.
+async fn write<W: World, S: Store>(api: &Api<W, S>, change: Change) -> Result<(), Problem> {
+    (api.orders.write)(change.clone()).await.map_err(|why| {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the order could not be written: {why}. Its topic is `topics.orders`; `fusebox migrate` creates it"),
+        )
+    })?;
+    api.orders.book.hear(change);
+    Ok(())
+}
+
+fn show(order: &Order, done: u64) -> Shown {
+    Shown {
+        id: order.id,
+        act: order.act.as_str(),
+        until: if let Act::Delay { until } = order.act { Some(until.to_rfc3339()) } else { None },
+        selection: order.selection.clone(),
+        at: order.at.to_rfc3339(),
+        actor: order.actor.clone(),
+        reason: order.reason.clone(),
+        rate: order.rate,
+        calls: order.calls,
+        counted_all: order.counted_all,
+        done,
+        cancelled_by: order.cancelled_by.clone(),
+    }
+}
+
+fn show_pause(pause: &Pause) -> ShownPause {
+    ShownPause {
+        service: pause.service.clone(),
+        at: pause.at.to_rfc3339(),
+        actor: pause.actor.clone(),
+        reason: pause.reason.clone(),
+        until: pause.until.map(UnixMillis::to_rfc3339),
+    }
+}

@@ -1,0 +1,156 @@
+//! Where Redis is: one server, the one that sentinels call the master, or a cluster; and a connection to any of them.
+//!
+//! Guarantees:
+//! - Sentinels are asked each time that a connection is made, one after the other until one answers, none for longer than its share of the time; so
+//!   after a failover the next attempt goes to the new master. One that has become a replica refuses writes, which ends the connection.
+//! - In a cluster a command goes to the node of its key; `MOVED` and `ASK` are followed, and the map of slots is read anew.
+//! - No error names a server.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::SentinelClient;
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, RedisResult, Value};
+use tokio::sync::Mutex;
+
+/// Commands in flight at once. A breaker's keeper has a handful; a bound keeps a burst from filling memory before the first timeout.
+const IN_FLIGHT: usize = 256;
+
+/// Where Redis is.
+#[derive(Clone)]
+pub(super) enum Servers {
+    /// One server.
+    One(Box<Client>),
+    /// Whichever the sentinels name.
+    Sentinels {
+        /// One for each.
+        clients: Arc<[Mutex<SentinelClient>]>,
+        /// The one that answered last is asked first.
+        first: Arc<AtomicUsize>,
+        database: i64,
+    },
+    /// All nodes of a cluster.
+    Cluster {
+        client: Box<ClusterClient>,
+        /// Some of its nodes: what is published on one is heard on all.
+        nodes: Vec<Client>,
+    },
+}
+
+/// A connection for commands; clones share it.
+#[derive(Clone)]
+pub(super) enum Connection {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl std::fmt::Debug for Servers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // What is in it may hold a password.
+        f.write_str(match self {
+            Self::One(_) => "One",
+            Self::Sentinels { .. } => "Sentinels",
+            Self::Cluster { .. } => "Cluster",
+        })
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl Servers {
+    /// The database that is used.
+    pub(super) fn database(&self) -> i64 {
+        match self {
+            Self::One(client) => client.get_connection_info().redis_settings().db(),
+            Self::Sentinels { database, .. } => *database,
+            Self::Cluster { .. } => 0,
+        }
+    }
+
+    /// Makes a connection. It is bounded by whoever waits for it, and so are its commands; but of a cluster each command has `timeout`, lest
+    /// what nobody waits for any more be tried on.
+    pub(super) async fn connect(&self, timeout: Duration) -> RedisResult<Connection> {
+        match self {
+            Self::One(client) => one(client).await,
+            Self::Sentinels { clients, first, .. } => one(&master(clients, first, timeout).await?).await,
+            Self::Cluster { client, .. } => {
+                let config = redis::cluster::ClusterConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
+                client.get_async_connection_with_config(config).await.map(Connection::Cluster)
+            }
+        }
+    }
+
+    /// Makes a connection for a subscription.
+    pub(super) async fn subscribe(&self, timeout: Duration) -> RedisResult<PubSub> {
+        match self {
+            Self::One(client) => client.get_async_pubsub().await,
+            Self::Sentinels { clients, first, .. } => master(clients, first, timeout).await?.get_async_pubsub().await,
+            Self::Cluster { nodes, .. } => {
+                let mut failure = None;
+                for node in nodes {
+                    match node.get_async_pubsub().await {
+                        Ok(subscription) => return Ok(subscription),
+                        Err(error) => failure = Some(error),
+                    }
+                }
+                Err(failure.unwrap_or_else(|| (redis::ErrorKind::InvalidClientConfig, "no node is named").into()))
+            }
+        }
+    }
+}
+
+/// The master, as the first sentinel says that answers.
+async fn master(sentinels: &[Mutex<SentinelClient>], first: &AtomicUsize, timeout: Duration) -> RedisResult<Client> {
+    let share = timeout / u32::try_from(sentinels.len()).unwrap_or(1).max(1);
+    let from = first.load(Ordering::Relaxed);
+    let mut failure = None;
+    for place in (0..sentinels.len()).map(|place| (from + place) % sentinels.len()) {
+        let asked = tokio::time::timeout(share, async { sentinels[place].lock().await.async_get_client().await });
+        match asked.await {
+            Ok(Ok(master)) => {
+                first.store(place, Ordering::Relaxed);
+                return Ok(master);
+            }
+            Ok(Err(error)) => failure = Some(error),
+            Err(_elapsed) => {}
+        }
+    }
+    Err(failure.unwrap_or_else(|| std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+}
+
+async fn one(client: &Client) -> RedisResult<Connection> {
+    // The bounds are set outside, over several commands at once.
+    let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None).set_concurrency_limit(IN_FLIGHT);
+    client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::One(connection) => connection.req_packed_command(cmd),
+            Self::Cluster(connection) => connection.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(&'a mut self, cmd: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::One(connection) => connection.req_packed_commands(cmd, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(cmd, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::One(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What operators have ordered for parked calls, and which of it is in force for one of them.
+//!
+//! An order is about the calls that were parked when it was given: those before the ends that the retry topics had then. A copy that is parked
+//! again later is another record; a discard is about it all the same, for it says that the call is not to be made. Of several orders about one call
+//! the last one counts. Nothing is kept for each call: whoever reads a parked call, now or after a restart, asks here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::selection::Selection;
+use crate::event::UnixMillis;
+use crate::event::envelope::Parked;
+
+/// What is to be done with a parked call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "act")]
+pub enum Act {
+    /// It is due now.
+    Release,
+    /// It is not due before.
+    Delay {
+        /// When.
+        until: UnixMillis,
+    },
+    /// It is not made: it becomes a dead letter, from where it can be redriven.
+    Discard,
+}
+
+impl Act {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Delay { .. } => "delay",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+/// An order for parked calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Its name.
+    pub id: Uuid,
+    /// What is to be done.
+    #[serde(flatten)]
+    pub act: Act,
+    /// With which calls.
+    pub selection: Selection,
+    /// By topic and partition, the offset that the next record would have had: it is about those before.
+    pub ends: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// When it was given.
+    pub at: UnixMillis,
+    /// Who gave it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// Calls a second, on each instance that drains; `None`: all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
+    /// Calls that it was about, as counted when it was given.
+    pub calls: u64,
+    /// Whether all of them were counted; else there are more.
+    pub counted_all: bool,
+    /// Who took it back, if somebody has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<String>,
+}
+
+impl Order {
+    /// Whether it is about this call.
+    pub fn has(&self, parked: &Parked) -> bool {
+        let source = &parked.record.source;
+        let before = self.ends.get(source.topic.as_str()).and_then(|ends| ends.get(&source.partition.0));
+        let known_then = before.is_some_and(|end| source.offset.0 < *end)
+            || (self.act == Act::Discard && self.ends.contains_key(source.topic.as_str()) && parked.parking.first_parked_at < self.at);
+        self.cancelled_by.is_none() && known_then && self.selection.has(parked)
+    }
+}
+
+/// That no parked call of a service is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// The fleet's consumer group: two fleets may share a topic of orders.
+    pub group: String,
+    /// The service.
+    pub service: String,
+    /// Since when.
+    pub at: UnixMillis,
+    /// Who wants it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// Until when; `None`: until somebody lets it go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixMillis>,
+}
+
+/// How far an instance has come with an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The order.
+    pub order: Uuid,
+    /// The instance.
+    pub instance: String,
+    /// Calls that it was carried out for there.
+    pub done: u64,
+}
+
+/// Something that is ordered, or told of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// An order, or its cancellation.
+    Order(Order),
+    /// An order is of no more use.
+    Forgotten(Uuid),
+    /// A pause.
+    Pause(Pause),
+    /// A service's parked calls go on.
+    Resumed {
+        /// The fleet's consumer group.
+        group: String,
+        /// The service.
+        service: String,
+    },
+    /// How far an instance has come.
+    Progress(Progress),
+    /// How far an instance had come with an order that is of no more use.
+    ProgressForgotten {
+        /// The order.
+        order: Uuid,
+        /// The instance.
+        instance: String,
+    },
+}
+
+/// Everything that is in force.
+#[derive(Debug, Clone, Default)]
+pub struct Orders {
+    /// By when they were given, and by name.
+    orders: BTreeMap<(UnixMillis, Uuid), Order>,
+    pauses: BTreeMap<String, Pause>,
+    progress: BTreeMap<Uuid, BTreeMap<String, u64>>,
+}
+
+impl Orders {
+    /// Takes note of a change.
+    pub fn hear(&mut self, change: Change) {
+        match change {
+            Change::Order(order) => drop(self.orders.insert((order.at, order.id), order)),
+            Change::Forgotten(id) => self.orders.retain(|(_, known), _| *known != id),
+            Change::Pause(pause) => drop(self.pauses.insert(pause.service.clone(), pause)),
+            Change::Resumed { service, .. } => drop(self.pauses.remove(&service)),
+            Change::ProgressForgotten { order, instance } => {
+                if let Some(progress) = self.progress.get_mut(&order) {
+                    progress.remove(&instance);
+                }
+                self.progress.retain(|_, progress| !progress.is_empty());
+            }
+            Change::Progress(Progress { order, instance, done }) => drop(self.progress.entry(order).or_default().insert(instance, done)),
+        }
+    }
+
+    /// The order that counts for a call, if there is one.
+    pub fn about(&self, parked: &Parked) -> Option<&Order> {
+        self.orders.values().rev().find(|order| order.has(parked))
+    }
+
+    /// Whether there is no order at all.
+    pub fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+    }
+
+    /// Orders, the last one first, and how many calls each was carried out for.
+    pub fn list(&self) -> impl Iterator<Item = (&Order, u64)> {
+        self.orders.values().rev().map(|order| (order, self.progress.get(&order.id).map_or(0, |done| done.values().sum())))
+    }
+
+    /// An order by its name.
+    pub fn find(&self, id: Uuid) -> Option<(&Order, u64)> {
+        self.list().find(|(order, _)| order.id == id)
+    }
+
+    /// The pause of a service, if there is one at `now`.
+    pub fn pause(&self, service: &str, now: UnixMillis) -> Option<&Pause> {
+        self.pauses.get(service).filter(|pause| pause.until.is_none_or(|until| until > now))
+    }
+
+    /// What is of no more use: orders that can be about no call any more, for none is parked for longer than `longest`; and how far
+    /// instances have come with orders that are forgotten.
+    pub fn outlived(&self, longest: Duration, now: UnixMillis) -> Vec<Change> {
+        let outlived = self.orders.values().filter(|order| now.since(order.at) > longest).map(|order| Change::Forgotten(order.id));
+        let known: BTreeSet<Uuid> = self.orders.values().map(|order| order.id).collect();
+        let idle = self.progress.iter().filter(|(order, _)| !known.contains(order));
+        let told = idle.flat_map(|(order, progress)| {
+            progress.keys().map(|instance| Change::ProgressForgotten { order: *order, instance: instance.clone() })
+        });
+        outlived.chain(told).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(number: u128, at: i64) -> Order {
+        Order {
+            id: Uuid::from_u128(number),
+            act: Act::Release,
+            selection: Selection::default(),
+            ends: BTreeMap::new(),
+            at: UnixMillis(at),
+            actor: String::new(),
+            reason: String::new(),
+            rate: None,
+            calls: 0,
+            counted_all: true,
+            cancelled_by: None,
+        }
+    }
+
+    fn progress(number: u128, instance: &str, done: u64) -> Change {
+        Change::Progress(Progress { order: Uuid::from_u128(number), instance: instance.to_owned(), done })
+    }
+
+    #[test]
+    fn what_is_of_no_more_use_goes_with_all_that_was_told_of_it() {
+        let mut orders = Orders::default();
+        for change in
+            [Change::Order(order(1, 0)), Change::Order(order(2, 5_000)), progress(1, "a", 3), progress(1, "b", 4), progress(2, "a", 1)]
+        {
+            orders.hear(change);
+        }
+        assert_eq!(
+            orders.list().map(|(order, done)| (order.id.as_u128(), done)).collect::<Vec<_>>(),
+            [(2, 1), (1, 7)],
+            "the last one first"
+        );
+        let mut gone = Vec::new();
+        // One round forgets the order, the next what was told of it.
+        for _ in 0..3 {
+            let outlived = orders.outlived(Duration::from_secs(4), UnixMillis(5_000));
+            gone.push(outlived.len());
+            outlived.into_iter().for_each(|change| orders.hear(change));
+        }
+        assert_eq!(gone, [1, 2, 0]);
+        assert_eq!(orders.list().count(), 1);
+        assert_eq!(orders.progress.len(), 1);
+    }
+
+    #[test]
+    fn a_pause_ends_at_its_time() {
+        let pause =
+            |until| Pause { group: "g".into(), service: "s".into(), at: UnixMillis(0), actor: String::new(), reason: String::new(), until };
+        let mut orders = Orders::default();
+        orders.hear(Change::Pause(pause(Some(UnixMillis(10)))));
+        assert!(
+            orders.pause("s", UnixMillis(9)).is_some()
+                && orders.pause("s", UnixMillis(10)).is_none()
+                && orders.pause("t", UnixMillis(9)).is_none()
+        );
+        orders.hear(Change::Pause(pause(None)));
+        assert!(orders.pause("s", UnixMillis(i64::MAX)).is_some());
+        orders.hear(Change::Resumed { group: "g".into(), service: "s".into() });
+        assert!(orders.pause("s", UnixMillis(0)).is_none());
+    }
+}

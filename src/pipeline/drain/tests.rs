@@ -1,0 +1,295 @@
+mod ordered;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use super::*;
+use crate::event::Record;
+use crate::event::{Headers, Offset, Partition, Source};
+use crate::machine::breaker::{self, PolicySettings};
+use crate::machine::schedule::Schedule;
+use crate::machine::verdict::Rules;
+use crate::pipeline::fakes::{Always, Notes, PausedClock};
+use crate::pipeline::guard::Manner;
+use crate::pipeline::ports::{
+    AckSender, Assignment, Batch, Body, Call, CallError, Caller, CommitPoint, Publisher, QueueFull, Reply, Token,
+};
+
+/// A world with one service, whose calls end when the test says so.
+struct Waiting;
+
+impl World for Waiting {
+    type Clock = PausedClock;
+    type Chance = Always;
+    type Caller = Held;
+    type Publisher = Kept;
+    type Witness = Notes;
+}
+
+/// Takes every record, and says so at once.
+struct Kept {
+    records: Arc<Mutex<Vec<Record>>>,
+    acks: AckSender,
+}
+
+impl Publisher for Kept {
+    fn publish(&self, record: &Record, token: Token) -> Result<(), QueueFull> {
+        self.records.lock().expect("unpoisoned").push(record.clone());
+        self.acks.send(Ack { token, result: Ok(()) });
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Held(Mutex<VecDeque<oneshot::Sender<()>>>);
+
+impl Caller for Held {
+    async fn call(&self, _call: Call<'_>) -> Result<Reply, CallError> {
+        let (end, ended) = oneshot::channel();
+        self.0.lock().expect("unpoisoned").push_back(end);
+        // Never dropped before it is sent.
+        let _ = ended.await;
+        let body = Body::Whole(Bytes::from_static(b"{}"));
+        Ok(Reply { status: 200, retry_after: None, headers: Headers::new(), body })
+    }
+}
+
+struct Given {
+    intake: mpsc::UnboundedReceiver<Intake>,
+    size: Arc<AtomicUsize>,
+}
+
+impl Subscription for Given {
+    async fn next(&mut self) -> Option<Intake> {
+        self.intake.recv().await
+    }
+    fn commit(&self, _points: Vec<CommitPoint>) {}
+    fn transact(&self, _batch: Batch) {}
+    fn stop_taking(&self) {}
+    fn hold(&self, _partition: &TopicPartition) {}
+    fn let_go(&self, _partition: &TopicPartition) {}
+    fn size(&self, _topic: &Topic) -> Option<usize> {
+        Some(self.size.load(Relaxed)).filter(|size| *size > 0)
+    }
+    async fn close(self, _points: Vec<CommitPoint>) -> bool {
+        true
+    }
+}
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+const HAND_OVER: Duration = Duration::from_secs(8);
+
+/// A drain that may have six calls at the service in the whole fleet.
+struct Rig {
+    intake: mpsc::UnboundedSender<Intake>,
+    size: Arc<AtomicUsize>,
+    service: Arc<Held>,
+    orders: Arc<OrderBook>,
+    published: Arc<Mutex<Vec<Record>>>,
+    clock: PausedClock,
+    _running: JoinHandle<Ended>,
+}
+
+fn partition(number: i32) -> TopicPartition {
+    TopicPartition { topic: Topic::from("retry"), partition: Partition(number) }
+}
+
+impl Rig {
+    fn start(size: usize) -> Self {
+        let (clock, witness, stop, service) = (PausedClock::new(), Arc::new(Notes::default()), Stop::new(), Arc::new(Held::default()));
+        let settings = breaker::Settings {
+            recovery_timeout_max: TIMEOUT,
+            ..breaker::Settings::new(PolicySettings::Consecutive { fail_max: 5.try_into().expect("not zero") }, TIMEOUT, TIMEOUT)
+        };
+        let services = [("notifier".to_owned(), settings)];
+        let (breakers, _) = Breakers::<Waiting>::new(services, clock, Always(0.5), Arc::clone(&witness), "here".to_owned());
+        let manner =
+            Manner { timeout: TIMEOUT, slow: None, concurrency: 64, drain_concurrency: 6, adaptive: None, rules: Rules::default() };
+        let guard = Guard::new(0, manner, Arc::clone(&breakers), Arc::clone(&service), clock, Arc::clone(&witness), stop.clone());
+        let schedule = Schedule { initial: Duration::from_secs(1), max: Duration::from_secs(1) };
+        let bounds = Bounds { max_attempts: 8, max_age: Duration::from_secs(3_600), schedule };
+        let (intake, given) = mpsc::unbounded_channel();
+        let size = Arc::new(AtomicUsize::new(size));
+        let (orders, published) = (OrderBook::closed(), Arc::<Mutex<Vec<Record>>>::default());
+        let (sender, acks) = crate::pipeline::acks::channel();
+        let parts = Parts {
+            settings: Settings {
+                commit_interval: Duration::from_secs(3_600),
+                stop_timeout: TIMEOUT,
+                hand_over_timeout: HAND_OVER,
+                max_ahead_bytes: crate::machine::progress::MAX_BYTES,
+                together: None,
+                dead_letters: Letterbox::plain(Topic::from("dead-letters")),
+                deliveries: None,
+            },
+            routes: vec![Route { service: 0, name: "notifier".to_owned(), guard: Arc::new(guard), bounds, concurrency: 6 }],
+            subscription: Given { intake: given, size: Arc::clone(&size) },
+            publisher: Kept { records: Arc::clone(&published), acks: sender },
+            acks,
+            budget: Budget::new(1_000, 1 << 20),
+            stop,
+            breakers,
+            clock,
+            chance: Always(0.5),
+            witness,
+            gauges: Gauges::new(),
+            pulse: Pulse::new(clock.now()),
+            orders: Arc::clone(&orders),
+        };
+        Self { intake, size, service, orders, published, clock, _running: tokio::spawn(run(parts)) }
+    }
+
+    async fn tell(&self, intake: Intake) {
+        assert!(self.intake.send(intake).is_ok());
+        self.pause().await;
+    }
+
+    async fn pause(&self) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    async fn assign(&self, partitions: impl IntoIterator<Item = i32>) {
+        self.tell(Intake::Assigned(partitions.into_iter().map(|number| Assignment::fresh(partition(number))).collect())).await;
+    }
+
+    /// Parked calls of a partition, all of them due.
+    async fn park(&self, number: i32, offsets: std::ops::Range<i64>) {
+        let now = self.clock.wall();
+        let parking = Parking { reason: Reason::CircuitOpen, attempt: 0, parks: 1, not_before: now, first_parked_at: now };
+        self.park_as(number, offsets, "c", parking).await;
+    }
+
+    /// Parked calls of a camera.
+    async fn park_as(&self, number: i32, offsets: std::ops::Range<i64>, camera: &str, parking: Parking) {
+        let now = self.clock.wall();
+        let record = |offset| {
+            let source = Source { topic: Topic::from("retry"), partition: Partition(number), offset: Offset(offset) };
+            let id = Uuid::from_u128(0x4000_8000_0000_0000_0001);
+            let event = crate::event::Event {
+                id,
+                source: source.clone(),
+                headers: Headers::new(),
+                camera_id: camera.into(),
+                key: Bytes::from_static(b"c"),
+                json: Bytes::from_static(b"{}"),
+            };
+            let call = envelope::Call {
+                service: "notifier",
+                event: &event,
+                method: "POST",
+                path: "/",
+                body: &Bytes::from_static(b"{}"),
+                results: &[],
+            };
+            let record = envelope::park(&source.topic, &call, parking, now);
+            Incoming { source, key: record.key, value: record.value, headers: record.headers, timestamp: None }
+        };
+        self.tell(Intake::Records(offsets.map(record).collect())).await;
+    }
+
+    /// How many calls are at the service.
+    fn out(&self) -> usize {
+        let mut calls = self.service.0.lock().expect("unpoisoned");
+        calls.retain(|call| !call.is_closed());
+        calls.len()
+    }
+
+    /// Ends so many of the calls that are at the service.
+    async fn answer(&self, calls: usize) {
+        for _ in 0..calls {
+            let call = self.service.0.lock().expect("unpoisoned").pop_front().expect("a call is out");
+            assert!(call.send(()).is_ok());
+        }
+        self.pause().await;
+    }
+
+    /// Takes partitions away; told when they are given up.
+    async fn revoke(&self, partitions: impl IntoIterator<Item = i32>) -> Arc<AtomicBool> {
+        let gone = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&gone);
+        self.tell(Intake::Revoked(partitions.into_iter().map(partition).collect(), Box::new(move |_| told.store(true, Relaxed)))).await;
+        gone
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_go_as_the_partitions_have_places() {
+    let rig = Rig::start(6);
+    rig.assign([0, 1]).await;
+    rig.park(0, 0..20).await;
+    assert_eq!(rig.out(), 2, "two of six partitions");
+    rig.assign([4]).await;
+    assert_eq!(rig.out(), 3, "a partition has come, and its place, whosever calls wait");
+    rig.answer(2).await;
+    assert_eq!(rig.out(), 3);
+    // Four more partitions for the same places, heard of beside the loop.
+    rig.size.store(12, Relaxed);
+    tokio::time::sleep(ROUND * 2).await;
+    rig.answer(3).await;
+    assert_eq!(rig.out(), 3, "each of the first six has one of the six places");
+    rig.size.store(2, Relaxed);
+    tokio::time::sleep(ROUND * 2).await;
+    assert_eq!(rig.out(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_goes_while_the_topic_is_unknown() {
+    let rig = Rig::start(0);
+    rig.assign([0, 1, 2]).await;
+    rig.park(1, 0..20).await;
+    assert_eq!(rig.out(), 1);
+    rig.size.store(3, Relaxed);
+    tokio::time::sleep(ROUND * 2).await;
+    assert_eq!(rig.out(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_goes_when_its_places_are_free() {
+    let rig = Rig::start(6);
+    rig.assign(0..6).await;
+    rig.park(0, 0..20).await;
+    assert_eq!(rig.out(), 6);
+    // Nothing of it runs, and yet it stays: its next owner would make calls in places that are still taken.
+    let gone = rig.revoke(3..6).await;
+    rig.answer(2).await;
+    assert_eq!((rig.out(), gone.load(Relaxed)), (4, false));
+    rig.answer(1).await;
+    assert_eq!((rig.out(), gone.load(Relaxed)), (3, true));
+    // What is left goes on.
+    rig.answer(3).await;
+    assert_eq!(rig.out(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_longer_for_a_place_than_a_hand_over_may() {
+    let rig = Rig::start(6);
+    rig.assign(0..6).await;
+    rig.park(0, 0..4).await;
+    rig.park(5, 0..20).await;
+    assert_eq!(rig.out(), 6);
+    let gone = rig.revoke([4, 5]).await;
+    tokio::time::sleep(HAND_OVER - Duration::from_millis(100)).await;
+    assert_eq!((rig.out(), gone.load(Relaxed)), (6, false), "its calls may end");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!((rig.out(), gone.load(Relaxed)), (4, true), "what is another's is cut off, and nothing else");
+    tokio::time::sleep(TIMEOUT / 2).await;
+    rig.park(1, 0..20).await;
+    assert_eq!(rig.out(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_partitions_take_their_calls_and_places_with_them() {
+    let rig = Rig::start(6);
+    rig.assign(0..6).await;
+    rig.park(0, 0..20).await;
+    rig.park(1, 0..20).await;
+    rig.tell(Intake::Lost((1..6).map(partition).collect())).await;
+    rig.answer(rig.out() - 1).await;
+    assert_eq!(rig.out(), 1);
+    rig.tell(Intake::Lost(vec![partition(0)])).await;
+    assert_eq!(rig.out(), 0);
+}

@@ -1,0 +1,199 @@
+//! More than one server: a master that sentinels name, before and after a failover, and a cluster whose slots move.
+
+use std::fmt::Write as _;
+
+use fusebox::machine::breaker::Testimony;
+use fusebox::pipeline::ports::{EvidenceStore, LeaseStore, LeaseWish, Leasing, Telling};
+
+use super::*;
+
+fn half_open(generation: u64) -> Snapshot {
+    snapshot(generation, Held::HalfOpen)
+}
+
+/// Everything that a store does, on each of these services.
+async fn everything_works(store: &RedisStore<Still>, services: &[String], generation: u64) {
+    let wish = LeaseWish { lease: 1, generation: Generation(generation), permits: 1, duration: TIMEOUT, urgent: false };
+    for service in services {
+        assert_eq!(store.save(service, &half_open(generation), Some(&transition(generation))).await, Ok(Saved::Stored), "{service}");
+        assert_eq!(store.lease(service, wish).await, Ok(Leasing::Granted), "{service}");
+        assert_eq!(store.give_back(service, &[1]).await, Ok(()), "{service}");
+        let newest = store.history(service, None, 1).await.expect("a page").entries.remove(0);
+        assert_eq!(newest.generation, Generation(generation), "{service}");
+    }
+    let loaded = store.load(services).await.expect("answered");
+    assert!(loaded.iter().all(|kept| kept.state.as_ref().is_some_and(|state| state.generation == Generation(generation))), "{loaded:?}");
+    let figures = vec![Counts { calls: 1, failures: 1, slow: 0, consecutive_failures: 1 }];
+    let testimony = Testimony { generation: Generation(generation), alone: false, kind: 0, figures };
+    let tellings: Vec<_> =
+        services.iter().map(|service| Telling { service: service.clone(), testimony: testimony.clone(), lasts: TIMEOUT }).collect();
+    assert_eq!(store.tell(&tellings).await.map(|told| told.len()), Ok(services.len()));
+}
+
+fn try_ask(port: u16, command: &[&str]) -> redis::RedisResult<redis::Value> {
+    let mut connection = redis::Client::open(format!("redis://127.0.0.1:{port}/0"))?.get_connection()?;
+    redis::cmd(command[0]).arg(&command[1..]).query(&mut connection)
+}
+
+fn ask(port: u16, command: &[&str]) -> redis::Value {
+    try_ask(port, command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Whether it answers with this word in it; a refusal is no answer.
+fn says(port: u16, command: &[&str], word: &str) -> bool {
+    try_ask(port, command).is_ok_and(|answer| format!("{answer:?}").contains(word))
+}
+
+async fn until_says(port: u16, command: &[&str], word: &str) {
+    eventually(word, async || says(port, command, word).then_some(())).await;
+}
+
+/// Sentinels of a master, which take it for gone after a fifth of a second.
+fn sentinels(master: u16, directory: &tempfile::TempDir) -> [Server; 3] {
+    [0, 1, 2].map(|number| {
+        let file = directory.path().join(format!("sentinel-{number}.conf"));
+        let mut text = String::new();
+        let _ = writeln!(text, "sentinel monitor events 127.0.0.1 {master} 2");
+        text.push_str("sentinel down-after-milliseconds events 200\nsentinel failover-timeout events 2000\n");
+        std::fs::write(&file, text).expect("written");
+        Server::start(&[file.to_str().expect("text"), "--sentinel"])
+    })
+}
+
+#[tokio::test]
+async fn sentinels_name_the_master_and_after_a_failover_the_next_one() {
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let master = Server::start(&["--repl-diskless-sync-delay", "0"]);
+    let replica = Server::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    until_says(master.port, &["INFO", "replication"], "state=online").await;
+    let watchers = sentinels(master.port, &directory);
+    for sentinel in &watchers {
+        until_says(sentinel.port, &["SENTINEL", "CKQUORUM", "events"], "usable").await;
+        until_says(sentinel.port, &["SENTINEL", "REPLICAS", "events"], &replica.port.to_string()).await;
+    }
+    // One of them is silent: the others are asked instead.
+    watchers[0].signal("-STOP");
+    let hosts: Vec<_> = watchers.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+    let config = config(&format!("redis+sentinel://{}/events", hosts.join(",")), "sentinels");
+    let (store, other) = (store_at(&config, "a", Tick(1_000_000)), store_at(&config, "b", Tick(1_000_000)));
+    let mut heard = other.watch();
+    let services = ["rag".to_owned(), "vms".to_owned()];
+    eventually("a connection", async || store.load(&services).await.ok()).await;
+    everything_works(&store, &services, 3).await;
+    until_says(replica.port, &["HGET", "sentinels:{vms}:breaker", "generation"], "3").await;
+
+    watchers[0].signal("-CONT");
+    master.signal("-STOP");
+    // Nothing waits for longer than its time; then the new master is found, with all that was stored.
+    let from = Instant::now();
+    eventually("the new master", async || {
+        let asked = Instant::now();
+        let saved = store.save("rag", &half_open(4), None).await;
+        assert!(asked.elapsed() < 4 * TIMEOUT, "{:?}", asked.elapsed());
+        saved.ok()
+    })
+    .await;
+    println!("a write again after {:?}", from.elapsed());
+    assert!(says(replica.port, &["ROLE"], "master"));
+    assert!(says(replica.port, &["HGET", "sentinels:{vms}:breaker", "generation"], "3"));
+    until_heard(&mut heard, &store).await;
+    everything_works(&store, &services, 2_000).await;
+    // The old one comes back, and is made a replica of the new one.
+    master.signal("-CONT");
+    until_says(master.port, &["ROLE"], "slave").await;
+    everything_works(&store, &services, 3_000).await;
+    drop(watchers);
+}
+
+/// Publishes until it is heard: a subscription takes a moment to find its server.
+async fn until_heard(heard: &mut mpsc::Receiver<Heard>, store: &RedisStore<Still>) {
+    for generation in 10.. {
+        while let Ok(news) = heard.try_recv() {
+            if matches!(news, Heard::Changed { snapshot, .. } if snapshot.generation >= Generation(10)) {
+                return;
+            }
+        }
+        assert!(generation < 1_000, "nothing is heard of the new master");
+        let _ = store.save("vms", &half_open(generation), Some(&transition(generation))).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Three nodes with a third of the slots each.
+async fn cluster() -> [Server; 3] {
+    let directory = std::env::temp_dir();
+    let nodes = [0, 1, 2].map(|_| {
+        let file = format!("nodes-{}.conf", uuid::Uuid::new_v4());
+        Server::start(&[
+            "--cluster-enabled",
+            "yes",
+            "--cluster-config-file",
+            &file,
+            "--dir",
+            directory.to_str().expect("text"),
+            "--cluster-node-timeout",
+            "2000",
+        ])
+    });
+    for (place, node) in nodes.iter().enumerate() {
+        let (from, to) = (place * 5_462, (place * 5_462 + 5_461).min(16_383));
+        ask(node.port, &["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]);
+        for other in &nodes {
+            ask(node.port, &["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string()]);
+        }
+    }
+    for node in &nodes {
+        until_says(node.port, &["CLUSTER", "INFO"], "cluster_state:ok").await;
+        until_says(node.port, &["CLUSTER", "INFO"], "cluster_known_nodes:3").await;
+    }
+    nodes
+}
+
+fn id(node: &Server) -> String {
+    let redis::Value::BulkString(id) = ask(node.port, &["CLUSTER", "MYID"]) else { panic!("no id") };
+    String::from_utf8(id).expect("text")
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_each_service_on_one_node_and_its_slots_may_move() {
+    let nodes = cluster().await;
+    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+    let config = config(&format!("redis+cluster://{}", hosts.join(",")), "cluster");
+    let (store, other) = (store_at(&config, "a", Tick(1_000_000)), store_at(&config, "b", Tick(1_000_000)));
+    let mut heard = other.watch();
+    assert_eq!(next(&mut heard).await, Heard::Connected);
+    let services: Vec<String> = (0..30).map(|number| format!("s{number}")).collect();
+    eventually("a connection", async || store.load(&services).await.ok()).await;
+    everything_works(&store, &services, 3).await;
+    // What was published on any node.
+    let mut changed = std::collections::BTreeSet::new();
+    while changed.len() < services.len() {
+        if let Heard::Changed { service, .. } = next(&mut heard).await {
+            changed.insert(service);
+        }
+    }
+
+    // A service's slot moves, with all of its keys, while it is used.
+    let redis::Value::Int(slot) = ask(nodes[0].port, &["CLUSTER", "KEYSLOT", "cluster:{s7}:breaker"]) else { panic!("no slot") };
+    let from = usize::try_from(slot).expect("a slot") / 5_462;
+    let to = (from + 1) % 3;
+    let slot = slot.to_string();
+    ask(nodes[to].port, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(&nodes[from])]);
+    ask(nodes[from].port, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(&nodes[to])]);
+    let redis::Value::Array(keys) = ask(nodes[from].port, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]) else { panic!("no keys") };
+    assert!(keys.len() >= 2, "one slot for all keys of a service");
+    for key in keys {
+        let redis::Value::BulkString(key) = key else { panic!("no key") };
+        let key = String::from_utf8(key).expect("text");
+        ask(nodes[from].port, &["MIGRATE", "127.0.0.1", &nodes[to].port.to_string(), &key, "0", "1000"]);
+    }
+    // Halfway: the keys are there, and the slot is not yet.
+    eventually("asked of the other node", async || store.save("s7", &half_open(4), None).await.ok()).await;
+    for node in [to, from, 3 - to - from] {
+        ask(nodes[node].port, &["CLUSTER", "SETSLOT", &slot, "NODE", &id(&nodes[to])]);
+    }
+    eventually("followed", async || store.save("s7", &half_open(5), None).await.ok()).await;
+    assert!(says(nodes[to].port, &["HGET", "cluster:{s7}:breaker", "generation"], "5"));
+    eventually("all of it", async || store.load(&services).await.ok()).await;
+    everything_works(&store, &services, 6).await;
+}
