@@ -26,6 +26,7 @@ use crate::edge::clock::SystemClock;
 use crate::edge::http::HttpCaller;
 use crate::edge::kafka::{self, ConsumerHealth, KafkaPublisher, KafkaSubscription, Producer};
 use crate::edge::redis::RedisStore;
+use crate::event::redrive::Routes;
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::keeper::{Keeper, StoreHealth, run_timers};
 use crate::pipeline::orders::OrderBook;
@@ -119,6 +120,15 @@ pub struct Started {
 pub fn instance_name() -> String {
     let id = uuid::Uuid::now_v7().simple().to_string();
     format!("fusebox-{}", &id[..18])
+}
+
+/// Where dead letters go when they are redriven.
+pub fn redrive_routes(config: &Config) -> Routes {
+    Routes {
+        events: config.topics.events.clone(),
+        parking: config.parking().map(|(service, retry)| (service.name.clone(), retry.topic.clone())).collect(),
+        max_redrives: config.dead_letters.max_redrives,
+    }
 }
 
 /// What is wrong with a config that only its users can tell: properties that librdkafka does not take, URLs that the Redis client does not,

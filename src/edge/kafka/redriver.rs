@@ -39,6 +39,9 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// How often a step is tried: with [`SLICE`], for as long as it takes a broker to restart.
 const TRIES: u32 = 45;
 
+/// How often at the beginning, when somebody waits to hear whether Kafka is there.
+const FIRST_TRIES: u32 = 12;
+
 /// How long sending the offsets may take.
 const OFFSETS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -114,7 +117,7 @@ impl Redriver {
         let redriver = Self(Arc::new(Inner { producer, group: onlooker(settings)? }));
         let inner = Arc::clone(&redriver.0);
         topics::blocking(move || {
-            until_known(|| inner.producer.init_transactions(SLICE)).map_err(|trouble| match trouble {
+            tried(FIRST_TRIES, || inner.producer.init_transactions(SLICE)).map_err(|trouble| match trouble {
                 Trouble::Abort(code) | Trouble::Fatal(code) if is_for_want_of_a_right(code) || is_not_allowed(code) => {
                     KafkaEdgeError::Refused(format!(
                         "{code}; redriving takes Write and Describe on a transactional id (docs/operations.md)"
@@ -201,6 +204,10 @@ fn place(token: Token) -> usize {
 
 /// Calls until there is an answer that stands, or none for long.
 fn until_known(call: impl Fn() -> KafkaResult<()>) -> Result<(), Trouble> {
+    tried(TRIES, call)
+}
+
+fn tried(most: u32, call: impl Fn() -> KafkaResult<()>) -> Result<(), Trouble> {
     let mut tries = 0;
     loop {
         let Err(error) = call() else { return Ok(()) };
@@ -208,7 +215,7 @@ fn until_known(call: impl Fn() -> KafkaResult<()>) -> Result<(), Trouble> {
         tries += 1;
         match outlook(&error) {
             Outlook::Fatal => return Err(Trouble::Fatal(code)),
-            Outlook::Again if tries < TRIES => tracing::debug!(%error, "a redrive's step is tried again"),
+            Outlook::Again if tries < most => tracing::debug!(%error, "a redrive's step is tried again"),
             // Nobody knows what became of it; the next run will.
             Outlook::Again => return Err(Trouble::Fatal(unanswered(&error, code))),
             Outlook::Abort => return Err(Trouble::Abort(code)),
