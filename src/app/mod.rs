@@ -3,6 +3,7 @@
 //! [`run`] takes the config, a listener and the signals, so that a test starts the whole program as `main` does.
 
 mod backlog;
+pub mod redrive;
 mod shares;
 mod stalls;
 mod status;
@@ -26,7 +27,6 @@ use crate::edge::clock::SystemClock;
 use crate::edge::http::HttpCaller;
 use crate::edge::kafka::{self, ConsumerHealth, KafkaPublisher, KafkaSubscription, Producer};
 use crate::edge::redis::RedisStore;
-use crate::event::redrive::Routes;
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::keeper::{Keeper, StoreHealth, run_timers};
 use crate::pipeline::orders::OrderBook;
@@ -120,15 +120,6 @@ pub struct Started {
 pub fn instance_name() -> String {
     let id = uuid::Uuid::now_v7().simple().to_string();
     format!("fusebox-{}", &id[..18])
-}
-
-/// Where dead letters go when they are redriven.
-pub fn redrive_routes(config: &Config) -> Routes {
-    Routes {
-        events: config.topics.events.clone(),
-        parking: config.parking().map(|(service, retry)| (service.name.clone(), retry.topic.clone())).collect(),
-        max_redrives: config.dead_letters.max_redrives,
-    }
 }
 
 /// What is wrong with a config that only its users can tell: properties that librdkafka does not take, URLs that the Redis client does not,
@@ -292,6 +283,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         stop: stop.clone(),
         clock,
     });
+    let redrives = Arc::new(api::dead_letters::Redrives::default());
     let api = Arc::new(Api::<Real, RedisStore<SystemClock>> {
         breakers: Arc::clone(&breakers),
         store,
@@ -315,6 +307,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             })
         },
         orders: wiring::ordering(&config, &book, &order_log),
+        letters: redrive::letters(&config, Arc::clone(&redrives), clock),
         retry: {
             let backlog = Arc::clone(&backlog);
             Box::new(move || {
@@ -331,6 +324,8 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     }
 
     let ended = supervise(loops, &signals, &stop, fatal(producer.clone())).await;
+    // Each ends after the batch in hand; one that does not is undone, and nothing of it is remembered.
+    redrives.stop();
     drop(worker);
     if let Err(records) = producer.close(LAST_WORDS).await {
         tracing::warn!(target: "fusebox", records, "Kafka has not acknowledged everything in time; what belongs to it is redelivered");

@@ -158,6 +158,41 @@ pub enum Told<'a> {
     Progress(&'a Tally),
 }
 
+/// A letter that stays, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftLetter {
+    /// Its partition on the dead letters' topic.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// Its code, if it has one.
+    pub code: Option<String>,
+    /// Its service, if it names one.
+    pub service: Option<String>,
+    /// Its event's id, if it says it.
+    pub event_id: Option<String>,
+    /// Why it stays, as a word.
+    pub reason: &'static str,
+    /// Why it stays, in a sentence.
+    pub detail: String,
+}
+
+impl LeftLetter {
+    /// What is shown of a letter that stays.
+    pub fn of(letter: &Incoming, why: &Stays) -> Self {
+        let text = |header| letter.headers.text(header).map(str::to_owned);
+        Self {
+            partition: letter.source.partition.0,
+            offset: letter.source.offset.0,
+            code: text(name::ERROR_CODE),
+            service: text(name::SERVICE),
+            event_id: text(name::EVENT_ID),
+            reason: why.as_str(),
+            detail: why.to_string(),
+        }
+    }
+}
+
 /// Why it ended before its end.
 #[derive(Debug)]
 pub enum Trouble<E> {
@@ -335,7 +370,7 @@ impl<P: Redrives, C: Clock> Run<'_, P, C> {
     }
 
     /// Commits everything once more: Kafka forgets a group that has committed nothing for long.
-    async fn refresh<E>(&self) -> Result<(), Trouble<E>> {
+    async fn refresh<E>(&mut self) -> Result<(), Trouble<E>> {
         let Some(publisher) = self.desk.publisher else { return Ok(()) };
         let points: Vec<_> = self.desk.memories.iter().filter_map(|(partition, memory)| self.point(*partition, memory)).collect();
         if points.is_empty() {
@@ -347,7 +382,7 @@ impl<P: Redrives, C: Clock> Run<'_, P, C> {
         }
     }
 
-    async fn keep_rate(&self, stop: &Stop) {
+    async fn keep_rate(&mut self, stop: &Stop) {
         let Some(rate) = self.order.rate else { return };
         let due = Duration::from_millis(self.tally.redriven.saturating_mul(1_000) / u64::from(rate.get()));
         tokio::select! {

@@ -264,3 +264,80 @@ fn letters_speak_other_tools_words() {
     assert!(read_at != (place.0.into(), place.1), "it says where it was read the second time: {read_at:?}");
     assert_eq!(instance.stop(), 0);
 }
+
+#[test]
+fn over_http_they_are_shown_and_go_back() {
+    let world = World::new("redrive-http").config(HASTE).start();
+    world.stub("notifier").set(Act::fail(StatusCode::BAD_GATEWAY));
+    let mut instance = world.run();
+    let events: Vec<Event> = (0..5).map(|n| Event::of(&format!("cam-{n}")).notifying()).collect();
+    world.publish(&events);
+    world.publish(&[Event::raw(Some(b"hunter2"))]);
+    world.wait_to_read(&world.dead_letters, 6);
+    let operator = Some(world.operator.as_str());
+
+    // Who may only read sees that there are some, and why, and nothing of what was sent.
+    let shown = instance.get("/api/v1/dead-letters");
+    assert_eq!((shown.status, shown.body.contains("hunter2"), shown.body.contains("cam-")), (200, false, false), "{shown:?}");
+    assert_eq!(shown.json()["letters"].as_array().expect("a list").len(), 6);
+    let inside = instance.get_as(operator, "/api/v1/dead-letters?code=invalid_json").json();
+    assert_eq!(inside["letters"][0]["inside"]["value"], json!({ "text": "hunter2" }), "{inside}");
+    assert_eq!(inside["letters"][0]["size"], 7);
+
+    // Page by page, newest first, each once.
+    let (mut places, mut times, mut cursor) = (Vec::new(), Vec::new(), String::new());
+    loop {
+        let page = instance.get_as(operator, &format!("/api/v1/dead-letters?limit=4{cursor}")).json();
+        for letter in page["letters"].as_array().expect("a list") {
+            places.push((letter["partition"].as_i64(), letter["offset"].as_i64()));
+            times.push(letter["dead_lettered_at"].as_str().expect("a time").to_owned());
+        }
+        let Some(next) = page["next"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert!(times.is_sorted_by(|newer, older| newer >= older), "{times:?}");
+    let different: BTreeSet<_> = places.iter().collect();
+    assert_eq!((places.len(), different.len()), (6, 6));
+    let one = instance.get(&format!("/api/v1/dead-letters?id={}&service=notifier", events[2].id)).json();
+    assert_eq!((one["letters"].as_array().map(Vec::len), &one["letters"][0]["code"]), (Some(1), &json!("attempts_exhausted")));
+    assert_eq!(instance.get("/api/v1/dead-letters?since=2099-01-01T00:00:00Z").json()["letters"], json!([]));
+    for wrong in ["limit=0", "limit=201", "cursor=x", "since=yesterday", "colour=red"] {
+        instance.get(&format!("/api/v1/dead-letters?{wrong}")).problem(400);
+    }
+
+    // Nobody sends them back who may not.
+    let path = "/api/v1/dead-letters/redrive";
+    instance.post(path, None, &json!({ "filter": {} })).problem(401);
+    instance.post(path, Some(&world.viewer), &json!({ "filter": {} })).problem(403);
+    for wrong in [json!({}), json!({ "ids": [] }), json!({ "filter": {}, "rate": 0 }), json!({ "filter": { "colour": "red" } })] {
+        instance.post(path, operator, &wrong).problem(400);
+    }
+    let dry = instance.post(path, operator, &json!({ "filter": {}, "dry_run": true })).json();
+    assert_eq!((&dry["redriven"], &dry["dry_run"], shares_of(&dry)), (&json!(6), &json!(true), shares(&world.read(&world.dead_letters))));
+
+    world.stub("notifier").set(Act::Ok);
+    let some = instance.post(path, operator, &json!({ "ids": [events[0].id, events[1].id], "reason": "mended" })).json();
+    assert_eq!(some["redriven"], 2, "{some}");
+    until("they are delivered", || delivered(&world).len() == 2);
+    // In the background where it takes long, one at a time, and to be stopped.
+    let slow = instance.post(path, operator, &json!({ "filter": { "service": "notifier" }, "rate": 1, "again": true }));
+    assert_eq!((slow.status, &slow.json()["state"]), (202, &json!("running")), "{slow:?}");
+    let id = slow.json()["id"].as_str().expect("an id").to_owned();
+    instance.post(path, operator, &json!({ "filter": {} })).problem(409);
+    let of = format!("/api/v1/dead-letters/redrives/{id}");
+    until("some have gone", || instance.get(&of).json()["redriven"].as_u64() >= Some(1));
+    let cancelled = instance.post(&format!("{of}/cancel"), operator, &json!({})).json();
+    assert_eq!(cancelled["cancelled_by"], "ops");
+    until("it has stopped", || instance.get(&of).json()["state"] == "cancelled");
+    assert!(instance.get(&of).json()["redriven"].as_u64() < Some(5));
+    let rest = instance.post(path, operator, &json!({ "filter": { "service": "notifier" } }));
+    assert_eq!((rest.status, &rest.json()["state"]), (200, &json!("done")));
+    until("all are delivered", || delivered(&world).len() == 5);
+    assert_eq!(instance.get("/api/v1/dead-letters/redrives").json()["redrives"].as_array().map(Vec::len), Some(4));
+    instance.get("/api/v1/dead-letters/redrives/00000000-0000-0000-0000-000000000000").problem(404);
+    let log = instance.log();
+    let audited = log.lines().find(|line| line.contains("audit") && line.contains("reason=\"mended\""));
+    assert!(audited.is_some_and(|line| line.contains("actor=\"ops\"")), "{log}");
+    assert!(log.contains("a redrive of dead letters has ended") && !log.contains("hunter2"), "{log}");
+    assert_eq!(instance.stop(), 0);
+}

@@ -3,22 +3,19 @@
 use std::io::IsTerminal;
 use std::num::NonZeroU32;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::super::run::listen_for_signals;
 use super::super::{Common, Done, Failure, Output, ask, print, print_json, say};
-use super::{PATIENCE, of_kafka};
-use crate::app::{Signals, redrive_routes};
+use super::of_kafka;
+use crate::app::Signals;
+use crate::app::redrive::{self, Gone};
 use crate::config::Config;
 use crate::edge::clock::SystemClock;
-use crate::edge::kafka::{self, KafkaEdgeError, Redriver, Start};
-use crate::event::Incoming;
-use crate::event::headers::name;
-use crate::event::redrive::Stays;
-use crate::pipeline::redrive::{self, Desk, Order, Selection, Tally, Told, Trouble};
+use crate::edge::kafka::KafkaEdgeError;
+use crate::pipeline::redrive::{LeftLetter, Order, Selection, Tally, Told, Trouble};
 use crate::pipeline::stop::Stop;
 
 #[derive(Debug, clap::Args)]
@@ -74,9 +71,7 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
     }
 }
 
-type Gone = (Tally, Result<(), Trouble<KafkaEdgeError>>);
-
-async fn go(config: &Config, order: &Order, dry_run: bool, bar: &ProgressBar, left: &mut Vec<Value>) -> Result<Gone, Failure> {
+async fn go(config: &Config, order: &Order, dry_run: bool, bar: &ProgressBar, left: &mut Vec<LeftLetter>) -> Result<Gone, Failure> {
     let signals = Signals::default();
     listen_for_signals(&signals)?;
     let stop = Stop::new();
@@ -85,51 +80,28 @@ async fn go(config: &Config, order: &Order, dry_run: bool, bar: &ProgressBar, le
         signals.stop.cancelled().await;
         asked.request();
     });
-    let topic = config.topics.dead_letters.clone();
-    let wrong = |error: KafkaEdgeError| match error {
-        KafkaEdgeError::Property { .. } => Failure::Wrong(error.to_string()),
-        other => of_kafka(other),
-    };
-    // Before it is asked what went: whoever redrives at this moment is stopped by it.
-    let redriver = if dry_run { None } else { Some(Redriver::begin(&config.kafka).await.map_err(wrong)?) };
-    let memories = kafka::memories(&config.kafka, &topic, PATIENCE).await.map_err(wrong)?;
-    let mut letters = kafka::read(&config.kafka, &topic, Start::Beginning, PATIENCE, |_| true).map_err(wrong)?;
-    let routes = redrive_routes(config);
-    let desk = Desk { topic, routes: &routes, memories, publisher: redriver.as_ref(), clock: SystemClock::new(), stop };
     let mut tell = |told: Told<'_>| match told {
-        Told::Left(letter, why) if left.len() < NAMED => left.push(named(letter, why)),
+        Told::Left(letter, why) if left.len() < NAMED => left.push(LeftLetter::of(letter, why)),
         Told::Left(..) => {}
         Told::Progress(tally) => {
             bar.set_position(tally.redriven);
             bar.set_message(format!("{} looked at, {} stay", tally.looked_at, tally.left));
         }
     };
-    let gone = redrive::run(&mut letters, order, desk, &mut tell).await;
-    // Its client waits for what it has under way when it is dropped, which must not hold up the runtime.
-    let _ = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(move || drop(redriver))).await;
-    Ok(gone)
-}
-
-fn named(letter: &Incoming, why: &Stays) -> Value {
-    json!({
-        "partition": letter.source.partition.0,
-        "offset": letter.source.offset.0,
-        "code": letter.headers.text(name::ERROR_CODE),
-        "service": letter.headers.text(name::SERVICE),
-        "event_id": letter.headers.text(name::EVENT_ID),
-        "reason": why.as_str(),
-        "detail": why.to_string(),
+    redrive::run(config, SystemClock::new(), order, dry_run, stop, &mut tell).await.map_err(|error| match error {
+        KafkaEdgeError::Property { .. } => Failure::Wrong(error.to_string()),
+        other => of_kafka(other),
     })
 }
 
-fn answer(tally: &Tally, left: &[Value], dry_run: bool) -> Value {
+fn answer(tally: &Tally, left: &[LeftLetter], dry_run: bool) -> Value {
     let mut answer = json!(tally);
     answer["dry_run"] = dry_run.into();
-    answer["left_letters"] = left.into();
+    answer["left_letters"] = json!(left);
     answer
 }
 
-fn words(tally: &Tally, left: &[Value], config: &Config, dry_run: bool) -> String {
+fn words(tally: &Tally, left: &[LeftLetter], config: &Config, dry_run: bool) -> String {
     use std::fmt::Write as _;
     let cell = |text: &str| super::cell(&if text.is_empty() { Value::Null } else { text.into() });
     let rows: Vec<_> = tally.by.iter().map(|share| [cell(&share.code), cell(&share.service), share.letters.to_string()]).collect();
@@ -142,8 +114,9 @@ fn words(tally: &Tally, left: &[Value], config: &Config, dry_run: bool) -> Strin
     );
     for letter in left {
         // A header holds whatever was written into it: nothing of it may steer a terminal.
-        let (code, reason, detail) = (super::cell(&letter["code"]), super::cell(&letter["reason"]), super::cell(&letter["detail"]));
-        let _ = writeln!(text, "stays: {}@{} {code} {reason}: {detail}", letter["partition"], letter["offset"]);
+        let LeftLetter { partition, offset, reason, .. } = letter;
+        let (code, detail) = (cell(letter.code.as_deref().unwrap_or_default()), cell(&letter.detail));
+        let _ = writeln!(text, "stays: {partition}@{offset} {code} {reason}: {detail}");
     }
     if tally.left > left.len() as u64 {
         let _ = writeln!(text, "and {} more stay", tally.left - left.len() as u64);

@@ -11,6 +11,7 @@
 mod consumer;
 mod error;
 mod lag;
+mod newest;
 pub mod orders;
 mod properties;
 mod publisher;
@@ -23,6 +24,7 @@ mod unfinished;
 pub use consumer::{Ahead, ConsumerHealth, ConsumerOptions, KafkaSubscription, OnCommit, Reading, Readings, Settled};
 pub use error::KafkaEdgeError;
 pub use lag::{LagSampler, PartitionLag};
+pub use newest::{Extent, Page, Place, newest};
 pub use properties::session_timeout;
 pub use publisher::{KafkaPublisher, Producer};
 pub use redriver::{Redriver, memories};
