@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::FutureExt as _;
 
-use crate::config::Config;
+use crate::config::{Config, Guarantee};
 use crate::edge::api::dead_letters::{Letter, Letters, Place, Redrives};
 use crate::edge::clock::SystemClock;
 use crate::edge::kafka::{self, Extent, KafkaEdgeError, Redriver, Start};
@@ -95,7 +95,11 @@ pub async fn run(
 ) -> Result<Gone, KafkaEdgeError> {
     let topic = config.topics.dead_letters.clone();
     // Before it is asked what went: whoever redrives at this moment is stopped by it.
-    let redriver = if dry_run { None } else { Some(Redriver::begin(&config.kafka).await?) };
+    let redriver = match (&config.processing.guarantee, dry_run) {
+        (_, true) => None,
+        (Guarantee::AtLeastOnce, false) => Some(Redriver::begin(&config.kafka).await?),
+        (Guarantee::ExactlyOnce { .. }, false) => Some(Redriver::together(&config.kafka).await?),
+    };
     let memories = kafka::memories(&config.kafka, &topic, PATIENCE).await?;
     let mut letters = kafka::read(&config.kafka, &topic, Start::Beginning, 2 * PATIENCE, |_| true)?;
     let routes = routes(config);

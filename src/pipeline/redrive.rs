@@ -1,8 +1,8 @@
 //! Dead letters back to where they came from: one pass over their topic, in order, from its beginning to its end.
 //!
-//! Guarantees: a letter counts as redriven when Kafka has both its record and the memory of it, which are written as one
-//! ([`Redrives::redrive`]); so a run that ends early, however it ends, leaves nothing half done, and the next goes on where it was. What cannot
-//! go is named and left. Memory is bounded by the batch.
+//! Guarantees: a letter counts as redriven when Kafka has both its record and the memory of it ([`Redrives::redrive`]), so that a run that ends
+//! early, however it ends, is gone on with by the next. Whether the two are written as one is the port's affair; where they are not, what was in
+//! hand when a process died may go twice. What cannot go is named and left. Memory is bounded by the batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -18,23 +18,28 @@ use crate::event::redrive::{Routes, Stays, redrive};
 use crate::event::{Incoming, Partition, Record, Topic, TopicPartition, UnixMillis};
 use crate::machine::redriven::Memory;
 
-/// Letters that go together, at most: enough that a transaction's round trips are shared, few enough that a stop waits for one of them.
-const BATCH: usize = 256;
+/// Letters that go together, at most: enough that round trips are shared, few enough to be what goes twice if the process dies.
+const BATCH: usize = 64;
 
 /// Their bytes, about.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Where records go together with the memory that they went.
 pub trait Redrives: Sync {
-    /// Publishes the records and commits the points: all of it or nothing.
+    /// Publishes the records, and commits the points when Kafka has all of them.
     fn redrive(&self, records: Vec<Record>, points: Vec<CommitPoint>) -> impl Future<Output = Result<(), NotRedriven>> + Send;
 }
 
-/// Why nothing of a batch went.
+/// Why a batch is not remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotRedriven {
-    /// For the sake of these of its records, by their places.
-    Refused(Vec<(usize, PublishError)>),
+    /// For the sake of some of its records.
+    Refused {
+        /// Those, by their places.
+        refused: Vec<(usize, PublishError)>,
+        /// Those that are there all the same, and are only to be remembered.
+        gone: Vec<usize>,
+    },
     /// Nothing goes any more.
     Failed {
         /// Why.
@@ -218,8 +223,17 @@ where
     E: Send,
 {
     let largest = order.rate.map_or(BATCH, |rate| BATCH.min((rate.get() as usize / BATCHES_A_SECOND).max(1)));
-    let mut run =
-        Run { began: desk.clock.now(), order, desk, tell, tally: Tally::default(), batch: Vec::new(), bytes: 0, full: BTreeSet::new() };
+    let mut run = Run {
+        began: desk.clock.now(),
+        order,
+        desk,
+        tell,
+        tally: Tally::default(),
+        batch: Vec::new(),
+        bytes: 0,
+        full: BTreeSet::new(),
+        ending: None,
+    };
     let result = run.all(letters, largest).await;
     run.tally.complete = result.is_ok() && !run.desk.stop.is_requested();
     (run.tally, result)
@@ -234,10 +248,13 @@ struct Run<'a, P, C> {
     desk: Desk<'a, P, C>,
     tell: &'a mut (dyn FnMut(Told<'_>) + Send),
     tally: Tally,
-    batch: Vec<(Incoming, Record)>,
+    /// Letters with what goes; `None`: it is there already.
+    batch: Vec<(Incoming, Option<Record>)>,
     bytes: usize,
     /// Partitions of which no more can be told.
     full: BTreeSet<Partition>,
+    /// Why nothing goes after the batch in hand.
+    ending: Option<String>,
 }
 
 impl<P: Redrives, C: Clock> Run<'_, P, C> {
@@ -286,7 +303,7 @@ impl<P: Redrives, C: Clock> Run<'_, P, C> {
             Ok(_) if is_full => self.leave(&letter, &Stays::NoRoom),
             Ok(record) => {
                 self.bytes += record.size();
-                self.batch.push((letter, record));
+                self.batch.push((letter, Some(record)));
             }
             Err(why) => self.leave(&letter, &why),
         }
@@ -315,7 +332,7 @@ impl<P: Redrives, C: Clock> Run<'_, P, C> {
                 self.make_room(&after);
                 continue;
             };
-            let records = self.batch.iter().map(|(_, record)| record.clone()).collect();
+            let records = self.batch.iter().filter_map(|(_, record)| record.clone()).collect();
             match publisher.redrive(records, points).await {
                 Ok(()) => {
                     self.desk.memories.append(&mut after);
@@ -323,23 +340,43 @@ impl<P: Redrives, C: Clock> Run<'_, P, C> {
                         self.tally.went(&letter);
                     }
                 }
-                Err(NotRedriven::Refused(refused)) if !refused.is_empty() => {
-                    let mut places: Vec<_> = refused.into_iter().filter(|(place, _)| *place < self.batch.len()).collect();
-                    places.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
-                    places.dedup_by_key(|(place, _)| *place);
-                    for (place, error) in places {
-                        let (letter, record) = self.batch.remove(place);
-                        self.leave(&letter, &Stays::Refused(refusal(&record.topic, &error)));
-                    }
-                }
-                Err(NotRedriven::Refused(_)) => {
+                Err(NotRedriven::Refused { refused, gone }) if !refused.is_empty() => self.part(refused, &gone),
+                Err(NotRedriven::Refused { .. }) => {
                     return Err(Trouble::Publish { why: "Kafka refused a batch and named no record".to_owned(), unreachable: false });
                 }
                 Err(NotRedriven::Failed { why, unreachable }) => return Err(Trouble::Publish { why, unreachable }),
             }
         }
         (self.tell)(Told::Progress(&self.tally));
-        Ok(())
+        match self.ending.take() {
+            Some(why) => Err(Trouble::Publish { why, unreachable: false }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes out of the batch what was refused; what is there already is only to be remembered.
+    fn part(&mut self, refused: Vec<(usize, PublishError)>, gone: &[usize]) {
+        // The places are among those that were sent.
+        let mut sent = 0;
+        let mut left = BTreeMap::from_iter(refused);
+        for (letter, record) in std::mem::take(&mut self.batch) {
+            let Some(went) = record else {
+                self.batch.push((letter, None));
+                continue;
+            };
+            let place = sent;
+            sent += 1;
+            match left.remove(&place) {
+                None if gone.contains(&place) => self.batch.push((letter, None)),
+                None => self.batch.push((letter, Some(went))),
+                Some(PublishError::Failed(why)) => {
+                    // Nobody knows whether it is there. It counts as not, and nothing more is tried.
+                    self.desk.memories.entry(letter.source.partition).or_default().stay(letter.source.offset);
+                    self.ending = Some(why);
+                }
+                Some(error) => self.leave(&letter, &Stays::Refused(refusal(&went.topic, &error))),
+            }
+        }
     }
 
     /// What will have been redriven when the batch has gone, of the partitions that it touches.
@@ -377,7 +414,7 @@ impl<P: Redrives, C: Clock> Run<'_, P, C> {
             return Ok(());
         }
         match publisher.redrive(Vec::new(), points).await {
-            Ok(()) | Err(NotRedriven::Refused(_)) => Ok(()),
+            Ok(()) | Err(NotRedriven::Refused { .. }) => Ok(()),
             Err(NotRedriven::Failed { why, unreachable }) => Err(Trouble::Publish { why, unreachable }),
         }
     }

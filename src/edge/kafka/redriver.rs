@@ -1,12 +1,15 @@
-//! Dead letters that go back: each batch in one transaction with the offsets that remember it, in a group that nobody joins.
+//! Dead letters that go back, and the memory that they went: the offsets of a group that nobody joins.
 //!
 //! Guarantees:
-//! - A record and the memory that it went are there together or not at all, for readers that read what is committed. So whatever ends a run, a
-//!   killed one too, the next one knows exactly what went.
-//! - There is one at a time: a second takes over, and the first hears of it with its next batch. Nothing goes twice.
+//! - The memory is written when Kafka has acknowledged what it tells of. So whatever ends a run, the next one goes on, and what was in hand goes
+//!   twice at most.
+//! - [`Redriver::together`]: a record and its memory are there together or not at all, for readers that read what is committed. Nothing goes
+//!   twice. But transactions leave marks on the topics, and the lag of a group that has read everything counts them until the next record
+//!   comes: where events are not processed so, an empty backlog would look as if there were one.
+//! - There is one at a time: a second takes over, and the first hears of it with its next batch, which it may have sent by then.
 //!
-//! The group is `<kafka.group>.redrives`, and so is the `transactional.id`. Kafka forgets a group's offsets when it has committed nothing for
-//! `offsets.retention.minutes` (7 days by default); a run commits them anew, whatever it redrove.
+//! The group is `<kafka.group>.redrives`, and so is the `transactional.id` that fences. Kafka forgets a group's offsets when it has committed
+//! nothing for `offsets.retention.minutes` (7 days by default); a run commits them anew, whatever it redrove.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,16 +21,17 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
+use tokio::sync::Mutex;
 
 use super::consumer::{Fates, Outlook, list_with_points, outlook};
 use super::error::{is_for_want_of_a_right, is_unreachable};
 use super::properties::{self, Quiet};
-use super::publisher::reason;
+use super::publisher::{KafkaPublisher, Producer, reason};
 use super::{KafkaEdgeError, record, topics};
 use crate::config;
 use crate::event::{Offset, Partition, Record, Topic};
 use crate::machine::redriven::Memory;
-use crate::pipeline::ports::{CommitPoint, PublishError, Token};
+use crate::pipeline::ports::{Ack, Acks, CommitPoint, PublishError, Publisher as _, Token};
 use crate::pipeline::redrive::{NotRedriven, Redrives};
 
 /// How long one call of the client may block.
@@ -100,6 +104,16 @@ struct Inner {
     producer: ThreadedProducer<Fates>,
     /// Says in whose name offsets are committed.
     group: BaseConsumer<Quiet>,
+    /// Publishes records by themselves; `None`: they go in the transaction with their memory.
+    plain: Option<Mutex<Plain>>,
+}
+
+struct Plain {
+    publisher: KafkaPublisher,
+    acks: Acks,
+    /// What the next record is known by.
+    next: u64,
+    _producer: Producer,
 }
 
 enum Trouble {
@@ -113,8 +127,22 @@ impl Redriver {
     /// # Errors
     /// A property that librdkafka does not take, no answer, or no right to it.
     pub async fn begin(settings: &config::Kafka) -> Result<Self, KafkaEdgeError> {
+        let producer = Producer::connect(settings)?;
+        let (publisher, acks) = producer.handle();
+        Self::begin_with(settings, Some(Mutex::new(Plain { publisher, acks, next: 0, _producer: producer }))).await
+    }
+
+    /// The same, for records that are to be there with their memory or not at all.
+    ///
+    /// # Errors
+    /// As [`Redriver::begin`].
+    pub async fn together(settings: &config::Kafka) -> Result<Self, KafkaEdgeError> {
+        Self::begin_with(settings, None).await
+    }
+
+    async fn begin_with(settings: &config::Kafka, plain: Option<Mutex<Plain>>) -> Result<Self, KafkaEdgeError> {
         let producer = properties::transactions(settings, &group(settings)).create_with_context(Fates::default())?;
-        let redriver = Self(Arc::new(Inner { producer, group: onlooker(settings)? }));
+        let redriver = Self(Arc::new(Inner { producer, group: onlooker(settings)?, plain }));
         let inner = Arc::clone(&redriver.0);
         topics::blocking(move || {
             tried(FIRST_TRIES, || inner.producer.init_transactions(SLICE)).map_err(|trouble| match trouble {
@@ -137,11 +165,43 @@ fn is_not_allowed(code: RDKafkaErrorCode) -> bool {
 
 impl Redrives for Redriver {
     async fn redrive(&self, records: Vec<Record>, points: Vec<CommitPoint>) -> Result<(), NotRedriven> {
-        let inner = Arc::clone(&self.0);
+        let (inner, mut records) = (Arc::clone(&self.0), records);
+        if let Some(plain) = &self.0.plain {
+            let (refused, gone) = plain.lock().await.publish(&records).await;
+            if !refused.is_empty() {
+                return Err(NotRedriven::Refused { refused, gone });
+            }
+            records.clear();
+        }
         match tokio::task::spawn_blocking(move || inner.transact(&records, &points)).await {
             Ok(answer) => answer,
             Err(error) => Err(NotRedriven::Failed { why: format!("the batch met a defect: {error}"), unreachable: false }),
         }
+    }
+}
+
+impl Plain {
+    /// Publishes records, and says which Kafka has not and which it has.
+    async fn publish(&mut self, records: &[Record]) -> (Vec<(usize, PublishError)>, Vec<usize>) {
+        let first = self.next;
+        let (mut refused, mut gone) = (Vec::new(), Vec::new());
+        for record in records {
+            // It is this run's own queue, and a batch is far from filling it.
+            if self.publisher.publish(record, Token(self.next)).is_err() {
+                let place = usize::try_from(self.next - first).unwrap_or(usize::MAX);
+                refused.push((place, PublishError::Failed("the client's queue is full".to_owned())));
+            }
+            self.next += 1;
+        }
+        while refused.len() + gone.len() < records.len() {
+            let Some(Ack { token, result }) = self.acks.recv().await else { break };
+            let Some(place) = token.0.checked_sub(first).and_then(|place| usize::try_from(place).ok()) else { continue };
+            match result {
+                Ok(()) => gone.push(place),
+                Err(error) => refused.push((place, error)),
+            }
+        }
+        (refused, gone)
     }
 }
 
@@ -161,7 +221,7 @@ impl Inner {
         let refused: Vec<_> = self.producer.context().refused().drain(..).map(|(token, error)| (place(token), reason(&error))).collect();
         let for_their_own_sake: Vec<_> = refused.iter().filter(|(_, error)| !matches!(error, PublishError::Failed(_))).cloned().collect();
         if !for_their_own_sake.is_empty() {
-            return Err(NotRedriven::Refused(for_their_own_sake));
+            return Err(NotRedriven::Refused { refused: for_their_own_sake, gone: Vec::new() });
         }
         match refused.into_iter().next() {
             Some((_, PublishError::Failed(why))) => Err(NotRedriven::Failed { why, unreachable: is_unreachable(code) }),
