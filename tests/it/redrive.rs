@@ -361,3 +361,48 @@ fn over_http_they_are_shown_and_go_back() {
     assert!(log.contains("a redrive of dead letters has ended") && !log.contains("hunter2"), "{log}");
     assert_eq!(instance.stop(), 0);
 }
+
+/// What the runbook says to type, with this world's names in it.
+fn by_kcat(world: &World, partition: i32, offset: i64, to: &str) {
+    let runbook = include_str!("../../docs/runbook.md");
+    let recipe = runbook.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).find(|block| block.contains("kcat"));
+    let recipe = recipe.expect("a recipe");
+    let typed = recipe
+        .replace("surveillance.dead-letters", &world.dead_letters)
+        .replace("surveillance.events", to)
+        .replace("-p 3 -o 41", &format!("-p {partition} -o {offset}"));
+    assert!(typed.contains(to) && typed.contains(&format!("-o {offset}")), "{recipe}");
+    let shell = Command::new("sh")
+        .args(["-e", "-c", &typed])
+        .current_dir(world.path(""))
+        .env("BROKERS", std::env::var("KAFKA_BROKERS").expect("it is set"))
+        .output()
+        .expect("a shell");
+    assert!(shell.status.success(), "{shell:?}");
+}
+
+#[test]
+fn kcat_alone_sends_a_letter_back_as_the_runbook_says() {
+    let world = World::new("redrive-kcat").config(HASTE).start();
+    world.stub("notifier").set(Act::fail(StatusCode::BAD_GATEWAY));
+    let mut instance = world.run();
+    let event = Event::of("cam-1").notifying();
+    world.publish(std::slice::from_ref(&event));
+    let mut raw = Event::raw(Some(b"not\nJSON"));
+    raw.key = Some(b"cam 2".to_vec());
+    world.publish(&[raw]);
+    let letters = world.wait_to_read(&world.dead_letters, 2);
+    let of = |code: &str| letters.iter().find(|letter| letter.header("fusebox-error-code") == code).expect("its letter");
+
+    let letter = of("invalid_json");
+    by_kcat(&world, letter.partition, letter.offset, &world.events);
+    let back = world.wait_to_read(&world.dead_letters, 3);
+    let back = back.iter().filter(|back| back.value == letter.value).collect::<Vec<_>>();
+    assert_eq!((back.len(), back[0].key(), back[1].key()), (2, "cam 2", "cam 2"), "it was read as it was");
+
+    world.stub("notifier").set(Act::Ok);
+    let call = of("attempts_exhausted");
+    by_kcat(&world, call.partition, call.offset, &world.retries);
+    until("it is delivered", || delivered(&world).contains_key(&format!("{}/notifier", event.id)));
+    assert_eq!(instance.stop(), 0);
+}
