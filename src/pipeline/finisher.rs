@@ -27,7 +27,7 @@ use super::outbox::{Acked, Moment, Outbox};
 use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Subscription, Witness, World};
 use super::stages::{Leaving, Left};
 use crate::event::dead_letter::{self, Code, DeadLetter, Letterbox};
-use crate::event::{Incoming, Record, Source, TopicPartition, UnixMillis};
+use crate::event::{Incoming, Record, Source, TopicPartition, UnixMillis, envelope};
 use crate::machine::time::Tick;
 
 /// A record that was begun: what must come back to finish it or let it go.
@@ -424,7 +424,7 @@ fn in_place_of(record: &Record, what: &Left, read: &Incoming, dead_letters: &Let
         Left::DeadLetter { code, error } => {
             let smaller = dead_letter::smaller(record.clone())?;
             let said = format!("{error} [its letter was larger than `{topic}` takes, and is not whole]");
-            let letter = DeadLetter { code: *code, error: (&said).into(), origin: source };
+            let letter = DeadLetter { code: *code, error: (&said).into(), origin: &event_of(record, read) };
             (letter.of_unsent(smaller, dead_letters, now), what.clone())
         }
         Left::Outcome => {
@@ -434,10 +434,15 @@ fn in_place_of(record: &Record, what: &Left, read: &Incoming, dead_letters: &Let
         }
         Left::Parked { .. } | Left::Delivery => {
             let error = too_large("parked call");
-            let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
+            let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: &event_of(record, read) };
             (letter.of_unsent(record.clone(), dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
         }
     })
+}
+
+/// The event that a piece belongs to: what a parked call leaves behind says it, and was read somewhere else.
+fn event_of(record: &Record, read: &Incoming) -> Source {
+    envelope::origin(&record.headers).unwrap_or_else(|| read.source.clone())
 }
 
 fn tell(witness: &impl Witness, what: &Left, source: &Source) {

@@ -14,7 +14,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Begun, Finisher, in_place_of, tell};
+use super::{Begun, Finisher, event_of, in_place_of, tell};
 use crate::event::dead_letter::{Code, DeadLetter, Letterbox};
 use crate::event::{Incoming, Record, TopicPartition, UnixMillis};
 use crate::machine::schedule::Schedule;
@@ -237,7 +237,8 @@ fn in_place_of_invalid(leaving: &Leaving, read: &Incoming, dead_letters: &Letter
     let Leaving { record, what } = leaving;
     let (topic, source) = (&record.topic, &read.source);
     let error = |what: &str| format!("`{topic}` takes no record like the {what}, as one without a key where the topic is compacted");
-    let letter = |error: &str| DeadLetter { code: Code::NotTaken, error: error.to_owned().into(), origin: source };
+    let event = event_of(record, read);
+    let letter = |error: &str| DeadLetter { code: Code::NotTaken, error: error.to_owned().into(), origin: &event };
     let (record, error) = match what {
         Left::DeadLetter { .. } => {
             let keyed = || Leaving { record: Record { key: Some(source.to_string().into()), ..record.clone() }, what: what.clone() };
