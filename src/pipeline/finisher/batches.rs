@@ -14,7 +14,8 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Begun, Finisher, event_of, in_place_of, tell};
+use super::instead::{event_of, in_place_of};
+use super::{Begun, Finisher, tell};
 use crate::event::dead_letter::{Code, DeadLetter, Letterbox};
 use crate::event::{Incoming, Record, TopicPartition, UnixMillis};
 use crate::machine::schedule::Schedule;

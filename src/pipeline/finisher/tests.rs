@@ -1,4 +1,5 @@
 use super::*;
+use crate::event::dead_letter::{Code, DeadLetter};
 use crate::event::{Headers, Offset, Partition, Topic, UnixMillis};
 use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock, Small};
 use crate::pipeline::ports::{Batch, Intake};
