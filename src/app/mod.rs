@@ -3,6 +3,7 @@
 //! [`run`] takes the config, a listener and the signals, so that a test starts the whole program as `main` does.
 
 mod backlog;
+pub mod redrive;
 mod shares;
 mod stalls;
 mod status;
@@ -282,6 +283,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         stop: stop.clone(),
         clock,
     });
+    let redrives = Arc::new(api::dead_letters::Redrives::default());
     let api = Arc::new(Api::<Real, RedisStore<SystemClock>> {
         breakers: Arc::clone(&breakers),
         store,
@@ -305,6 +307,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             })
         },
         orders: wiring::ordering(&config, &book, &order_log),
+        letters: redrive::letters(&config, Arc::clone(&redrives), clock),
         retry: {
             let backlog = Arc::clone(&backlog);
             Box::new(move || {
@@ -321,6 +324,8 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     }
 
     let ended = supervise(loops, &signals, &stop, fatal(producer.clone())).await;
+    // Each ends after the batch in hand; one that does not is undone, and nothing of it is remembered.
+    redrives.stop();
     drop(worker);
     if let Err(records) = producer.close(LAST_WORDS).await {
         tracing::warn!(target: "fusebox", records, "Kafka has not acknowledged everything in time; what belongs to it is redelivered");

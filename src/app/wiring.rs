@@ -17,6 +17,7 @@ use crate::edge::clock::SystemClock;
 use crate::edge::http::HttpCaller;
 use crate::edge::kafka::orders::KafkaOrders;
 use crate::edge::kafka::{self, Ahead, ConsumerOptions, KafkaEdgeError, KafkaSubscription, Settled, session_timeout};
+use crate::event::dead_letter::Letterbox;
 use crate::event::{Incoming, Topic, UnixMillis, envelope};
 use crate::machine::disposition::Bounds;
 use crate::machine::fallback::Cache;
@@ -116,12 +117,21 @@ pub(super) fn stages(
     Arc::new(Stages {
         stages: config.pipeline.iter().map(stage).collect(),
         outcomes: config.topics.outcomes.clone(),
-        dead_letters: config.topics.dead_letters.clone(),
+        dead_letters: letterbox(config, ""),
         instance: instance.to_owned(),
         clock,
         chance,
         witness: Arc::clone(teller),
     })
+}
+
+/// Where the dead letters of a loop go; what is behind the group's name is its consumer's.
+fn letterbox(config: &Config, suffix: &str) -> Letterbox {
+    Letterbox {
+        topic: config.topics.dead_letters.clone(),
+        styles: config.dead_letters.styles.clone(),
+        group: format!("{}{suffix}", config.kafka.group),
+    }
 }
 
 fn fallback(fallback: &config::Fallback) -> Fallback {
@@ -180,7 +190,7 @@ pub(super) fn drain_settings(config: &Config) -> drain::Settings {
         hand_over_timeout: hand_over_timeout(config),
         max_ahead_bytes: MAX_BYTES,
         together: together(config),
-        dead_letters: config.topics.dead_letters.clone(),
+        dead_letters: letterbox(config, ".retry"),
         deliveries: config.topics.deliveries.clone(),
     }
 }

@@ -76,7 +76,7 @@ enum Command {
     Breakers(breakers::Args),
     /// Shows the backlog of parked calls
     Retry(retry::Args),
-    /// Lists dead letters
+    /// Lists dead letters, and sends them back to where they came from
     DeadLetters(dead_letters::Args),
     /// Says what breakers would have done with recorded calls
     Simulate(simulate::Args),

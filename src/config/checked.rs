@@ -10,6 +10,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::event::Topic;
+use crate::event::foreign::Style;
 use crate::machine::breaker;
 use crate::machine::expression::{Condition, Template};
 use crate::machine::limit;
@@ -22,6 +23,8 @@ pub struct Config {
     pub kafka: Kafka,
     /// `[topics]`
     pub topics: Topics,
+    /// `[dead_letters]`
+    pub dead_letters: DeadLetters,
     /// `[redis]`; `None` when no `url` is given: breakers live in the process.
     pub redis: Option<Redis>,
     /// `[http]`
@@ -68,6 +71,15 @@ pub struct Topics {
     pub replication_factor: Option<NonZeroU32>,
     /// Retention of each; must be longer than the longest park.
     pub retention: Duration,
+}
+
+/// `[dead_letters]`
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    /// How often a letter may have been redriven before it stays.
+    pub max_redrives: u32,
+    /// Whose headers are added to Fusebox's own, each once.
+    pub styles: Vec<Style>,
 }
 
 /// `[redis]`

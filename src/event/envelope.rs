@@ -155,6 +155,10 @@ pub fn park(topic: &Topic, call: &Call<'_>, parking: Parking, now: UnixMillis) -
     headers.set(name::SERVICE, call.service.to_owned());
     headers.set(name::EVENT_ID, call.event.id.to_string());
     set_origin(&mut headers, &call.event.source);
+    // How often it was redriven is a fact of the event: its calls' letters are bounded by it too.
+    if let Some(redrives) = call.event.headers.number::<u32>(name::REDRIVES) {
+        headers.set(name::REDRIVES, redrives.to_string());
+    }
     set_parking(&mut headers, parking);
     Record {
         topic: topic.clone(),

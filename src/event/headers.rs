@@ -23,6 +23,8 @@ pub mod name {
     pub const ORIGIN_PARTITION: &str = "fusebox-origin-partition";
     /// The offset of that event.
     pub const ORIGIN_OFFSET: &str = "fusebox-origin-offset";
+    /// The timestamp that a redriven event's record had when it was first read (unix ms).
+    pub const ORIGIN_TIMESTAMP: &str = "fusebox-origin-timestamp";
     /// The event's id.
     pub const EVENT_ID: &str = "fusebox-event-id";
     /// Why a record is a dead letter, as a stable word.
@@ -34,7 +36,7 @@ pub mod name {
     /// How often the record has been redriven from the dead letters.
     pub const REDRIVES: &str = "fusebox-redrives";
     /// All of the above.
-    pub const WRITTEN_HERE: [&str; 14] = [
+    pub const WRITTEN_HERE: [&str; 15] = [
         SERVICE,
         REASON,
         ATTEMPT,
@@ -44,6 +46,7 @@ pub mod name {
         ORIGIN_TOPIC,
         ORIGIN_PARTITION,
         ORIGIN_OFFSET,
+        ORIGIN_TIMESTAMP,
         EVENT_ID,
         ERROR_CODE,
         ERROR,

@@ -14,6 +14,7 @@ pub mod lanes;
 pub mod limit;
 pub mod orders;
 pub mod progress;
+pub mod redriven;
 pub mod schedule;
 pub mod selection;
 pub mod share;

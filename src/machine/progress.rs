@@ -104,6 +104,14 @@ impl Progress {
         format!("{VERSION}{form}{}", BASE64.encode(payload))
     }
 
+    /// The text, if all of it fits: what cannot be told in part.
+    pub fn encode_whole(&self, next: Offset, max_bytes: usize) -> Option<String> {
+        let text = self.encode(next, max_bytes);
+        let read = Self::decode(next, &text).ok()?;
+        let told = self.last.filter(|last| *last >= next);
+        (read.last == told && read.unfinished.iter().eq(self.unfinished.iter().filter(|offset| **offset >= next))).then_some(text)
+    }
+
     /// Reads the text beside a commit of `next`.
     ///
     /// # Errors

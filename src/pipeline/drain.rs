@@ -38,7 +38,7 @@ use super::stages::{Leaving, Left, unreadable};
 use super::stop::{Ended, Stop};
 use super::timers::Alarm;
 use super::turns::Class;
-use crate::event::dead_letter::{Code, DeadLetter};
+use crate::event::dead_letter::{Code, DeadLetter, Letterbox};
 use crate::event::delivery::{self, Delivery};
 use crate::event::envelope::{self, Parked, Parking, Reason};
 use crate::event::{Incoming, Topic, TopicPartition, UnixMillis};
@@ -71,7 +71,7 @@ pub struct Settings {
     /// Records finish together, in transactions that begin at least so far apart; `None`: each by itself.
     pub together: Option<Duration>,
     /// Dead letters.
-    pub dead_letters: Topic,
+    pub dead_letters: Letterbox,
     /// Where it is said how each parked call ended.
     pub deliveries: Option<Topic>,
 }

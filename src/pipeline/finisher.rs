@@ -10,6 +10,7 @@
 //! is held. When a partition's life ends, what of it has not reached Kafka's client is dropped: its next owner runs it.
 
 mod batches;
+mod instead;
 #[cfg(test)]
 mod tests;
 
@@ -20,14 +21,15 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use self::batches::{Batches, Item};
+use self::instead::in_place_of;
 use super::facts::Fact;
 use super::holds::Holds;
 use super::ledger::{Ledger, Life};
 use super::outbox::{Acked, Moment, Outbox};
 use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Subscription, Witness, World};
 use super::stages::{Leaving, Left};
-use crate::event::dead_letter::{self, Code, DeadLetter};
-use crate::event::{Incoming, Record, Source, Topic, TopicPartition, UnixMillis};
+use crate::event::dead_letter::Letterbox;
+use crate::event::{Incoming, Record, Source, TopicPartition};
 use crate::machine::time::Tick;
 
 /// A record that was begun: what must come back to finish it or let it go.
@@ -67,7 +69,7 @@ pub struct Finisher<W: World, T> {
     /// Where records are finished together; `None`: each by itself.
     batches: Option<Batches<T>>,
     budget: Arc<Budget>,
-    dead_letters: Topic,
+    dead_letters: Letterbox,
     clock: W::Clock,
     chance: W::Chance,
     witness: Arc<W::Witness>,
@@ -101,7 +103,7 @@ impl<W: World, T> Finisher<W, T> {
         publisher: W::Publisher,
         max_ahead_bytes: usize,
         budget: Arc<Budget>,
-        dead_letters: Topic,
+        dead_letters: Letterbox,
         clock: W::Clock,
         chance: W::Chance,
         witness: Arc<W::Witness>,
@@ -412,32 +414,6 @@ impl<W: World, T> Finisher<W, T> {
     pub fn is_empty(&self) -> bool {
         self.finishing.is_empty() && self.batches.as_ref().is_none_or(Batches::is_empty)
     }
-}
-
-/// What is published in place of a piece of what `read` leaves behind, which its topic does not take for its size. `None`: nothing is left to
-/// leave out, and only the topic's settings can help, so it is to be tried again, slowly.
-fn in_place_of(record: &Record, what: &Left, read: &Incoming, dead_letters: &Topic, now: UnixMillis) -> Option<(Record, Left)> {
-    let size = record.value.as_ref().map_or(0, bytes::Bytes::len);
-    let (topic, source) = (&record.topic, &read.source);
-    let too_large = |what: &str| format!("the {what} has {size} bytes, which is more than `{topic}` takes (max.message.bytes)");
-    Some(match what {
-        Left::DeadLetter { code, error } => {
-            let smaller = dead_letter::smaller(record.clone())?;
-            let said = format!("{error} [its letter was larger than `{topic}` takes, and is not whole]");
-            let letter = DeadLetter { code: *code, error: (&said).into(), origin: source };
-            (letter.of_unsent(smaller, dead_letters, now), what.clone())
-        }
-        Left::Outcome => {
-            let error = too_large("outcome");
-            let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
-            (letter.of(read, dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
-        }
-        Left::Parked { .. } | Left::Delivery => {
-            let error = too_large("parked call");
-            let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
-            (letter.of_unsent(record.clone(), dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
-        }
-    })
 }
 
 fn tell(witness: &impl Witness, what: &Left, source: &Source) {

@@ -30,6 +30,7 @@ pub mod outbox;
 pub mod ports;
 pub mod process;
 pub mod pulse;
+pub mod redrive;
 pub mod running;
 pub mod stages;
 pub mod stop;

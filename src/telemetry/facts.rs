@@ -348,7 +348,7 @@ impl<C: Clock> Witness for Teller<C> {
 }
 
 /// Whether the sentence of such a dead letter may quote what somebody sent: it stands on the letter, and not in the log.
-fn quotes_the_event(code: Code) -> bool {
+pub fn quotes_the_event(code: Code) -> bool {
     match code {
         Code::InvalidJson | Code::NotAnObject | Code::MissingField | Code::InvalidField => true,
         Code::TooLarge

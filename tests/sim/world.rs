@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fusebox::event::dead_letter::Letterbox;
 use fusebox::event::{Partition, Topic, TopicPartition, UnixMillis};
 use fusebox::machine::breaker::{AdaptiveSettings, PolicySettings, Rates, Settings};
 use fusebox::machine::disposition::Bounds;
@@ -351,7 +352,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
     let stages = Arc::new(Stages {
         stages: vec![stage(0, stand_in()), stage(PARKING, Fallback::Park { topic: Topic::from(RETRY), bounds }), stage(2, stand_in())],
         outcomes: Topic::from(OUTCOMES),
-        dead_letters: Topic::from(DEAD_LETTERS),
+        dead_letters: Letterbox::plain(Topic::from(DEAD_LETTERS)),
         instance,
         clock,
         chance: chance.clone(),
@@ -413,7 +414,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             hand_over_timeout,
             max_ahead_bytes: plan.max_ahead_bytes,
             together,
-            dead_letters: Topic::from(DEAD_LETTERS),
+            dead_letters: Letterbox::plain(Topic::from(DEAD_LETTERS)),
             deliveries: None,
         },
         routes: vec![drain::Route {

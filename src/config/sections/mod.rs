@@ -2,6 +2,7 @@
 
 mod adaptive;
 mod breaker;
+mod dead_letters;
 mod fallback;
 mod health;
 mod http;
@@ -40,6 +41,7 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
     let kafka = root.section("kafka", "Where the records are.", kafka::read);
     let mut claims = topics::Claims::default();
     let topics = root.section("topics", "What is read and written.", |section| topics::read(section, &mut claims));
+    let dead_letters = root.section("dead_letters", "What is said on dead letters, and how often they are redriven.", dead_letters::read);
     let redis = root.section("redis", "Where breakers are shared and survive a restart.", redis::read);
     let http = root.section("http", "The API.", http::read);
     let processing = root.section("processing", "How much is done at once.", |section| processing::read(section, warnings));
@@ -62,6 +64,7 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
     Some(Config {
         kafka: kafka?,
         topics: topics?,
+        dead_letters: dead_letters?,
         redis: redis?,
         http: http?,
         processing: processing?,

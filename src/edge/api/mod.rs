@@ -1,11 +1,13 @@
 //! The HTTP API: what operators and their programs ask of a running instance.
 //!
 //! It reads through the views that [`Api`] is made with and changes breakers through the same orders as everybody else. Errors are
-//! `application/problem+json` (RFC 9457); no answer carries a secret, an event's body or an inner address.
+//! `application/problem+json` (RFC 9457); no answer carries a secret or an inner address, and an event's body only a dead letter, for those who
+//! may operate.
 
 mod auth;
 mod breakers;
 pub mod client;
+pub mod dead_letters;
 pub mod orders;
 mod problem;
 mod settings;
@@ -64,6 +66,8 @@ pub struct Api<W: World, S> {
     pub retry: Box<dyn Fn() -> BoxFuture<'static, RetryStatus> + Send + Sync>,
     /// What is ordered for parked calls.
     pub orders: orders::Ordering,
+    /// What was given up.
+    pub letters: dead_letters::Letters,
 }
 
 /// Routes that an instance serves beside the API's.
@@ -79,6 +83,9 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .route("/api/v1/retry", get(status::retry))
         .route("/api/v1/retry/orders", get(orders::list))
         .route("/api/v1/retry/orders/{id}", get(orders::one))
+        .route("/api/v1/dead-letters", get(dead_letters::list))
+        .route("/api/v1/dead-letters/redrives", get(dead_letters::redrives))
+        .route("/api/v1/dead-letters/redrives/{id}", get(dead_letters::one))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_read));
     let changing = Router::new()
         .route("/api/v1/circuit-breakers/{service}/force-state", post(breakers::force_state))
@@ -87,6 +94,8 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .route("/api/v1/retry/delay", post(orders::delay))
         .route("/api/v1/retry/discard", post(orders::discard))
         .route("/api/v1/retry/orders/{id}/cancel", post(orders::cancel))
+        .route("/api/v1/dead-letters/redrive", post(dead_letters::redrive))
+        .route("/api/v1/dead-letters/redrives/{id}/cancel", post(dead_letters::cancel))
         .route("/api/v1/retry/services/{service}/pause", post(orders::pause))
         .route("/api/v1/retry/services/{service}/resume", post(orders::resume))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_operate));

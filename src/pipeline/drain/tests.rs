@@ -123,7 +123,7 @@ impl Rig {
                 hand_over_timeout: HAND_OVER,
                 max_ahead_bytes: crate::machine::progress::MAX_BYTES,
                 together: None,
-                dead_letters: Topic::from("dead-letters"),
+                dead_letters: Letterbox::plain(Topic::from("dead-letters")),
                 deliveries: None,
             },
             routes: vec![Route { service: 0, name: "notifier".to_owned(), guard: Arc::new(guard), bounds, concurrency: 6 }],

@@ -3,6 +3,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
+use crate::event::dead_letter::Letterbox;
 use crate::event::{Headers, Offset, Source, Topic, UnixMillis};
 use crate::machine::breaker::{self, PolicySettings};
 use crate::machine::verdict::Rules;
@@ -92,7 +93,7 @@ fn stages(clock: ShortTimers, witness: &Arc<Notes>, stop: &Stop) -> Arc<Stages<B
     Arc::new(Stages {
         stages: vec![stage],
         outcomes: Topic::from("outcomes"),
-        dead_letters: Topic::from("dead-letters"),
+        dead_letters: Letterbox::plain(Topic::from("dead-letters")),
         instance: "here".to_owned(),
         clock,
         chance: Always(0.0),

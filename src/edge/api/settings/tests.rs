@@ -92,6 +92,7 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
             count: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
             write: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
         },
+        letters: super::super::dead_letters::Letters::none(),
         retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
     })
 }

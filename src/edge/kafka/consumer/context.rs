@@ -388,7 +388,7 @@ fn partitions_of(list: &TopicPartitionList, topics: &[Topic]) -> Vec<TopicPartit
 }
 
 /// Commit points as librdkafka takes them.
-pub(super) fn list_with_points(points: &[CommitPoint]) -> TopicPartitionList {
+pub(in crate::edge::kafka) fn list_with_points(points: &[CommitPoint]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(points.len());
     for CommitPoint { partition, next, ahead } in points {
         let mut element = list.add_partition(partition.topic.as_str(), partition.partition.0);

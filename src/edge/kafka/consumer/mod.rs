@@ -35,7 +35,9 @@ use crate::pipeline::ports::{Aborted, Batch, Budget, Clock, CommitPoint, Intake,
 
 use self::transactions::Transactions;
 
+pub(super) use self::context::list_with_points;
 pub use self::health::{ConsumerHealth, Reading, Readings};
+pub(super) use self::transactions::{Fates, Outlook, outlook};
 
 /// Hears what became of each commit. Called on the consumer's threads; must not block.
 pub type OnCommit = Arc<dyn Fn(Settled) + Send + Sync>;
