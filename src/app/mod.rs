@@ -3,6 +3,7 @@
 //! [`run`] takes the config, a listener and the signals, so that a test starts the whole program as `main` does.
 
 mod backlog;
+mod parked;
 mod shares;
 mod stalls;
 mod status;
@@ -305,6 +306,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             })
         },
         orders: wiring::ordering(&config, &book, &order_log),
+        parked: parked::reading(&config, clock),
         retry: {
             let backlog = Arc::clone(&backlog);
             Box::new(move || {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::client::Instance;
 use super::table::{cell, table};
-use super::{Common, Done, Output, ask, orders, print, print_json};
+use super::{Common, Done, Output, ask, orders, parked, print, print_json, say};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -20,6 +20,10 @@ pub(super) struct Args {
 enum Action {
     /// The backlog of each service, and when it will be gone
     Status,
+    /// The parked calls themselves, oldest first
+    List(Box<parked::List>),
+    /// One parked call with its request, headers and results
+    Show(parked::Show),
     #[command(flatten)]
     Order(Box<orders::Action>),
 }
@@ -29,12 +33,21 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
     let answer = ask(async {
         Ok(match &args.action {
             Action::Status => client.get("/api/v1/retry").await?,
+            Action::List(list) => parked::list(&client, list).await?,
+            Action::Show(show) => parked::show(&client, show).await?,
             Action::Order(order) => orders::ask(&client, order).await?,
         })
     })?;
     match (common.output, &args.action) {
         (Output::Json, _) => print_json(&answer)?,
         (Output::Table, Action::Status) => print(&status(&answer))?,
+        (Output::Table, Action::List(_)) => {
+            print(&parked::listed(&answer))?;
+            if let Some(more) = parked::more(&answer) {
+                say(&more);
+            }
+        }
+        (Output::Table, Action::Show(_)) => print(&parked::shown(&answer))?,
         (Output::Table, Action::Order(order)) => print(&orders::told(order, &answer))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,12 +1,14 @@
 //! The HTTP API: what operators and their programs ask of a running instance.
 //!
 //! It reads through the views that [`Api`] is made with and changes breakers through the same orders as everybody else. Errors are
-//! `application/problem+json` (RFC 9457); no answer carries a secret, an event's body or an inner address.
+//! `application/problem+json` (RFC 9457); no answer carries a secret or an inner address,
+//! and what an event said only those that show a parked call to somebody who may operate.
 
 mod auth;
 mod breakers;
 pub mod client;
 pub mod orders;
+pub mod parked;
 mod problem;
 mod settings;
 mod status;
@@ -64,6 +66,8 @@ pub struct Api<W: World, S> {
     pub retry: Box<dyn Fn() -> BoxFuture<'static, RetryStatus> + Send + Sync>,
     /// What is ordered for parked calls.
     pub orders: orders::Ordering,
+    /// The parked calls themselves.
+    pub parked: parked::Reading,
 }
 
 /// Routes that an instance serves beside the API's.
@@ -77,6 +81,7 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .route("/api/v1/circuit-breakers/{service}", get(breakers::one))
         .route("/api/v1/circuit-breakers/{service}/history", get(breakers::history))
         .route("/api/v1/retry", get(status::retry))
+        .route("/api/v1/retry/messages", get(parked::list))
         .route("/api/v1/retry/orders", get(orders::list))
         .route("/api/v1/retry/orders/{id}", get(orders::one))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_read));
@@ -89,6 +94,8 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .route("/api/v1/retry/orders/{id}/cancel", post(orders::cancel))
         .route("/api/v1/retry/services/{service}/pause", post(orders::pause))
         .route("/api/v1/retry/services/{service}/resume", post(orders::resume))
+        // What an event said is not for everybody who may read.
+        .route("/api/v1/retry/messages/{topic}/{partition}/{offset}", get(parked::one))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_operate));
     Router::new()
         .route("/livez", get(status::livez))

@@ -92,6 +92,11 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
             count: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
             write: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
         },
+        parked: super::super::parked::Reading {
+            topics: std::collections::BTreeMap::new(),
+            page: Box::new(|_| Box::pin(async { unreachable!("nobody lists") })),
+            one: Box::new(|_| Box::pin(async { unreachable!("nobody lists") })),
+        },
         retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
     })
 }
