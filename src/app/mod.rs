@@ -7,6 +7,7 @@ mod parked;
 mod shares;
 mod stalls;
 mod status;
+mod survey;
 mod wiring;
 mod worker;
 
@@ -259,7 +260,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     let backlog = backlog::Backlog::connect(
         &config,
         Arc::clone(&breakers),
-        Arc::clone(&gauges),
+        (Arc::clone(&gauges), Arc::clone(&book)),
         Arc::clone(&metrics),
         clock,
         Arc::clone(&stalls),

@@ -13,12 +13,15 @@ use crate::edge::kafka::{ParkedReader, Reach};
 /// Questions at once: somebody who looks for a text must not hold up whoever pages.
 const AT_ONCE: usize = 2;
 
+/// What a fetch brings of a partition at most: a page of envelopes of a few KiB.
+const FETCH: u32 = 256 << 10;
+
 /// How far one page looks: some seconds of a request's ten, and as much as a fast broker brings in that time.
 const REACH: Reach = Reach { records: 200_000, bytes: 128 << 20, within: Duration::from_millis(2_500) };
 
 /// Reads parked calls for the API.
 pub(super) fn reading(config: &Config, clock: SystemClock) -> Reading {
-    let reader = ParkedReader::new(&config.kafka, &wiring::retry_group(config), AT_ONCE, clock);
+    let reader = ParkedReader::new(&config.kafka, &wiring::retry_group(config), AT_ONCE, FETCH, clock);
     let (pages, ones) = (reader.clone(), reader);
     Reading {
         topics: config.parking().map(|(service, retry)| (service.name.clone(), retry.topic.clone())).collect(),

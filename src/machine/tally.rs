@@ -16,6 +16,7 @@ const MANY_ATTEMPTS: u32 = 20;
 pub struct Tally {
     not_before: Vec<UnixMillis>,
     oldest: Option<UnixMillis>,
+    written: Option<UnixMillis>,
     reasons: [u64; Reason::ALL.len()],
     attempts: BTreeMap<u32, u64>,
 }
@@ -27,6 +28,8 @@ pub struct Said {
     pub due: u64,
     /// When the one was first parked that has been for longest.
     pub oldest: Option<UnixMillis>,
+    /// When the oldest record of them was written: its retention counts from then.
+    pub written: Option<UnixMillis>,
     /// Calls by reason; only reasons that occur.
     pub by_reason: BTreeMap<&'static str, u64>,
     /// Calls by how often they have failed.
@@ -38,10 +41,11 @@ pub struct Said {
 }
 
 impl Tally {
-    /// One more.
-    pub fn see(&mut self, parking: &Parking) {
+    /// One more, whose record was written then.
+    pub fn see(&mut self, parking: &Parking, written: Option<UnixMillis>) {
         self.not_before.push(parking.not_before);
-        self.oldest = Some(self.oldest.map_or(parking.first_parked_at, |oldest| oldest.min(parking.first_parked_at)));
+        self.oldest = self.oldest.into_iter().chain([parking.first_parked_at]).min();
+        self.written = self.written.into_iter().chain(written).min();
         self.reasons[parking.reason as usize] += 1;
         *self.attempts.entry(parking.attempt.min(MANY_ATTEMPTS)).or_default() += 1;
     }
@@ -60,6 +64,7 @@ impl Tally {
         Said {
             due: scaled(due),
             oldest: self.oldest,
+            written: self.written,
             by_reason: reasons.filter(|(_, count)| *count > 0).collect(),
             by_attempts: self.attempts.iter().map(|(attempts, count)| (*attempts, scaled(*count))).collect(),
             looked_at: of,
@@ -96,10 +101,10 @@ mod tests {
             (Reason::Timeout, 1, 90, 5),
             (Reason::Http5xx, 4_000_000_000, 90, 30),
         ] {
-            tally.see(&parking(reason, attempt, not_before, first));
+            tally.see(&parking(reason, attempt, not_before, first), Some(UnixMillis(first + 1)));
         }
         let all = tally.say(4, true, UnixMillis(20));
-        assert_eq!((all.due, all.oldest, all.looked_at), (2, Some(UnixMillis(5)), 4));
+        assert_eq!((all.due, all.oldest, all.written, all.looked_at), (2, Some(UnixMillis(5)), Some(UnixMillis(6)), 4));
         assert_eq!(all.by_reason, BTreeMap::from([("circuit_open", 2), ("http_5xx", 1), ("timeout", 1)]));
         assert_eq!(all.by_attempts, BTreeMap::from([(0, 2), (1, 1), (20, 1)]));
         assert_eq!(tally.say(4, true, UnixMillis(90)).due, 4, "time goes on");

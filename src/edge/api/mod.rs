@@ -30,7 +30,7 @@ use tower_http::timeout::TimeoutLayer;
 
 pub use auth::{Access, Credential, Permission, digest};
 pub use problem::Problem;
-pub use status::{Part, PartState, Readiness, RetryService, RetryStatus};
+pub use status::{Looked, Part, PartState, Readiness, RetryService, RetryStatus};
 
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::keeper::StoreHealth;

@@ -12,6 +12,7 @@ use super::properties::{self, Quiet};
 use super::{KafkaEdgeError, topics};
 use crate::config;
 use crate::event::{Offset, Partition, Topic, TopicPartition};
+use crate::machine::progress::Progress;
 
 /// One partition and its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,14 +25,29 @@ pub struct PartitionLag {
     pub end: Offset,
     /// Where the group goes on; `None` if it never committed.
     pub committed: Option<Offset>,
+    /// Above that, how many have finished: Kafka keeps it beside the commit.
+    pub finished: u64,
 }
 
 impl PartitionLag {
     /// Records between the group and the end, counted by offsets: holes count too. A group without a commit, or whose place has been
     /// deleted, begins at the oldest record.
     pub fn lag(&self) -> u64 {
-        let from = self.committed.map_or(self.low, |committed| committed.max(self.low));
-        u64::try_from(self.end.0 - from.0).unwrap_or(0)
+        u64::try_from(self.end.0 - self.from().0).unwrap_or(0)
+    }
+
+    /// Records that are not finished: the lag without what has finished above the commit.
+    pub fn unfinished(&self) -> u64 {
+        self.lag().saturating_sub(self.finished)
+    }
+
+    /// How far the group has come, records that have finished out of turn counted too: it only rises.
+    pub fn done(&self) -> i64 {
+        self.from().0.saturating_add_unsigned(self.finished)
+    }
+
+    fn from(&self) -> Offset {
+        self.committed.map_or(self.low, |committed| committed.max(self.low))
     }
 }
 
@@ -77,15 +93,20 @@ impl LagSampler {
         for element in committed.elements() {
             let Some(topic) = self.topics.iter().find(|topic| topic.as_str() == element.topic()) else { continue };
             match self.client.fetch_watermarks(element.topic(), element.partition(), within) {
-                Ok((low, end)) => lags.push(PartitionLag {
-                    partition: TopicPartition { topic: topic.clone(), partition: Partition(element.partition()) },
-                    low: Offset(low),
-                    end: Offset(end),
-                    committed: match element.offset() {
+                Ok((low, end)) => {
+                    let committed = match element.offset() {
                         Position::Offset(offset) => Some(Offset(offset)),
                         Position::Beginning | Position::End | Position::Stored | Position::Invalid | Position::OffsetTail(_) => None,
-                    },
-                }),
+                    };
+                    let progress = committed.and_then(|committed| Progress::decode(committed, element.metadata()).ok()).unwrap_or_default();
+                    lags.push(PartitionLag {
+                        partition: TopicPartition { topic: topic.clone(), partition: Partition(element.partition()) },
+                        low: Offset(low),
+                        end: Offset(end),
+                        committed,
+                        finished: progress.finished_from(Offset(low)),
+                    });
+                }
                 Err(error) => match KafkaEdgeError::from(error) {
                     // With no broker at all, every partition would take its whole time.
                     unreachable if unreachable.is_unreachable() && lags.is_empty() => return Err(unreachable),
@@ -111,8 +132,11 @@ mod tests {
                 low: Offset(low),
                 end: Offset(end),
                 committed: committed.map(Offset),
+                finished: 2,
             };
             assert_eq!(lag.lag(), expected, "{lag:?}");
+            assert_eq!(lag.unfinished(), expected.saturating_sub(2), "{lag:?}");
+            assert_eq!(lag.done(), committed.map_or(low, |committed| low.max(committed)) + 2, "{lag:?}");
         }
     }
 }

@@ -33,8 +33,6 @@ const POLL: Duration = Duration::from_millis(20);
 const TURN: Duration = Duration::from_secs(4);
 /// How long a broker may wait for records that there are not: what is asked for is there, or ends at once.
 const FETCH_WAIT_MS: &str = "50";
-/// What a fetch brings of a partition at most: a page of envelopes of a few KiB.
-const FETCH_OF_PARTITION: &str = "262144";
 /// Of how many places in a backlog a sample is taken that is too long to be looked through.
 const PLACES: i64 = 8;
 
@@ -76,6 +74,7 @@ pub struct ParkedReader {
     group: Arc<str>,
     clients: Arc<[Arc<Mutex<Option<Arc<Client>>>>]>,
     clock: SystemClock,
+    fetch: u32,
 }
 
 /// One partition as it was a moment ago.
@@ -95,13 +94,14 @@ struct Extents {
 }
 
 impl ParkedReader {
-    /// Nothing is connected to before the first question.
-    pub fn new(settings: &config::Kafka, group: &str, clients: usize, clock: SystemClock) -> Self {
+    /// Nothing is connected to before the first question. `fetch` is what a fetch brings of a partition at most, bytes.
+    pub fn new(settings: &config::Kafka, group: &str, clients: usize, fetch: u32, clock: SystemClock) -> Self {
         Self {
             settings: Arc::new(settings.clone()),
             group: group.into(),
             clients: (0..clients.max(1)).map(|_| Arc::default()).collect(),
             clock,
+            fetch,
         }
     }
 
@@ -148,16 +148,17 @@ impl ParkedReader {
         question: impl FnOnce(&Reading) -> Result<T, KafkaEdgeError> + Send + 'static,
     ) -> Result<T, KafkaEdgeError> {
         let mut turn = self.turn().await?;
-        let (settings, group, clock) = (Arc::clone(&self.settings), Arc::clone(&self.group), self.clock);
+        let (settings, group, clock, fetch) = (Arc::clone(&self.settings), Arc::clone(&self.group), self.clock, self.fetch);
         topics::blocking(move || {
             let client = match &*turn {
                 Some(client) => Arc::clone(client),
-                None => Arc::clone(turn.insert(Arc::new(connect(&settings, &group)?))),
+                None => Arc::clone(turn.insert(Arc::new(connect(&settings, &group, fetch)?))),
             };
-            let reading = Reading { client, clock };
-            let answer = question(&reading);
-            // What was fetched ahead goes with it.
-            reading.client.unassign()?;
+            let answer = question(&Reading { client, clock });
+            if answer.is_err() {
+                // Whatever state it is in: the next question has a new one.
+                *turn = None;
+            }
             answer
         })
         .await
@@ -177,9 +178,9 @@ impl ParkedReader {
     }
 }
 
-fn connect(settings: &config::Kafka, group: &str) -> Result<Client, KafkaEdgeError> {
+fn connect(settings: &config::Kafka, group: &str, fetch: u32) -> Result<Client, KafkaEdgeError> {
     let mut properties = properties::onlooker(settings, Some(group));
-    properties.set("fetch.wait.max.ms", FETCH_WAIT_MS).set("fetch.message.max.bytes", FETCH_OF_PARTITION);
+    properties.set("fetch.wait.max.ms", FETCH_WAIT_MS).set("fetch.message.max.bytes", fetch.to_string());
     Ok(properties.create_with_context(Quiet)?)
 }
 
@@ -296,7 +297,6 @@ impl Reading {
         fetched: &mut Fetched,
         see: &mut impl FnMut(Incoming) -> Option<T>,
     ) -> Result<(), KafkaEdgeError> {
-        let until = self.clock.now().plus(reach.within);
         let mut open: Vec<Partition> = Vec::new();
         let mut assignment = TopicPartitionList::new();
         for (partition, from) in merge.unread(topic) {
@@ -307,6 +307,22 @@ impl Reading {
             return Ok(());
         }
         self.client.assign(&assignment)?;
+        self.fill(topic, open, merge, reach, fetched, see)?;
+        // A partition that is paused would be so when it is assigned again. What was fetched ahead goes with the assignment.
+        self.client.resume(&assignment)?;
+        Ok(self.client.unassign()?)
+    }
+
+    fn fill<T>(
+        &self,
+        topic: &Topic,
+        mut open: Vec<Partition>,
+        merge: &mut Merge<T>,
+        reach: Reach,
+        fetched: &mut Fetched,
+        see: &mut impl FnMut(Incoming) -> Option<T>,
+    ) -> Result<(), KafkaEdgeError> {
+        let until = self.clock.now().plus(reach.within);
         let at = |number| TopicPartition { topic: topic.clone(), partition: Partition(number) };
         while !open.is_empty() {
             if fetched.records >= reach.records || fetched.bytes >= reach.bytes || self.clock.now() >= until {
@@ -380,7 +396,6 @@ impl Reading {
                 None
             };
             self.pump(topic, &mut merge, reach, &mut fetched, &mut show)?;
-            self.client.unassign()?;
         }
         Ok(Sampled { looked_at: fetched.looked_at, exact: whole && !fetched.hurried && away.is_empty() })
     }
