@@ -3,10 +3,12 @@
 //! [`run`] takes the config, a listener and the signals, so that a test starts the whole program as `main` does.
 
 mod backlog;
+mod parked;
 pub mod redrive;
 mod shares;
 mod stalls;
 mod status;
+mod survey;
 mod wiring;
 mod worker;
 
@@ -259,7 +261,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     let backlog = backlog::Backlog::connect(
         &config,
         Arc::clone(&breakers),
-        Arc::clone(&gauges),
+        (Arc::clone(&gauges), Arc::clone(&book)),
         Arc::clone(&metrics),
         clock,
         Arc::clone(&stalls),
@@ -308,6 +310,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         },
         orders: wiring::ordering(&config, &book, &order_log),
         letters: redrive::letters(&config, Arc::clone(&redrives), clock),
+        parked: parked::reading(&config, clock),
         retry: {
             let backlog = Arc::clone(&backlog);
             Box::new(move || {

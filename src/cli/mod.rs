@@ -11,6 +11,7 @@ mod dead_letters;
 mod dev;
 mod migrate;
 mod orders;
+mod parked;
 mod publish;
 mod retry;
 mod run;
@@ -74,7 +75,7 @@ enum Command {
     Publish(publish::Args),
     /// Lists, shows and forces circuit breakers
     Breakers(breakers::Args),
-    /// Shows the backlog of parked calls
+    /// Shows the backlog of parked calls, and orders about it
     Retry(retry::Args),
     /// Lists dead letters, and sends them back to where they came from
     DeadLetters(dead_letters::Args),

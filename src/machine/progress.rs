@@ -81,6 +81,14 @@ impl Progress {
         offset >= self.first && self.last.is_some_and(|last| offset <= last) && self.unfinished.binary_search(&offset).is_err()
     }
 
+    /// How many offsets from there on are known to have finished, or to hold no record.
+    pub fn finished_from(&self, from: Offset) -> u64 {
+        let from = from.max(self.first);
+        let Some(last) = self.last.filter(|last| *last >= from) else { return 0 };
+        let unfinished = self.unfinished.len() - self.unfinished.partition_point(|offset| *offset < from);
+        (last.0.abs_diff(from.0) + 1).saturating_sub(unfinished as u64)
+    }
+
     /// The last offset that is known of.
     pub fn last(&self) -> Option<Offset> {
         self.last

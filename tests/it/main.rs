@@ -25,6 +25,7 @@ mod kafka_away;
 mod main_job;
 mod orders;
 mod outage;
+mod parked;
 mod probes;
 mod ramp;
 mod recorded;

@@ -1,14 +1,15 @@
 //! The HTTP API: what operators and their programs ask of a running instance.
 //!
 //! It reads through the views that [`Api`] is made with and changes breakers through the same orders as everybody else. Errors are
-//! `application/problem+json` (RFC 9457); no answer carries a secret or an inner address, and an event's body only a dead letter, for those who
-//! may operate.
+//! `application/problem+json` (RFC 9457); no answer carries a secret or an inner address, and what an event said only dead letters and parked
+//! calls that are shown to those who may operate.
 
 mod auth;
 mod breakers;
 pub mod client;
 pub mod dead_letters;
 pub mod orders;
+pub mod parked;
 mod problem;
 mod settings;
 mod status;
@@ -30,7 +31,7 @@ use tower_http::timeout::TimeoutLayer;
 
 pub use auth::{Access, Credential, Permission, digest};
 pub use problem::Problem;
-pub use status::{Part, PartState, Readiness, RetryService, RetryStatus};
+pub use status::{Looked, Part, PartState, Readiness, RetryService, RetryStatus};
 
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::keeper::StoreHealth;
@@ -68,6 +69,8 @@ pub struct Api<W: World, S> {
     pub orders: orders::Ordering,
     /// What was given up.
     pub letters: dead_letters::Letters,
+    /// The parked calls themselves.
+    pub parked: parked::Reading,
 }
 
 /// Routes that an instance serves beside the API's.
@@ -81,6 +84,7 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .route("/api/v1/circuit-breakers/{service}", get(breakers::one))
         .route("/api/v1/circuit-breakers/{service}/history", get(breakers::history))
         .route("/api/v1/retry", get(status::retry))
+        .route("/api/v1/retry/messages", get(parked::list))
         .route("/api/v1/retry/orders", get(orders::list))
         .route("/api/v1/retry/orders/{id}", get(orders::one))
         .route("/api/v1/dead-letters", get(dead_letters::list))
@@ -98,6 +102,8 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .route("/api/v1/dead-letters/redrives/{id}/cancel", post(dead_letters::cancel))
         .route("/api/v1/retry/services/{service}/pause", post(orders::pause))
         .route("/api/v1/retry/services/{service}/resume", post(orders::resume))
+        // What an event said is not for everybody who may read.
+        .route("/api/v1/retry/messages/{topic}/{partition}/{offset}", get(parked::one))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_operate));
     Router::new()
         .route("/livez", get(status::livez))

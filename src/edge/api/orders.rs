@@ -57,14 +57,14 @@ pub struct Counted {
 /// Which calls, in the words of a request.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Filter {
-    service: Option<String>,
-    reason: Option<String>,
-    camera: Option<String>,
-    event_id: Option<Uuid>,
-    older_than: Option<String>,
-    attempts: Option<u32>,
-    text: Option<String>,
+pub(super) struct Filter {
+    pub(super) service: Option<String>,
+    pub(super) reason: Option<String>,
+    pub(super) camera: Option<String>,
+    pub(super) event_id: Option<Uuid>,
+    pub(super) older_than: Option<String>,
+    pub(super) attempts: Option<u32>,
+    pub(super) text: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -248,6 +248,12 @@ fn selection<W: World, S: Store>(api: &Api<W, S>, wanted: &Wanted, now: UnixMill
         (Some(_), None) => Selection::default(),
     };
     selection.event_ids.extend(wanted.ids.iter().flatten().copied());
+    known(api, &selection)?;
+    Ok(selection)
+}
+
+/// Refuses services and reasons that there are not.
+pub(super) fn known<W: World, S: Store>(api: &Api<W, S>, selection: &Selection) -> Result<(), Problem> {
     if let Some(unknown) = selection.services.iter().find(|service| !api.orders.services.contains_key(*service)) {
         return Err(parks_nothing(api, unknown, StatusCode::BAD_REQUEST));
     }
@@ -255,11 +261,11 @@ fn selection<W: World, S: Store>(api: &Api<W, S>, wanted: &Wanted, now: UnixMill
         let known: Vec<&str> = crate::event::envelope::Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         return Err(Problem::bad_request(format!("nothing is parked for the reason `{unknown}`; there are {}", known.join(", "))));
     }
-    Ok(selection)
+    Ok(())
 }
 
 impl Filter {
-    fn selection(&self, now: UnixMillis) -> Result<Selection, Problem> {
+    pub(super) fn selection(&self, now: UnixMillis) -> Result<Selection, Problem> {
         let older_than = self.older_than.as_deref().map(humantime::parse_duration).transpose();
         let older_than = older_than.map_err(|_| Problem::bad_request("older_than is no duration; write \"90s\", \"30m\" or \"2h\""))?;
         Ok(Selection {

@@ -13,6 +13,7 @@ mod error;
 mod lag;
 mod newest;
 pub mod orders;
+mod parked;
 mod properties;
 mod publisher;
 mod record;
@@ -25,6 +26,7 @@ pub use consumer::{Ahead, ConsumerHealth, ConsumerOptions, KafkaSubscription, On
 pub use error::KafkaEdgeError;
 pub use lag::{LagSampler, PartitionLag};
 pub use newest::{Extent, Page, Place, newest};
+pub use parked::{Found, ParkedReader, Reach, Sampled};
 pub use properties::session_timeout;
 pub use publisher::{KafkaPublisher, Producer};
 pub use redriver::{Redriver, memories};

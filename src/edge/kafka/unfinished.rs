@@ -122,10 +122,9 @@ impl Looking {
             let number = element.partition();
             let (low, end) = self.client.fetch_watermarks(topic.as_str(), number, WITHIN)?;
             ends.insert(number, end);
-            let committed = lag::committed(element);
+            let (committed, finished) = lag::committed(element);
             let from = lag::goes_on_at(committed, Offset(low));
             if from.0 < end {
-                let finished = committed.and_then(|next| Progress::decode(next, element.metadata()).ok()).unwrap_or_default();
                 assignment.add_partition_offset(topic.as_str(), number, Position::Offset(from.0))?;
                 unread.insert(number, Unread { end, finished });
             }

@@ -19,6 +19,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Histogram, IntCounter, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub use self::labels::{Series, ServiceLabels};
+pub use self::service::Backlogged;
 use self::service::{Families, ServiceSeries};
 pub use self::table::{BUCKETS, Family, Kind, TABLE};
 use super::pipe::DroppedLines;
@@ -170,11 +171,10 @@ impl Metrics {
         let _ = self.lag.remove_label_values(&[partition.topic.as_str(), &number]);
     }
 
-    /// What is parked for a service: calls, of these those that are due, and the age of the oldest. Does nothing for a service that
-    /// does not park.
-    pub fn set_retry(&self, service: usize, depth: u64, due: u64, oldest: Duration) {
+    /// What is parked for a service. Does nothing for a service that does not park.
+    pub fn set_retry(&self, service: usize, backlog: &Backlogged) {
         if let Some(series) = self.services.get(service) {
-            series.set_retry(depth, due, oldest);
+            series.set_retry(backlog);
         }
     }
 

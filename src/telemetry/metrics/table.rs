@@ -135,11 +135,27 @@ table! {
     );
     RETRY_DUE = gauge(
         "fusebox_retry_due", &["service"],
-        "Of the parked calls known to this instance, those whose time has come."
+        "Of the parked calls, those whose time has come; an estimate where more than 2,000 are parked."
     );
     RETRY_OLDEST = gauge(
         "fusebox_retry_oldest_seconds", &["service"],
         "Age of the call that has been parked longest; 0 if none is."
+    );
+    RETRY_DRAIN = gauge(
+        "fusebox_retry_drain_seconds", &["service"],
+        "Forecast of the time until no call is parked; NaN while there is none, as without any draining."
+    );
+    RETRY_RETENTION = gauge(
+        "fusebox_retry_retention_seconds", &["service"],
+        "For how long the service's retry topic keeps records; NaN while that is not known, and if it is without end."
+    );
+    RETRY_RETENTION_USED = gauge(
+        "fusebox_retry_retention_used_ratio", &["service"],
+        "How much of its topic's retention the oldest parked record has behind it: at 1 Kafka may delete it, undelivered."
+    );
+    RETRY_RETENTION_SHORT = gauge(
+        "fusebox_retry_retention_short", &["service"],
+        "1 while the retry topic keeps records for less than `retry.max_age`, so that parked calls could be deleted."
     );
     CONSUMER_LAG = gauge(
         "fusebox_consumer_lag", &["topic", "partition"],

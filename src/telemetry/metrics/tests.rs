@@ -55,7 +55,16 @@ fn every_series_of_the_config_is_there_from_the_start() {
     for outcome in ["healthy", "unhealthy", "timeout", "connect"] {
         add("health_checks_total", format!("outcome=\"{outcome}\",service=\"notifier\""));
     }
-    for name in ["drained_total", "retry_depth", "retry_due", "retry_oldest_seconds"] {
+    for name in [
+        "drained_total",
+        "retry_depth",
+        "retry_due",
+        "retry_oldest_seconds",
+        "retry_drain_seconds",
+        "retry_retention_seconds",
+        "retry_retention_used_ratio",
+        "retry_retention_short",
+    ] {
         add(name, "service=\"notifier\"".into());
     }
     for outcome in ["ok", "partial_success", "fallback", "error", "dead_lettered"] {
@@ -87,8 +96,13 @@ fn every_series_of_the_config_is_there_from_the_start() {
     got.retain(|name| !name.starts_with("process_") && !name.starts_with("fusebox_build_info"));
     assert_eq!(got, expected);
     for name in &got {
+        let value = value(&text, name).unwrap();
+        if name.starts_with("fusebox_retry_drain_seconds") || name.starts_with("fusebox_retry_retention_seconds") {
+            assert!(value.is_nan(), "{name}: nothing was asked yet");
+            continue;
+        }
         let one = name.starts_with("fusebox_breaker_state") && name.contains("state=\"closed\"");
-        assert_eq!(value(&text, name), Some(if one { 1.0 } else { 0.0 }), "{name}");
+        assert_eq!(Some(value), Some(if one { 1.0 } else { 0.0 }), "{name}");
     }
 }
 
@@ -173,9 +187,18 @@ fn the_gauges_of_others() {
     metrics.set_lag(&of(1), u64::MAX);
     metrics.remove_lag(&of(1));
     metrics.remove_lag(&of(2));
-    metrics.set_retry(1, 5, 4, Duration::from_millis(1_500));
-    metrics.set_retry(0, 9, 9, Duration::from_secs(9));
-    metrics.set_retry(7, 9, 9, Duration::from_secs(9));
+    let backlog = Backlogged {
+        depth: 5,
+        due: 4,
+        oldest: Duration::from_millis(1_500),
+        drain_seconds: Some(2.5),
+        retention_seconds: Some(86_400.0),
+        retention_used: 0.25,
+        retention_short: true,
+    };
+    for service in [0, 1, 7] {
+        metrics.set_retry(service, &backlog);
+    }
     metrics.set_store_up(true);
     let forced = Transition {
         from: StateName::Closed,
@@ -207,6 +230,10 @@ fn the_gauges_of_others() {
         ("fusebox_retry_depth{service=\"notifier\"}", Some(5.0)),
         ("fusebox_retry_due{service=\"notifier\"}", Some(4.0)),
         ("fusebox_retry_oldest_seconds{service=\"notifier\"}", Some(1.5)),
+        ("fusebox_retry_drain_seconds{service=\"notifier\"}", Some(2.5)),
+        ("fusebox_retry_retention_seconds{service=\"notifier\"}", Some(86_400.0)),
+        ("fusebox_retry_retention_used_ratio{service=\"notifier\"}", Some(0.25)),
+        ("fusebox_retry_retention_short{service=\"notifier\"}", Some(1.0)),
         ("fusebox_retry_depth{service=\"rag\"}", None),
         ("fusebox_store_up", Some(1.0)),
         ("fusebox_breaker_state{service=\"notifier\",state=\"forced_open\"}", Some(1.0)),

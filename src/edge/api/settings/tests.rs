@@ -93,6 +93,11 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
             write: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
         },
         letters: super::super::dead_letters::Letters::none(),
+        parked: super::super::parked::Reading {
+            topics: std::collections::BTreeMap::new(),
+            page: Box::new(|_| Box::pin(async { unreachable!("nobody lists") })),
+            one: Box::new(|_| Box::pin(async { unreachable!("nobody lists") })),
+        },
         retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
     })
 }
