@@ -11,6 +11,7 @@ mod dead_letters;
 mod dev;
 mod migrate;
 mod orders;
+mod partitions;
 mod publish;
 mod retry;
 mod run;
@@ -78,6 +79,8 @@ enum Command {
     Retry(retry::Args),
     /// Lists dead letters
     DeadLetters(dead_letters::Args),
+    /// Lists partitions, and lets those go on that are stopped for their bad records
+    Partitions(partitions::Args),
     /// Says what breakers would have done with recorded calls
     Simulate(simulate::Args),
     /// Makes a token for the API
@@ -133,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::Breakers(args) => breakers::run(&common, args),
         Command::Retry(args) => retry::run(&common, args),
         Command::DeadLetters(args) => dead_letters::run(&common, args),
+        Command::Partitions(args) => partitions::run(&common, args),
         Command::Simulate(args) => simulate::run(&common, args),
         Command::Token(args) => token::run(&common, args),
         Command::Stub(args) => stub::run(args),

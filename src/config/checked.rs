@@ -10,6 +10,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::event::Topic;
+use crate::machine::brake;
 use crate::machine::breaker;
 use crate::machine::expression::{Condition, Template};
 use crate::machine::limit;
@@ -28,6 +29,8 @@ pub struct Config {
     pub http: Http,
     /// `[processing]`
     pub processing: Processing,
+    /// `[dead_letters.brake]`; `None`: no partition is ever stopped.
+    pub brake: Option<brake::Settings>,
     /// `[services.*]`, by name.
     pub services: Vec<Service>,
     /// `[[pipeline]]`, in order. Each names a service that is in `services`.

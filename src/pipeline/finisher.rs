@@ -22,7 +22,7 @@ use foldhash::fast::RandomState;
 use self::batches::{Batches, Item};
 use super::facts::Fact;
 use super::holds::Holds;
-use super::ledger::{Ledger, Life};
+use super::ledger::{Ledger, Life, NotBegun};
 use super::outbox::{Acked, Moment, Outbox};
 use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Subscription, Witness, World};
 use super::stages::{Leaving, Left};
@@ -58,6 +58,8 @@ pub struct Stub {
 pub struct Finisher<W: World, T> {
     ledger: Ledger,
     holds: Holds,
+    /// Records that were not run because they had finished in earlier lives, for a loop that wants to know.
+    skipped: Option<Vec<Source>>,
     /// Lives have ended since the loop last looked.
     ended: bool,
     outbox: Outbox<W::Publisher, Owner>,
@@ -109,6 +111,7 @@ impl<W: World, T> Finisher<W, T> {
         Self {
             ledger: Ledger::new(max_ahead_bytes),
             holds: Holds::default(),
+            skipped: None,
             ended: false,
             outbox: Outbox::new(publisher),
             finishing: HashMap::default(),
@@ -128,13 +131,23 @@ impl<W: World, T> Finisher<W, T> {
         Self { batches: interval.map(Batches::new), ..self }
     }
 
+    /// Remembers which records are not run because they had finished in earlier lives.
+    pub fn telling_skipped(self, wanted: bool) -> Self {
+        Self { skipped: wanted.then(Vec::new), ..self }
+    }
+
     /// Partitions came.
     pub fn assign(&mut self, assignments: Vec<Assignment>) {
         let partitions: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
-        // One that is held already has a new life: the old one's end was not told.
-        self.let_held_go(|partition| partitions.contains(partition));
-        self.ledger.assign(assignments);
+        self.begin_anew(assignments);
         self.witness.tell(Fact::Assigned { partitions: &partitions });
+    }
+
+    /// Partitions that were ours all the while begin new lives.
+    pub fn begin_anew(&mut self, assignments: Vec<Assignment>) {
+        // One that is held already has a new life: the old one's end was not told.
+        self.let_held_go(|partition| assignments.iter().any(|came| came.partition == *partition));
+        self.ledger.assign(assignments);
         self.end_lives();
     }
 
@@ -181,6 +194,25 @@ impl<W: World, T> Finisher<W, T> {
                 self.budget.give(record.size());
             }
         }
+        self.holds.go_on(leaves);
+    }
+
+    /// Lets go the records of a partition that wait, and holds it until its life ends.
+    pub fn stop(&mut self, partition: &TopicPartition) {
+        for record in self.holds.stop(partition) {
+            self.budget.give(record.size());
+        }
+    }
+
+    /// What a partition that is stopped is to begin its next life with; `None` while something of it is under way.
+    pub fn standing(&self, partition: &TopicPartition) -> Option<CommitPoint> {
+        let lives = self.ledger.lives(std::slice::from_ref(partition));
+        if self.ledger.unfinished(&lives) > 0 { None } else { self.ledger.standing(partition) }
+    }
+
+    /// The records that were not run because they had finished in earlier lives, since this was last asked.
+    pub fn skipped(&mut self) -> Vec<Source> {
+        self.skipped.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Tells the consumer which partitions are held and which no longer are.
@@ -192,9 +224,12 @@ impl<W: World, T> Finisher<W, T> {
     fn begin(&mut self, record: Incoming) -> Option<Begun> {
         let size = record.size();
         match self.ledger.begin(&record.source) {
-            Some(life) => Some(Begun { record, life, size }),
-            None => {
+            Ok(life) => Some(Begun { record, life, size }),
+            Err(why) => {
                 self.budget.give(size);
+                if let (NotBegun::Finished, Some(skipped)) = (why, &mut self.skipped) {
+                    skipped.push(record.source);
+                }
                 None
             }
         }

@@ -1,6 +1,7 @@
 //! The keys, a file for each section: what they are called, what they mean, what they may hold, and what must hold between them.
 
 mod adaptive;
+mod brake;
 mod breaker;
 mod fallback;
 mod health;
@@ -43,6 +44,9 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
     let redis = root.section("redis", "Where breakers are shared and survive a restart.", redis::read);
     let http = root.section("http", "The API.", http::read);
     let processing = root.section("processing", "How much is done at once.", |section| processing::read(section, warnings));
+    let brake = root.section("dead_letters", "What is given up.", |section| {
+        section.section("brake", "When a partition whose records turn bad is stopped.", |section| brake::read(section, processing.as_ref()))
+    });
     let services =
         root.each("services", "name", "A downstream service.", |name, section| services::read(name, section, &mut claims, warnings));
     let pipeline = pipeline::read(root, services.as_deref(), warnings);
@@ -65,6 +69,7 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
         redis: redis?,
         http: http?,
         processing: processing?,
+        brake: brake?,
         services: services?.into_iter().map(|(_, service)| service).collect::<Option<_>>()?,
         pipeline: pipeline?,
         shutdown: shutdown?,

@@ -7,6 +7,7 @@ mod auth;
 mod breakers;
 pub mod client;
 pub mod orders;
+pub mod partitions;
 mod problem;
 mod settings;
 mod status;
@@ -64,6 +65,8 @@ pub struct Api<W: World, S> {
     pub retry: Box<dyn Fn() -> BoxFuture<'static, RetryStatus> + Send + Sync>,
     /// What is ordered for parked calls.
     pub orders: orders::Ordering,
+    /// The partitions of the events.
+    pub partitions: partitions::Desk,
 }
 
 /// Routes that an instance serves beside the API's.
@@ -76,6 +79,7 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .route("/api/v1/circuit-breakers/health", get(breakers::health))
         .route("/api/v1/circuit-breakers/{service}", get(breakers::one))
         .route("/api/v1/circuit-breakers/{service}/history", get(breakers::history))
+        .route("/api/v1/partitions", get(partitions::list))
         .route("/api/v1/retry", get(status::retry))
         .route("/api/v1/retry/orders", get(orders::list))
         .route("/api/v1/retry/orders/{id}", get(orders::one))
@@ -83,6 +87,7 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
     let changing = Router::new()
         .route("/api/v1/circuit-breakers/{service}/force-state", post(breakers::force_state))
         .route("/api/v1/circuit-breakers/{service}/settings", patch(settings::change).delete(settings::reset))
+        .route("/api/v1/partitions/{partition}/release", post(partitions::release))
         .route("/api/v1/retry/release", post(orders::release))
         .route("/api/v1/retry/delay", post(orders::delay))
         .route("/api/v1/retry/discard", post(orders::discard))

@@ -29,6 +29,9 @@ impl Subscription for Told {
     fn let_go(&self, partition: &TopicPartition) {
         self.0.lock().expect("unpoisoned").push(format!("let go {}", partition.partition));
     }
+    fn read_again(&self, point: CommitPoint) {
+        self.0.lock().expect("unpoisoned").push(format!("again {}", point.partition.partition));
+    }
     fn size(&self, _topic: &Topic) -> Option<usize> {
         None
     }

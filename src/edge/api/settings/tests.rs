@@ -92,6 +92,12 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
             count: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
             write: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
         },
+        partitions: super::super::partitions::Desk {
+            board: Arc::default(),
+            topic: crate::event::Topic::from("events"),
+            brakes: false,
+            places: Box::new(|| Box::pin(async { unreachable!("nobody asks for partitions") })),
+        },
         retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
     })
 }
