@@ -190,7 +190,7 @@ fn stopped(board: &Board) -> Option<String> {
         all => format!(", and {} more", all - 1),
     };
     Some(format!(
-        "{partition} is stopped at {} ({}): too many of its records are bad{others}; `fusebox partitions` shows them, and lets them go on",
+        "{partition} is stopped at {} ({}): too many of its records are bad{others}; see `fusebox partitions list`, and let it go on with `fusebox partitions release`",
         why.at,
         why.code.as_str()
     ))

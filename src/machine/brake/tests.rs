@@ -87,6 +87,23 @@ fn what_is_held_for_long_is_let_go_and_counts() {
 }
 
 #[test]
+fn where_bad_ones_come_slowly_a_next_life_gives_up_fewer_than_trip() {
+    let settings = settings(&[Rule::run(3)]);
+    let (mut given_up, mut first) = (0, 0_i64);
+    for life in 1..5 {
+        let mut brake = Brake::default();
+        let tripped_at = (first..).find(|offset: &i64| {
+            let now = Tick(offset.cast_unsigned() * 60_000);
+            given_up += brake.due(now, &settings).len();
+            matches!(brake.bad(Offset(*offset), *offset, now, &settings), (_, Bad::Trips(_, held)) if held == [*offset])
+        });
+        // The one that tripped is the next life's first.
+        first = tripped_at.expect("it trips");
+        assert_eq!((first, given_up), (2 * life, 2 * life as usize));
+    }
+}
+
+#[test]
 fn released_it_gives_up_what_may_be_and_begins_anew_behind_it() {
     let settings = settings(&[Rule::run(3)]);
     let mut brake = Brake::released(Offset(6));

@@ -166,7 +166,7 @@ impl Shared {
             // What was read of it so far comes before the word that it is read again.
             self.flush();
             let TopicPartition { topic, partition } = &point.partition;
-            // Resumed first: resuming goes on from where it was read to.
+            // Resumed first, so that where it was read to is not the last word.
             let paused = lock(&self.gate).paused.remove(&point.partition);
             if paused && !self.note(consumer.resume(&list_of(std::slice::from_ref(&point.partition)))) {
                 return;

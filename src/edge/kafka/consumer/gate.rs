@@ -36,8 +36,7 @@ impl Gate {
         (pause, resume)
     }
 
-    /// A partition is read again from elsewhere. It is held no longer, and has sent nothing yet: paused before it has, it would go on from where
-    /// it was read to before.
+    /// A partition is read again from elsewhere. It is held no longer, and is as one that has just come: not paused before it has sent a record.
     pub fn begin_again(&mut self, partition: &TopicPartition) {
         self.held.remove(partition);
         self.started.remove(partition);
