@@ -30,7 +30,8 @@ impl Rule {
     pub fn share(share: f64, window: usize) -> Self {
         let window = window.max(1);
         // A hundredth of 700 is 7, whatever a float makes of it.
-        let bad = ((share * window as f64 - 1e-9).ceil().max(1.0) as usize).min(window);
+        let is_share = |bad: &usize| *bad as f64 >= share * window as f64 - 1e-9;
+        let bad = (1..window).find(is_share).unwrap_or(window);
         Self { bad, good: (window - bad) as u64 }
     }
 

@@ -7,7 +7,6 @@
 //! was begun before a partition was given up changes nothing after, and calls no service any more.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,7 +15,8 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use futures_util::future::FutureExt;
 
-use super::brakes::{Board, Brakes, Weighed};
+use self::intake::Suspect;
+use super::brakes::{Board, Brakes};
 use super::facts::Fact;
 use super::finisher::{Begun, Finish, Finisher, Stub};
 use super::hand_over::HandOvers;
@@ -29,10 +29,12 @@ use super::stop::{Ended, Stop};
 use super::timers::Alarm;
 use crate::event::dead_letter::Code;
 use crate::event::outcome::Status;
-use crate::event::{Event, Incoming, Partition, TopicPartition, UnixMillis, decode};
+use crate::event::{Event, Incoming, Partition, TopicPartition};
 use crate::machine::brake;
 use crate::machine::lanes::Lanes;
 use crate::machine::time::Tick;
+
+mod intake;
 
 /// What is kept in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,13 +264,6 @@ struct Waiting {
     since: u64,
 }
 
-/// A bad record that may be one of too many.
-struct Suspect {
-    begun: Begun,
-    since: u64,
-    letter: Leaving,
-}
-
 /// An event that has run through its stages.
 struct Ran {
     lane: Option<LaneId>,
@@ -304,112 +299,6 @@ impl<W: World> Processor<W> {
             return;
         }
         self.arrived.push_back(records);
-    }
-
-    /// Begins what has arrived, as far as it may soon run: what is read long before it runs is out of the processor's caches by then.
-    fn take(&mut self) {
-        while self.lanes.ready() < self.settings.concurrency
-            && let Some(mut records) = self.arrived.pop_front()
-        {
-            if self.brakes.have_stopped() {
-                let left: Vec<_> = records.extract_if(.., |record| self.brakes.has_stopped(&record.source.topic_partition())).collect();
-                self.finisher.leave(&left);
-            }
-            let begun = self.finisher.take(records);
-            self.queue(begun);
-        }
-    }
-
-    /// Takes what has waited for room beside its partition's commit, and has it now.
-    fn let_in(&mut self) {
-        let begun = self.finisher.let_in();
-        if !begun.is_empty() {
-            self.queue(begun);
-        }
-    }
-
-    fn queue(&mut self, records: Vec<Begun>) {
-        let (since, now) = (self.clock.micros(), self.clock.wall());
-        for source in self.finisher.skipped() {
-            self.brakes.skipped(&source);
-        }
-        for begun in records {
-            if self.brakes.have_stopped() && self.brakes.has_stopped(&begun.record.source.topic_partition()) {
-                self.finisher.forget(&begun);
-                continue;
-            }
-            match decode::decode(&begun.record, self.settings.max_event_bytes, now) {
-                Ok(event) => {
-                    if !self.brakes.are_at_rest() {
-                        let bad = self.brakes.good(&begun.record.source);
-                        self.give_up(bad);
-                    }
-                    let lane = self.lane(&event);
-                    self.lanes.push(lane, Box::new(Waiting { begun, event, since }));
-                }
-                Err(error) => {
-                    let letter = unreadable(&begun.record, error.code, &error.message, &self.stages.dead_letters, now);
-                    self.weigh(error.code, Suspect { begun, since, letter }, now);
-                }
-            }
-        }
-    }
-
-    /// Gives a bad record up, or holds it, or stops its partition.
-    fn weigh(&mut self, code: Code, suspect: Suspect, wall: UnixMillis) {
-        let source = suspect.begun.record.source.clone();
-        let first = |suspect: &Suspect| suspect.begun.record.source.offset;
-        match self.brakes.bad(&source, code, suspect, self.clock.now(), wall, first) {
-            Weighed::GivenUp(bad) => self.give_up(bad),
-            Weighed::Stops(bad, stopped, held) => {
-                self.give_up(bad);
-                for suspect in held {
-                    self.finisher.forget(&suspect.begun);
-                }
-                let partition = source.topic_partition();
-                self.finisher.stop(&partition);
-                self.stages.witness.tell(Fact::Stopped { partition: &partition, stopped: &stopped });
-            }
-        }
-    }
-
-    fn give_up(&mut self, bad: Vec<Suspect>) {
-        for Suspect { begun, since, letter } in bad {
-            self.finish(None, begun, vec![letter], Done { status: None, since });
-        }
-    }
-
-    fn give_up_due(&mut self, now: Tick) {
-        if !self.brakes.are_at_rest() {
-            let due = self.brakes.due(now);
-            self.give_up(due);
-        }
-    }
-
-    fn take_orders(&mut self) {
-        for release in self.brakes.take_orders() {
-            self.stages.witness.tell(Fact::Released(&release));
-        }
-    }
-
-    /// Has stopped partitions read again that may go on, once nothing of them is under way.
-    fn read_again(&mut self, subscription: &impl Subscription) {
-        for partition in self.brakes.ready() {
-            if let Some(point) = self.finisher.standing(&partition) {
-                subscription.read_again(point);
-                self.brakes.asked(&partition);
-            }
-        }
-    }
-
-    fn lane(&self, event: &Event) -> Option<LaneId> {
-        let partition = event.source.partition;
-        match self.settings.ordering {
-            // Two keys with one hash share a lane: they wait for each other, and nothing else.
-            Ordering::Key => Some((partition, self.hasher.hash_one(&event.key))),
-            Ordering::Partition => Some((partition, 0)),
-            Ordering::Unordered => None,
-        }
     }
 
     fn start_ready(&mut self, now: Tick) {

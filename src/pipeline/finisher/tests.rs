@@ -1,7 +1,7 @@
 use super::*;
 use crate::event::{Headers, Offset, Partition, UnixMillis};
 use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock, Small};
-use crate::pipeline::ports::{Batch, Intake};
+use crate::pipeline::ports::{Batch, Intake, Subscription};
 use std::sync::Mutex;
 
 /// What a consumer was told, as text, and the batches that it was handed.
