@@ -55,6 +55,8 @@ pub(super) struct Backlog {
     stalls: Arc<Stalls>,
     surveys: Surveys,
     samples: Mutex<VecDeque<Sample>>,
+    /// What Kafka last said of the events' topic.
+    of_events: Mutex<(Tick, Vec<PartitionLag>)>,
     inspection: Mutex<Option<Inspection>>,
     /// Held by the one that asks Kafka: others wait for its answer instead of asking too.
     asking: AsyncMutex<()>,
@@ -136,6 +138,7 @@ impl Backlog {
             stalls,
             surveys: Surveys::new(&config.kafka, &wiring::retry_group(config), clock),
             samples: Mutex::default(),
+            of_events: Mutex::default(),
             inspection: Mutex::default(),
             asking: AsyncMutex::new(()),
         }))
@@ -149,7 +152,7 @@ impl Backlog {
                 let fine = self.inspect().await;
                 next_inspection = self.clock.now().plus(if fine { INSPECT_EVERY } else { EVERY });
             }
-            let partitions = self.events.sample(WITHIN).await.unwrap_or_default();
+            let partitions = self.sample_events().await;
             self.show_lag(&partitions);
             self.stalls.look("events", &partitions, self.clock.now());
             self.sample().await;
@@ -207,6 +210,22 @@ impl Backlog {
                 },
             );
         }
+    }
+
+    /// How far each partition of the events is. Empty if Kafka does not say.
+    pub(super) async fn of_events(&self) -> Vec<PartitionLag> {
+        let _asking = self.asking.lock().await;
+        let (at, partitions) = self.of_events.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !partitions.is_empty() && self.clock.now().since(at) < FRESH {
+            return partitions;
+        }
+        self.sample_events().await
+    }
+
+    async fn sample_events(&self) -> Vec<PartitionLag> {
+        let partitions = self.events.sample(WITHIN).await.unwrap_or_default();
+        *self.of_events.lock().unwrap_or_else(PoisonError::into_inner) = (self.clock.now(), partitions.clone());
+        partitions
     }
 
     async fn inspect(&self) -> bool {

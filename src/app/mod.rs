@@ -4,6 +4,7 @@
 
 mod backlog;
 mod parked;
+mod partitions;
 pub mod redrive;
 mod shares;
 mod stalls;
@@ -29,6 +30,7 @@ use crate::edge::clock::SystemClock;
 use crate::edge::http::HttpCaller;
 use crate::edge::kafka::{self, ConsumerHealth, KafkaPublisher, KafkaSubscription, Producer};
 use crate::edge::redis::RedisStore;
+use crate::pipeline::brakes::Board;
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::keeper::{Keeper, StoreHealth, run_timers};
 use crate::pipeline::orders::OrderBook;
@@ -204,6 +206,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     let producer = Producer::connect(&config.kafka).context("kafka")?;
     let worker = worker::Worker::start().context("no thread for the loops")?;
     let mut loops: Vec<Loop> = Vec::new();
+    let board = Arc::new(Board::default());
     if role != Role::Retry {
         let share = Share::of_events(&config.processing, role);
         let budget = share.budget();
@@ -219,6 +222,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             budget: Arc::clone(&budget),
             stop: stop.clone(),
             pulse: Arc::clone(&pulse),
+            board: Arc::clone(&board),
         };
         loops.push(Loop { name: "events", health, budget, pulse, task: worker.spawn(process::run(parts)) });
     }
@@ -276,6 +280,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         instance: instance.clone(),
         loops: loops.iter().map(status::Watched::of).collect(),
         guards,
+        board: Arc::clone(&board),
         store: Arc::clone(&store_health),
         backlog: Arc::clone(&backlog),
         stalls,
@@ -311,6 +316,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         orders: wiring::ordering(&config, &book, &order_log),
         letters: redrive::letters(&config, Arc::clone(&redrives), clock),
         parked: parked::reading(&config, clock),
+        partitions: partitions::desk(&config, &board, &watch, &backlog),
         retry: {
             let backlog = Arc::clone(&backlog);
             Box::new(move || {

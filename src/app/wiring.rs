@@ -180,6 +180,7 @@ pub(super) fn process_settings(config: &Config) -> process::Settings {
         hand_over_timeout: hand_over_timeout(config),
         max_ahead_bytes: MAX_BYTES,
         together: together(config),
+        brake: config.dead_letters.brake.clone(),
     }
 }
 

@@ -12,6 +12,7 @@ mod dev;
 mod migrate;
 mod orders;
 mod parked;
+mod partitions;
 mod publish;
 mod retry;
 mod run;
@@ -79,6 +80,8 @@ enum Command {
     Retry(retry::Args),
     /// Lists dead letters, and sends them back to where they came from
     DeadLetters(dead_letters::Args),
+    /// Lists partitions, and lets those go on that are stopped for their bad records
+    Partitions(partitions::Args),
     /// Says what breakers would have done with recorded calls
     Simulate(simulate::Args),
     /// Makes a token for the API
@@ -134,6 +137,7 @@ pub fn main() -> ExitCode {
         Command::Breakers(args) => breakers::run(&common, args),
         Command::Retry(args) => retry::run(&common, args),
         Command::DeadLetters(args) => dead_letters::run(&common, args),
+        Command::Partitions(args) => partitions::run(&common, args),
         Command::Simulate(args) => simulate::run(&common, args),
         Command::Token(args) => token::run(&common, args),
         Command::Stub(args) => stub::run(args),

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 
 use crate::event::Topic;
 use crate::event::foreign::Style;
+use crate::machine::brake;
 use crate::machine::breaker;
 use crate::machine::expression::{Condition, Template};
 use crate::machine::limit;
@@ -80,6 +81,8 @@ pub struct DeadLetters {
     pub max_redrives: u32,
     /// Whose headers are added to Fusebox's own, each once.
     pub styles: Vec<Style>,
+    /// When a partition whose records turn bad is stopped; `None`: none ever is.
+    pub brake: Option<brake::Settings>,
 }
 
 /// `[redis]`

@@ -3,6 +3,7 @@
 //! A machine takes what happened and says what follows; its caller, in [`crate::pipeline`], acts on it. That is why each is
 //! tested with tables, properties and seeded worlds, and why a gap of fifty days is one call.
 
+pub mod brake;
 pub mod breaker;
 pub mod disposition;
 pub mod due_queue;

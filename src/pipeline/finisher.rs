@@ -11,6 +11,7 @@
 
 mod batches;
 mod instead;
+mod taking;
 #[cfg(test)]
 mod tests;
 
@@ -24,9 +25,9 @@ use self::batches::{Batches, Item};
 use self::instead::in_place_of;
 use super::facts::Fact;
 use super::holds::Holds;
-use super::ledger::{Ledger, Life};
+use super::ledger::{Ledger, Life, NotBegun};
 use super::outbox::{Acked, Moment, Outbox};
-use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Subscription, Witness, World};
+use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Witness, World};
 use super::stages::{Leaving, Left};
 use crate::event::dead_letter::Letterbox;
 use crate::event::{Incoming, Record, Source, TopicPartition};
@@ -60,6 +61,8 @@ pub struct Stub {
 pub struct Finisher<W: World, T> {
     ledger: Ledger,
     holds: Holds,
+    /// Records that were not run because they had finished in earlier lives, for a loop that wants to know.
+    skipped: Option<Vec<Source>>,
     /// Lives have ended since the loop last looked.
     ended: bool,
     outbox: Outbox<W::Publisher, Owner>,
@@ -111,6 +114,7 @@ impl<W: World, T> Finisher<W, T> {
         Self {
             ledger: Ledger::new(max_ahead_bytes),
             holds: Holds::default(),
+            skipped: None,
             ended: false,
             outbox: Outbox::new(publisher),
             finishing: HashMap::default(),
@@ -130,73 +134,36 @@ impl<W: World, T> Finisher<W, T> {
         Self { batches: interval.map(Batches::new), ..self }
     }
 
+    /// Remembers which records are not run because they had finished in earlier lives.
+    pub fn telling_skipped(self, wanted: bool) -> Self {
+        Self { skipped: wanted.then(Vec::new), ..self }
+    }
+
     /// Partitions came.
     pub fn assign(&mut self, assignments: Vec<Assignment>) {
         let partitions: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
-        // One that is held already has a new life: the old one's end was not told.
-        self.let_held_go(|partition| partitions.contains(partition));
-        self.ledger.assign(assignments);
+        self.begin_anew(assignments);
         self.witness.tell(Fact::Assigned { partitions: &partitions });
+    }
+
+    /// Partitions that were ours all the while begin new lives.
+    pub fn begin_anew(&mut self, assignments: Vec<Assignment>) {
+        // One that is held already has a new life: the old one's end was not told.
+        self.let_held_go(|partition| assignments.iter().any(|came| came.partition == *partition));
+        self.ledger.assign(assignments);
         self.end_lives();
-    }
-
-    /// Records were read. Gives those that are to be run now; some wait ([`Finisher::let_in`]), some are not to be run at all.
-    pub fn take(&mut self, records: Vec<Incoming>) -> Vec<Begun> {
-        let mut begun = Vec::with_capacity(records.len());
-        for record in records {
-            if (!self.holds.is_empty() && self.holds.has(&record.source.topic_partition())) || !self.ledger.has_room(&record.source) {
-                self.holds.push(record);
-            } else {
-                begun.extend(self.begin(record));
-            }
-        }
-        begun
-    }
-
-    /// Records were read that are left to whoever has their partition next.
-    pub fn leave(&self, records: &[Incoming]) {
-        for record in records {
-            self.budget.give(record.size());
-        }
-    }
-
-    /// Gives the records that have waited and are to be run now. A partition is let go when none of it waits and there is room for more
-    /// than a few: pausing throws away what was fetched.
-    pub fn let_in(&mut self) -> Vec<Begun> {
-        let mut begun = Vec::new();
-        for partition in self.holds.partitions() {
-            while self.holds.first(&partition).is_some_and(|record| self.ledger.has_room(&record.source)) {
-                let record = self.holds.pop(&partition);
-                begun.extend(record.and_then(|record| self.begin(record)));
-            }
-            if self.holds.first(&partition).is_none() && self.ledger.is_roomy(&partition) {
-                self.holds.end(&partition);
-            }
-        }
-        begun
-    }
-
-    /// Lets go the records that wait, and the holds of their partitions.
-    pub fn let_held_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
-        for partition in self.holds.partitions().iter().filter(|partition| leaves(partition)) {
-            for record in self.holds.end(partition) {
-                self.budget.give(record.size());
-            }
-        }
-    }
-
-    /// Tells the consumer which partitions are held and which no longer are.
-    pub fn tell_holds(&mut self, subscription: &impl Subscription) {
-        self.holds.tell(subscription);
     }
 
     /// `None` if the record must not be run: its partition is not ours, or it was read, or has finished, before.
     fn begin(&mut self, record: Incoming) -> Option<Begun> {
         let size = record.size();
         match self.ledger.begin(&record.source) {
-            Some(life) => Some(Begun { record, life, size }),
-            None => {
+            Ok(life) => Some(Begun { record, life, size }),
+            Err(why) => {
                 self.budget.give(size);
+                if let (NotBegun::Finished, Some(skipped)) = (why, &mut self.skipped) {
+                    skipped.push(record.source);
+                }
                 None
             }
         }

@@ -285,6 +285,10 @@ pub trait Subscription: Send + 'static {
     fn hold(&self, partition: &TopicPartition);
     /// Takes records of a held partition again, unless there is another reason not to.
     fn let_go(&self, partition: &TopicPartition);
+    /// Reads a held partition again, from this point on, and lets it go: nothing of it that was read before is wanted. The answer is
+    /// [`Intake::Assigned`] with the point: what comes behind that was read again. There is none if partitions have come or gone of which the loop
+    /// has not heard yet; it may ask again then.
+    fn read_again(&self, point: CommitPoint);
     /// How many partitions a topic that it reads has, as far as it knows by now. Partitions that are added show soon.
     fn size(&self, topic: &Topic) -> Option<usize>;
     /// Commits, waits for the broker's answer, leaves the group. False if the last commit was not taken.

@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod bounds;
+mod brake;
 mod commands;
 mod drained;
 mod evidence;

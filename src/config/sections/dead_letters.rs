@@ -1,8 +1,8 @@
-//! `[dead_letters]`: in whose words they are written, and how often they are redriven.
+//! `[dead_letters]`: in whose words they are written, how often they are redriven, and how many at once are too many.
 
 use serde_json::{Value as Json, json};
 
-use crate::config::checked::DeadLetters;
+use crate::config::checked::{DeadLetters, Processing};
 use crate::config::faults::nearest;
 use crate::config::reader::Section;
 use crate::config::shape::{Problem, Shape, Whole, wrong};
@@ -10,7 +10,7 @@ use crate::config::tree::{Written, json as json_of};
 use crate::event::foreign::Style;
 
 /// What `[dead_letters]` holds.
-pub(super) fn read(section: &Section<'_>) -> Option<DeadLetters> {
+pub(super) fn read(section: &Section<'_>, processing: Option<&Processing>) -> Option<DeadLetters> {
     let max_redrives = section.required(
         "max_redrives",
         Whole(0..=1_000_u32),
@@ -21,7 +21,9 @@ pub(super) fn read(section: &Section<'_>) -> Option<DeadLetters> {
         Styles,
         "In whose words a dead letter says what went wrong: one style, or a list. Fusebox's own headers are always there.",
     );
-    Some(DeadLetters { max_redrives: max_redrives?, styles: styles? })
+    let brake =
+        section.section("brake", "When a partition whose records turn bad is stopped.", |section| super::brake::read(section, processing));
+    Some(DeadLetters { max_redrives: max_redrives?, styles: styles?, brake: brake? })
 }
 
 /// Styles by name; our own needs no mention.

@@ -1,6 +1,7 @@
 //! The keys, a file for each section: what they are called, what they mean, what they may hold, and what must hold between them.
 
 mod adaptive;
+mod brake;
 mod breaker;
 mod dead_letters;
 mod fallback;
@@ -41,10 +42,14 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
     let kafka = root.section("kafka", "Where the records are.", kafka::read);
     let mut claims = topics::Claims::default();
     let topics = root.section("topics", "What is read and written.", |section| topics::read(section, &mut claims));
-    let dead_letters = root.section("dead_letters", "What is said on dead letters, and how often they are redriven.", dead_letters::read);
     let redis = root.section("redis", "Where breakers are shared and survive a restart.", redis::read);
     let http = root.section("http", "The API.", http::read);
     let processing = root.section("processing", "How much is done at once.", |section| processing::read(section, warnings));
+    let dead_letters = root.section(
+        "dead_letters",
+        "What is given up: what is said on it, how often it is redriven, and how much at once is too much.",
+        |section| dead_letters::read(section, processing.as_ref()),
+    );
     let services =
         root.each("services", "name", "A downstream service.", |name, section| services::read(name, section, &mut claims, warnings));
     let pipeline = pipeline::read(root, services.as_deref(), warnings);

@@ -10,6 +10,7 @@ pub mod client;
 pub mod dead_letters;
 pub mod orders;
 pub mod parked;
+pub mod partitions;
 mod problem;
 mod settings;
 mod status;
@@ -71,6 +72,8 @@ pub struct Api<W: World, S> {
     pub letters: dead_letters::Letters,
     /// The parked calls themselves.
     pub parked: parked::Reading,
+    /// The partitions of the events.
+    pub partitions: partitions::Desk,
 }
 
 /// Routes that an instance serves beside the API's.
@@ -83,6 +86,7 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .route("/api/v1/circuit-breakers/health", get(breakers::health))
         .route("/api/v1/circuit-breakers/{service}", get(breakers::one))
         .route("/api/v1/circuit-breakers/{service}/history", get(breakers::history))
+        .route("/api/v1/partitions", get(partitions::list))
         .route("/api/v1/retry", get(status::retry))
         .route("/api/v1/retry/messages", get(parked::list))
         .route("/api/v1/retry/orders", get(orders::list))
@@ -94,6 +98,7 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
     let changing = Router::new()
         .route("/api/v1/circuit-breakers/{service}/force-state", post(breakers::force_state))
         .route("/api/v1/circuit-breakers/{service}/settings", patch(settings::change).delete(settings::reset))
+        .route("/api/v1/partitions/{partition}/release", post(partitions::release))
         .route("/api/v1/retry/release", post(orders::release))
         .route("/api/v1/retry/delay", post(orders::delay))
         .route("/api/v1/retry/discard", post(orders::discard))

@@ -72,6 +72,7 @@ impl Subscription for Given {
     fn stop_taking(&self) {}
     fn hold(&self, _partition: &TopicPartition) {}
     fn let_go(&self, _partition: &TopicPartition) {}
+    fn read_again(&self, _point: CommitPoint) {}
     fn size(&self, _topic: &Topic) -> Option<usize> {
         Some(self.size.load(Relaxed)).filter(|size| *size > 0)
     }

@@ -2,7 +2,7 @@ use super::*;
 use crate::event::dead_letter::{Code, DeadLetter};
 use crate::event::{Headers, Offset, Partition, Topic, UnixMillis};
 use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock, Small};
-use crate::pipeline::ports::{Batch, Intake};
+use crate::pipeline::ports::{Batch, Intake, Subscription};
 use std::sync::Mutex;
 
 /// What a consumer was told, as text, and the batches that it was handed.
@@ -29,6 +29,9 @@ impl Subscription for Told {
     }
     fn let_go(&self, partition: &TopicPartition) {
         self.0.lock().expect("unpoisoned").push(format!("let go {}", partition.partition));
+    }
+    fn read_again(&self, point: CommitPoint) {
+        self.0.lock().expect("unpoisoned").push(format!("again {}", point.partition.partition));
     }
     fn size(&self, _topic: &Topic) -> Option<usize> {
         None

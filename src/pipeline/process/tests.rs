@@ -60,6 +60,7 @@ impl Subscription for Given {
     fn stop_taking(&self) {}
     fn hold(&self, _partition: &TopicPartition) {}
     fn let_go(&self, _partition: &TopicPartition) {}
+    fn read_again(&self, _point: CommitPoint) {}
     fn size(&self, _topic: &Topic) -> Option<usize> {
         None
     }
@@ -119,6 +120,7 @@ fn parts(
             commit_interval: Duration::from_secs(3_600),
             stop_timeout: Duration::from_secs(60),
             hand_over_timeout: TIMEOUT,
+            brake: None,
         },
         stages: stages(clock, witness, stop),
         subscription: Given(given),
@@ -127,6 +129,7 @@ fn parts(
         budget: Arc::clone(budget),
         stop: stop.clone(),
         pulse: Arc::clone(pulse),
+        board: Arc::default(),
     }
 }
 

@@ -68,6 +68,7 @@ pub struct Metrics {
     in_flight: IntGauge,
     in_flight_bytes: IntGauge,
     paused_partitions: IntGauge,
+    braked_partitions: IntGauge,
     stalled_partitions: IntGauge,
     stuck_records: IntGauge,
     rebalances: IntCounter,
@@ -105,6 +106,7 @@ impl Metrics {
             in_flight: register::gauge(&registry, &table::IN_FLIGHT),
             in_flight_bytes: register::gauge(&registry, &table::IN_FLIGHT_BYTES),
             paused_partitions: register::gauge(&registry, &table::PAUSED_PARTITIONS),
+            braked_partitions: register::gauge(&registry, &table::BRAKED_PARTITIONS),
             stalled_partitions: register::gauge(&registry, &table::STALLED_PARTITIONS),
             stuck_records: register::gauge(&registry, &table::STUCK_RECORDS),
             rebalances: register::counter(&registry, &table::REBALANCES),
@@ -150,6 +152,11 @@ impl Metrics {
     /// How many partitions are paused, of all consumers together.
     pub fn set_paused(&self, partitions: usize) {
         self.paused_partitions.set(level(partitions as u64));
+    }
+
+    /// How many partitions are stopped because too many of their records are bad.
+    pub fn set_braked(&self, partitions: usize) {
+        self.braked_partitions.set(level(partitions as u64));
     }
 
     /// How many partitions have stalled, and how many records run for too long, of all loops together.

@@ -173,6 +173,10 @@ table! {
         "fusebox_paused_partitions", &[],
         "Assigned partitions that are paused because the bound of what is in flight is reached, or because what has finished of them would no longer fit beside their commit."
     );
+    BRAKED_PARTITIONS = gauge(
+        "fusebox_braked_partitions", &[],
+        "Assigned partitions that are stopped because too many of their records are bad, until an operator lets them go on."
+    );
     STALLED_PARTITIONS = gauge(
         "fusebox_stalled_partitions", &[],
         "Assigned partitions that have records and bring none, although nothing holds them; `/livez` fails then."

@@ -81,7 +81,14 @@ fn every_series_of_the_config_is_there_from_the_start() {
     for bound in BUCKETS.map(|bound| bound.to_string()).into_iter().chain(["+Inf".to_owned()]) {
         add("event_duration_seconds_bucket", format!("le=\"{bound}\""));
     }
-    for plain in ["event_duration_seconds_sum", "event_duration_seconds_count", "in_flight", "in_flight_bytes", "paused_partitions"] {
+    for plain in [
+        "event_duration_seconds_sum",
+        "event_duration_seconds_count",
+        "in_flight",
+        "in_flight_bytes",
+        "paused_partitions",
+        "braked_partitions",
+    ] {
         expected.insert(format!("fusebox_{plain}"));
     }
     for plain in
@@ -180,6 +187,7 @@ fn the_gauges_of_others() {
     let of = |partition| TopicPartition { topic: "events".into(), partition: Partition(partition) };
     metrics.set_in_flight(12, 3_456);
     metrics.set_paused(2);
+    metrics.set_braked(1);
     metrics.set_hanging(3, 4);
     metrics.set_concurrency_limit(1, 17);
     metrics.set_concurrency_limit(7, 17);
@@ -221,6 +229,7 @@ fn the_gauges_of_others() {
         ("fusebox_in_flight", Some(12.0)),
         ("fusebox_in_flight_bytes", Some(3_456.0)),
         ("fusebox_paused_partitions", Some(2.0)),
+        ("fusebox_braked_partitions", Some(1.0)),
         ("fusebox_stalled_partitions", Some(3.0)),
         ("fusebox_stuck_records", Some(4.0)),
         ("fusebox_concurrency_limit{service=\"notifier\"}", Some(17.0)),

@@ -98,6 +98,12 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
             page: Box::new(|_| Box::pin(async { unreachable!("nobody lists") })),
             one: Box::new(|_| Box::pin(async { unreachable!("nobody lists") })),
         },
+        partitions: super::super::partitions::Desk {
+            board: Arc::default(),
+            topic: crate::event::Topic::from("events"),
+            brakes: false,
+            places: Box::new(|| Box::pin(async { unreachable!("nobody asks for partitions") })),
+        },
         retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
     })
 }

@@ -158,6 +158,34 @@ impl Shared {
         !gate.paused.is_empty()
     }
 
+    /// Sets partitions back that the loop wants to read again. A question from before the last that came and went is nobody's any more.
+    pub fn read_again<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) {
+        let asked = std::mem::take(&mut lock(&self.gate).again);
+        for (point, heard) in asked {
+            if !self.ledger.is_known(heard, &point.partition) || self.stopped.load(Relaxed) {
+                continue;
+            }
+            // What was read of it so far comes before the word that it is read again.
+            self.flush();
+            let TopicPartition { topic, partition } = &point.partition;
+            // Resumed first, so that where it was read to is not the last word.
+            let paused = lock(&self.gate).paused.remove(&point.partition);
+            if paused && !self.note(consumer.resume(&list_of(std::slice::from_ref(&point.partition)))) {
+                return;
+            }
+            match consumer.seek(topic.as_str(), partition.0, Offset::Offset(point.next.0), SEEK_WITHIN) {
+                Ok(()) => {
+                    lock(&self.gate).begin_again(&point.partition);
+                    self.send(Intake::Assigned(vec![Assignment { partition: point.partition.clone(), committed: Some(point) }]));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, partition = %point.partition, "a partition could not be set back; it is tried again");
+                    lock(&self.gate).again.push((point, heard));
+                }
+            }
+        }
+    }
+
     /// Notes how many partitions there are, and how far each of ours is read.
     fn read(&self, statistics: &Statistics<'_>) {
         let known = self.topics.iter().filter_map(|topic| Some((topic.clone(), statistics.size(topic.as_str())?)));
@@ -283,6 +311,9 @@ impl Shared {
 /// also where its leader is busy, and no more, since a stop that cannot commit must say so in time.
 const LAST_TRIES: usize = 16;
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
+
+/// How long the client may take to set a partition back: a word to its own thread, which asks nobody.
+const SEEK_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long Kafka may take to say what was committed. The group waits meanwhile, so it is well below a session's timeout.
 pub(super) const COMMITTED_WITHIN: Duration = Duration::from_secs(5);

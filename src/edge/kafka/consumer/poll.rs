@@ -93,6 +93,7 @@ fn poll<C: Clock>(consumer: &BaseConsumer<Context>, shared: &Shared, clock: &C) 
     while !shared.is_closing() && !shared.health.has_failed() {
         shared.health.poll(clock.now());
         wait_for_room(shared);
+        shared.read_again(consumer);
         let shut = is_shut(shared);
         let paused = shared.set_shut(consumer, shut);
         let mut polled = consumer.poll(if shut || paused { PAUSED } else { IDLE });
