@@ -7,6 +7,8 @@ mod evidence;
 mod leases;
 #[path = "edge_redis/many.rs"]
 mod many;
+#[path = "edge_redis/nodes.rs"]
+mod nodes;
 #[path = "edge_redis/several.rs"]
 mod several;
 
@@ -54,18 +56,21 @@ impl Clock for Still {
     }
 }
 
-/// A redis-server on a port of its own, ended by its process id.
+/// A redis-server on a port of its own, ended by its process id. What it writes to the disk goes when it is dropped.
 struct Server {
     child: Child,
     port: u16,
     args: Vec<String>,
+    directory: tempfile::TempDir,
 }
 
 impl Server {
     fn start(args: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+        // A cluster's nodes talk to each other on a port that is higher by ten thousand.
+        let port = std::iter::repeat_with(free_port).find(|port| *port < 55_536).expect("without an end");
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Self { child: spawn(port, &args), port, args }
+        let directory = tempfile::tempdir().expect("a directory");
+        Self { child: spawn(port, directory.path(), &args), port, args, directory }
     }
 
     fn url(&self) -> String {
@@ -77,7 +82,7 @@ impl Server {
     }
 
     fn restart(&mut self) {
-        self.child = spawn(self.port, &self.args);
+        self.child = spawn(self.port, self.directory.path(), &self.args);
     }
 
     fn signal(&self, signal: &str) {
@@ -93,13 +98,18 @@ impl Drop for Server {
     }
 }
 
-fn spawn(port: u16, args: &[String]) -> Child {
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+fn spawn(port: u16, directory: &std::path::Path, args: &[String]) -> Child {
     // A file comes first, where there is one.
     let (file, args): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.ends_with(".conf") && arg.contains(std::path::MAIN_SEPARATOR));
     let of_data: &[&str] = if args.iter().any(|arg| *arg == "--sentinel") { &[] } else { &["--save", "", "--appendonly", "no"] };
     let child = Command::new("redis-server")
         .args(file)
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"])
+        .arg(directory)
         .args(of_data)
         .args(args)
         .stdout(Stdio::null())
@@ -860,7 +870,7 @@ async fn tls_with_a_ca_and_a_client_certificate() {
     let directory = tempfile::tempdir().expect("a directory");
     certificates(directory.path());
     let file = |name: &str| directory.path().join(name);
-    let tls = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port().to_string();
+    let tls = free_port().to_string();
     let path = |name: &str| file(name).display().to_string();
     let _server = Server::start(&[
         "--tls-port",

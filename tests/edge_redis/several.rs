@@ -7,12 +7,12 @@ use fusebox::pipeline::ports::{EvidenceStore, LeaseStore, LeaseWish, Leasing, Te
 
 use super::*;
 
-fn half_open(generation: u64) -> Snapshot {
+pub(super) fn half_open(generation: u64) -> Snapshot {
     snapshot(generation, Held::HalfOpen)
 }
 
 /// Everything that a store does, on each of these services.
-async fn everything_works(store: &RedisStore<Still>, services: &[String], generation: u64) {
+pub(super) async fn everything_works(store: &RedisStore<Still>, services: &[String], generation: u64) {
     let wish = LeaseWish { lease: 1, generation: Generation(generation), permits: 1, duration: TIMEOUT, urgent: false };
     for service in services {
         assert_eq!(store.save(service, &half_open(generation), Some(&transition(generation))).await, Ok(Saved::Stored), "{service}");
@@ -35,21 +35,21 @@ fn try_ask(port: u16, command: &[&str]) -> redis::RedisResult<redis::Value> {
     redis::cmd(command[0]).arg(&command[1..]).query(&mut connection)
 }
 
-fn ask(port: u16, command: &[&str]) -> redis::Value {
+pub(super) fn ask(port: u16, command: &[&str]) -> redis::Value {
     try_ask(port, command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
 /// Whether it answers with this word in it; a refusal is no answer.
-fn says(port: u16, command: &[&str], word: &str) -> bool {
+pub(super) fn says(port: u16, command: &[&str], word: &str) -> bool {
     try_ask(port, command).is_ok_and(|answer| format!("{answer:?}").contains(word))
 }
 
-async fn until_says(port: u16, command: &[&str], word: &str) {
+pub(super) async fn until_says(port: u16, command: &[&str], word: &str) {
     eventually(word, async || says(port, command, word).then_some(())).await;
 }
 
 /// Sentinels of a master, which take it for gone after a fifth of a second.
-fn sentinels(master: u16, directory: &tempfile::TempDir) -> [Server; 3] {
+pub(super) fn sentinels(master: u16, directory: &tempfile::TempDir) -> [Server; 3] {
     [0, 1, 2].map(|number| {
         let file = directory.path().join(format!("sentinel-{number}.conf"));
         let mut text = String::new();
@@ -106,7 +106,7 @@ async fn sentinels_name_the_master_and_after_a_failover_the_next_one() {
 }
 
 /// Publishes until it is heard: a subscription takes a moment to find its server.
-async fn until_heard(heard: &mut mpsc::Receiver<Heard>, store: &RedisStore<Still>) {
+pub(super) async fn until_heard(heard: &mut mpsc::Receiver<Heard>, store: &RedisStore<Still>) {
     for generation in 10.. {
         while let Ok(news) = heard.try_recv() {
             if matches!(news, Heard::Changed { snapshot, .. } if snapshot.generation >= Generation(10)) {
@@ -119,24 +119,20 @@ async fn until_heard(heard: &mut mpsc::Receiver<Heard>, store: &RedisStore<Still
     }
 }
 
+/// Slots of each of three nodes; the last has what is left.
+const SLOTS: usize = 5_462;
+
+/// A node that has joined no others.
+pub(super) fn node(more: &[&str]) -> Server {
+    let args = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0"];
+    Server::start(&[&args, more].concat())
+}
+
 /// Three nodes with a third of the slots each.
-async fn cluster() -> [Server; 3] {
-    let directory = std::env::temp_dir();
-    let nodes = [0, 1, 2].map(|_| {
-        let file = format!("nodes-{}.conf", uuid::Uuid::new_v4());
-        Server::start(&[
-            "--cluster-enabled",
-            "yes",
-            "--cluster-config-file",
-            &file,
-            "--dir",
-            directory.to_str().expect("text"),
-            "--cluster-node-timeout",
-            "2000",
-        ])
-    });
+pub(super) async fn cluster(more: &[&str]) -> [Server; 3] {
+    let nodes = [0, 1, 2].map(|_| node(more));
     for (place, node) in nodes.iter().enumerate() {
-        let (from, to) = (place * 5_462, (place * 5_462 + 5_461).min(16_383));
+        let (from, to) = (place * SLOTS, (place * SLOTS + SLOTS - 1).min(16_383));
         ask(node.port, &["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]);
         for other in &nodes {
             ask(node.port, &["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string()]);
@@ -149,16 +145,27 @@ async fn cluster() -> [Server; 3] {
     nodes
 }
 
-fn id(node: &Server) -> String {
+/// Where it is, as a config says it.
+pub(super) fn url(nodes: &[Server]) -> String {
+    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+    format!("redis+cluster://{}", hosts.join(","))
+}
+
+/// Which of three nodes has a key, and in which slot.
+pub(super) fn home(nodes: &[Server; 3], key: &str) -> (usize, i64) {
+    let redis::Value::Int(slot) = ask(nodes[0].port, &["CLUSTER", "KEYSLOT", key]) else { panic!("no slot") };
+    (usize::try_from(slot).expect("a slot") / SLOTS, slot)
+}
+
+pub(super) fn id(node: &Server) -> String {
     let redis::Value::BulkString(id) = ask(node.port, &["CLUSTER", "MYID"]) else { panic!("no id") };
     String::from_utf8(id).expect("text")
 }
 
 #[tokio::test]
 async fn a_cluster_keeps_each_service_on_one_node_and_its_slots_may_move() {
-    let nodes = cluster().await;
-    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-    let config = config(&format!("redis+cluster://{}", hosts.join(",")), "cluster");
+    let nodes = cluster(&[]).await;
+    let config = config(&url(&nodes), "cluster");
     let (store, other) = (store_at(&config, "a", Tick(1_000_000)), store_at(&config, "b", Tick(1_000_000)));
     let mut heard = other.watch();
     assert_eq!(next(&mut heard).await, Heard::Connected);
@@ -174,8 +181,7 @@ async fn a_cluster_keeps_each_service_on_one_node_and_its_slots_may_move() {
     }
 
     // A service's slot moves, with all of its keys, while it is used.
-    let redis::Value::Int(slot) = ask(nodes[0].port, &["CLUSTER", "KEYSLOT", "cluster:{s7}:breaker"]) else { panic!("no slot") };
-    let from = usize::try_from(slot).expect("a slot") / 5_462;
+    let (from, slot) = home(&nodes, "cluster:{s7}:breaker");
     let to = (from + 1) % 3;
     let slot = slot.to_string();
     ask(nodes[to].port, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(&nodes[from])]);

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::cluster::ClusterClient;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates, TlsMode};
 use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 
+use super::nodes::Cluster;
 use super::servers::Servers;
 use crate::config;
 use crate::edge::tls;
@@ -22,9 +22,6 @@ const PEER_GONE: Duration = Duration::from_secs(10);
 /// Where Redis and a sentinel listen unless the URL says so.
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
-
-/// How often a cluster's client tries one command: enough to follow a slot that has moved. The time of all tries is bounded outside.
-const CLUSTER_RETRIES: u32 = 5;
 
 /// A fault of `[redis]` that is found when the client is built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -146,12 +143,10 @@ pub(super) fn servers(config: &config::Redis) -> Result<Servers, ConfigError> {
             for host in &hosts {
                 nodes.push(info(host, credentials, REDIS_PORT, "")?);
             }
-            let mut builder = ClusterClient::builder(nodes.clone()).tcp_settings(socket_options()).retries(CLUSTER_RETRIES);
-            if let Some(certificates) = &certificates {
-                builder = builder.certs(certificates.clone());
+            for node in &nodes {
+                open(node.clone())?;
             }
-            let client = builder.build().map_err(|_| unreadable_pem())?;
-            Ok(Servers::Cluster { client: Box::new(client), nodes: nodes.into_iter().map(open).collect::<Result<_, _>>()? })
+            Ok(Servers::Cluster(Arc::new(Cluster::new(nodes, certificates, config.timeout))))
         }
     }
 }

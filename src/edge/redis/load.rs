@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use redis::{ErrorKind, RedisResult, Script, ServerErrorKind};
 
 use super::{RedisStore, unreadable};
@@ -44,7 +44,8 @@ impl<C: Clock> RedisStore<C> {
                         replies => return replies,
                     }
                 }
-                Ok(try_join_all(keys.chunks(1).map(read)).await?.into_iter().flatten().collect())
+                let replies: RedisResult<Vec<_>> = join_all(keys.chunks(1).map(read)).await.into_iter().collect();
+                Ok(replies?.into_iter().flatten().collect())
             })
             .await?;
         if replies.len() != services.len() {

@@ -29,6 +29,7 @@ mod layout;
 mod leases;
 mod link;
 mod load;
+mod nodes;
 mod servers;
 mod tunings;
 mod watch;

@@ -3,7 +3,7 @@
 //! Guarantees:
 //! - Sentinels are asked each time that a connection is made, one after the other until one answers, none for longer than its share of the time; so
 //!   after a failover the next attempt goes to the new master. One that has become a replica refuses writes, which ends the connection.
-//! - In a cluster a command goes to the node of its key; `MOVED` and `ASK` are followed, and the map of slots is read anew.
+//! - A cluster is one connection too: [`nodes`](super::nodes) says what holds of it.
 //! - No error names a server.
 
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
-use redis::cluster::ClusterClient;
-use redis::cluster_async::ClusterConnection;
 use redis::sentinel::SentinelClient;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisFuture, RedisResult, Value};
 use tokio::sync::Mutex;
+
+use super::nodes::{Cluster, Nodes};
 
 /// Commands in flight at once. A breaker's keeper has a handful; a bound keeps a burst from filling memory before the first timeout.
 const IN_FLIGHT: usize = 256;
@@ -34,18 +34,14 @@ pub(super) enum Servers {
         database: i64,
     },
     /// All nodes of a cluster.
-    Cluster {
-        client: Box<ClusterClient>,
-        /// Some of its nodes: what is published on one is heard on all.
-        nodes: Vec<Client>,
-    },
+    Cluster(Arc<Cluster>),
 }
 
 /// A connection for commands; clones share it.
 #[derive(Clone)]
 pub(super) enum Connection {
     One(MultiplexedConnection),
-    Cluster(ClusterConnection),
+    Cluster(Nodes),
 }
 
 impl std::fmt::Debug for Servers {
@@ -54,7 +50,7 @@ impl std::fmt::Debug for Servers {
         f.write_str(match self {
             Self::One(_) => "One",
             Self::Sentinels { .. } => "Sentinels",
-            Self::Cluster { .. } => "Cluster",
+            Self::Cluster(_) => "Cluster",
         })
     }
 }
@@ -71,39 +67,28 @@ impl Servers {
         match self {
             Self::One(client) => client.get_connection_info().redis_settings().db(),
             Self::Sentinels { database, .. } => *database,
-            Self::Cluster { .. } => 0,
+            Self::Cluster(_) => 0,
         }
     }
 
-    /// Makes a connection. It is bounded by whoever waits for it, and so are its commands; but of a cluster each command has `timeout`, lest
-    /// what nobody waits for any more be tried on.
+    /// Makes a connection, on which something was answered. It is bounded by whoever waits for it, and so are its commands.
     pub(super) async fn connect(&self, timeout: Duration) -> RedisResult<Connection> {
         match self {
-            Self::One(client) => one(client).await,
-            Self::Sentinels { clients, first, .. } => one(&master(clients, first, timeout).await?).await,
-            Self::Cluster { client, .. } => {
-                let config = redis::cluster::ClusterConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
-                client.get_async_connection_with_config(config).await.map(Connection::Cluster)
-            }
+            Self::One(client) => one(client).await.map(Connection::One),
+            Self::Sentinels { clients, first, .. } => one(&master(clients, first, timeout).await?).await.map(Connection::One),
+            Self::Cluster(cluster) => Arc::clone(cluster).connect().await.map(Connection::Cluster),
         }
     }
 
-    /// Makes a connection for a subscription.
-    pub(super) async fn subscribe(&self, timeout: Duration) -> RedisResult<PubSub> {
-        match self {
-            Self::One(client) => client.get_async_pubsub().await,
-            Self::Sentinels { clients, first, .. } => master(clients, first, timeout).await?.get_async_pubsub().await,
-            Self::Cluster { nodes, .. } => {
-                let mut failure = None;
-                for node in nodes {
-                    match node.get_async_pubsub().await {
-                        Ok(subscription) => return Ok(subscription),
-                        Err(error) => failure = Some(error),
-                    }
-                }
-                Err(failure.unwrap_or_else(|| (redis::ErrorKind::InvalidClientConfig, "no node is named").into()))
-            }
-        }
+    /// Makes a connection that is subscribed to a channel.
+    pub(super) async fn subscribe(&self, channel: &str, timeout: Duration) -> RedisResult<PubSub> {
+        let mut subscription = match self {
+            Self::One(client) => client.get_async_pubsub().await?,
+            Self::Sentinels { clients, first, .. } => master(clients, first, timeout).await?.get_async_pubsub().await?,
+            Self::Cluster(cluster) => return cluster.subscribe(channel).await,
+        };
+        subscription.subscribe(channel).await?;
+        Ok(subscription)
     }
 }
 
@@ -126,31 +111,42 @@ async fn master(sentinels: &[Mutex<SentinelClient>], first: &AtomicUsize, timeou
     Err(failure.unwrap_or_else(|| std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
 
-async fn one(client: &Client) -> RedisResult<Connection> {
+/// A connection to one server, which has answered on it: a frozen one's kernel accepts connections all the same.
+pub(super) async fn one(client: &Client) -> RedisResult<MultiplexedConnection> {
     // The bounds are set outside, over several commands at once.
     let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None).set_concurrency_limit(IN_FLIGHT);
-    client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    redis::cmd("PING").exec_async(&mut connection).await?;
+    Ok(connection)
+}
+
+impl Connection {
+    /// Whether it leads to several servers, of which some may serve while another does not.
+    pub(super) fn is_to_several(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
 }
 
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::One(connection) => connection.req_packed_command(cmd),
-            Self::Cluster(connection) => connection.req_packed_command(cmd),
+            Self::Cluster(nodes) => Box::pin(nodes.ask(cmd)),
         }
     }
 
-    fn req_packed_commands<'a>(&'a mut self, cmd: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Self::One(connection) => connection.req_packed_commands(cmd, offset, count),
-            Self::Cluster(connection) => connection.req_packed_commands(cmd, offset, count),
+            Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            // Its commands may be of several nodes.
+            Self::Cluster(_) => Box::pin(async { Err((ErrorKind::Client, "no pipelines in a cluster").into()) }),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
             Self::One(connection) => connection.get_db(),
-            Self::Cluster(connection) => connection.get_db(),
+            Self::Cluster(_) => 0,
         }
     }
 }

@@ -1,0 +1,159 @@
+//! A node of a cluster that is killed, frozen, or replaced by its replica, while the services of the others are used.
+
+use fusebox::pipeline::ports::{LeaseStore, LeaseWish, Leasing};
+
+use super::several::{ask, cluster, everything_works, half_open, home, id, node, until_heard, until_says, url};
+use super::*;
+
+/// Where a node that is gone takes no other's slots with it.
+const PARTLY: &[&str] = &["--cluster-require-full-coverage", "no"];
+
+/// How long the others are watched: longer than the cluster takes to find that one of them is gone.
+const WATCHED: Duration = Duration::from_secs(5);
+
+/// The services of each of three nodes.
+fn homes(nodes: &[Server; 3]) -> [Vec<String>; 3] {
+    let mut homes = [const { Vec::new() }; 3];
+    for service in (0..30).map(|number| format!("s{number}")) {
+        homes[home(nodes, &format!("cluster:{{{service}}}:breaker")).0].push(service);
+    }
+    homes
+}
+
+/// Saves a newer state of a service and asks for a lease; gives how long both took at most.
+async fn used(store: &RedisStore<Still>, service: &str, generation: u64) -> Result<Duration, StoreError> {
+    let from = Instant::now();
+    store.save(service, &half_open(generation), Some(&transition(generation))).await?;
+    let saved = from.elapsed();
+    let wish = LeaseWish { lease: generation, generation: Generation(generation), permits: 1, duration: TIMEOUT, urgent: false };
+    let from = Instant::now();
+    if store.lease(service, wish).await? == Leasing::Granted {
+        store.give_back(service, &[generation]).await?;
+    }
+    Ok(saved.max(from.elapsed()))
+}
+
+/// What came of using the others' services while one node is away.
+#[derive(Debug, Default)]
+struct Course {
+    served: usize,
+    failed: Vec<StoreError>,
+    slowest: Duration,
+}
+
+/// Uses the services of the others all the time, and those of the one that is away, whose answers must come in time.
+async fn watch(store: &RedisStore<Still>, away: &[String], others: &[String], mut generation: u64) -> Course {
+    let mut course = Course::default();
+    let from = Instant::now();
+    while from.elapsed() < WATCHED {
+        generation += 1;
+        let of_away = async {
+            let asked = Instant::now();
+            let answer = store.save(&away[0], &half_open(generation), None).await;
+            assert!(asked.elapsed() < TIMEOUT + SLACK, "{:?}", asked.elapsed());
+            answer.expect_err("its node is away").0
+        };
+        let of_others = async {
+            let mut answers = Vec::new();
+            for service in others {
+                answers.push(used(store, service, generation).await);
+            }
+            answers
+        };
+        let (error, answers) = tokio::join!(of_away, of_others);
+        assert!(!error.contains("127.0.0.1"), "{error}");
+        for answer in answers {
+            match answer {
+                Ok(took) => {
+                    course.served += 1;
+                    course.slowest = course.slowest.max(took);
+                }
+                Err(error) => course.failed.push(error),
+            }
+        }
+    }
+    println!("of the others {} were served, the slowest after {:?}; not served: {:?}", course.served, course.slowest, course.failed);
+    course
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_takes_the_services_of_no_other_with_it() {
+    let mut nodes = cluster(PARTLY).await;
+    let store = store_at(&config(&url(&nodes), "cluster"), "a", Tick(1_000_000));
+    let homes = homes(&nodes);
+    let all = homes.concat();
+    eventually("a connection", async || store.load(&all).await.ok()).await;
+    nodes[2].kill();
+    // No node knows the script of a save yet, and the one that is gone cannot be told it.
+    let course = watch(&store, &homes[2], &homes[..2].concat(), 10).await;
+    assert_eq!(course.failed, [], "served {}", course.served);
+    // Who comes later finds the others too.
+    let late = store_at(&config(&url(&nodes), "cluster"), "b", Tick(1_000_000));
+    eventually("the others' states", async || late.load(&homes[0]).await.ok()).await;
+    nodes[2].restart();
+    for store in [&store, &late] {
+        eventually("all of it", async || store.load(&all).await.ok()).await;
+    }
+    everything_works(&store, &all, 100_000).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_frozen_takes_the_services_of_no_other_with_it() {
+    let nodes = cluster(PARTLY).await;
+    let store = store_at(&config(&url(&nodes), "cluster"), "a", Tick(1_000_000));
+    let homes = homes(&nodes);
+    let all = homes.concat();
+    eventually("a connection", async || store.load(&all).await.ok()).await;
+    nodes[2].signal("-STOP");
+    let course = watch(&store, &homes[2], &homes[..2].concat(), 10).await;
+    assert_eq!(course.failed, [], "served {}", course.served);
+    let late = store_at(&config(&url(&nodes), "cluster"), "b", Tick(1_000_000));
+    eventually("the others' states", async || late.load(&homes[0]).await.ok()).await;
+    nodes[2].signal("-CONT");
+    for store in [&store, &late] {
+        eventually("all of it", async || store.load(&all).await.ok()).await;
+    }
+    everything_works(&store, &all, 100_000).await;
+}
+
+#[tokio::test]
+async fn a_replica_takes_the_place_of_its_node_with_what_was_stored() {
+    let nodes = cluster(&[]).await;
+    let replica = node(&[]);
+    ask(replica.port, &["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string()]);
+    until_says(replica.port, &["CLUSTER", "INFO"], "cluster_known_nodes:4").await;
+    let master = id(&nodes[0]);
+    until_says(replica.port, &["CLUSTER", "NODES"], &master).await;
+    ask(replica.port, &["CLUSTER", "REPLICATE", &master]);
+    until_says(nodes[0].port, &["INFO", "replication"], "state=online").await;
+    for node in &nodes {
+        // Who does not know it gives it no vote.
+        until_says(node.port, &["CLUSTER", "NODES"], &format!("slave {master}")).await;
+    }
+
+    let config = config(&url(&nodes), "cluster");
+    let (store, other) = (store_at(&config, "a", Tick(1_000_000)), store_at(&config, "b", Tick(1_000_000)));
+    let mut heard = other.watch();
+    let homes = homes(&nodes);
+    let all = homes.concat();
+    eventually("a connection", async || store.load(&all).await.ok()).await;
+    everything_works(&store, &all, 3).await;
+    let service = &homes[0][0];
+    until_says(nodes[0].port, &["WAIT", "1", "1000"], "1").await;
+
+    nodes[0].signal("-STOP");
+    let from = Instant::now();
+    let stored = eventually("the replica serves", async || state_of(&store, service).await.ok()).await;
+    println!("its services were had again after {:?}", from.elapsed());
+    assert_eq!(stored.map(|stored| stored.generation), Some(Generation(3)), "with what was stored");
+    until_says(replica.port, &["ROLE"], "master").await;
+    eventually("all of it", async || store.load(&all).await.ok()).await;
+    everything_works(&store, &all, 4).await;
+    // The subscription was at the node that is frozen.
+    until_heard(&mut heard, &store).await;
+
+    nodes[0].signal("-CONT");
+    until_says(nodes[0].port, &["ROLE"], "slave").await;
+    everything_works(&store, &all, 2_000).await;
+    everything_works(&other, &all, 3_000).await;
+}
