@@ -235,9 +235,10 @@ impl Backlog {
 }
 
 fn sums(partitions: &[PartitionLag], topic: &Topic) -> Sums {
-    partitions.iter().filter(|lag| lag.partition.topic == *topic).fold(Sums::default(), |sums, lag| {
-        let committed = lag.committed.map_or(lag.low.0, |committed| committed.0.max(lag.low.0));
-        Sums { end: sums.end + lag.end.0, committed: sums.committed + committed, depth: sums.depth + lag.lag() }
+    partitions.iter().filter(|lag| lag.partition.topic == *topic).fold(Sums::default(), |sums, lag| Sums {
+        end: sums.end + lag.end.0,
+        committed: sums.committed + lag.next().0,
+        depth: sums.depth + lag.lag(),
     })
 }
 

@@ -106,53 +106,49 @@ pub(super) struct How {
 }
 
 impl Which {
-    fn body(&self) -> Map<String, Value> {
-        let texts = [
-            ("service", &self.service),
-            ("camera", &self.camera),
-            ("reason", &self.parked_for),
-            ("older_than", &self.older_than),
-            ("text", &self.text),
-        ];
-        let mut filter: Map<String, Value> =
-            texts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), json!(value.as_ref()?)))).collect();
-        if let Some(attempts) = self.attempts {
-            filter.insert("attempts".to_owned(), json!(attempts));
-        }
-        let mut body = Map::from_iter([("filter".to_owned(), Value::Object(filter))]);
-        if !self.id.is_empty() {
-            body.insert("ids".to_owned(), json!(self.id));
-        }
-        body
+    /// The body that asks for it, with what else is given.
+    fn body<'a>(&self, others: impl IntoIterator<Item = (&'a str, Option<Value>)>) -> Value {
+        let filter = given([
+            ("service", text(self.service.as_ref())),
+            ("camera", text(self.camera.as_ref())),
+            ("reason", text(self.parked_for.as_ref())),
+            ("older_than", text(self.older_than.as_ref())),
+            ("text", text(self.text.as_ref())),
+            ("attempts", self.attempts.map(Value::from)),
+        ]);
+        let ids = (!self.id.is_empty()).then(|| json!(self.id));
+        let mut body = given([("filter", Some(Value::Object(filter))), ("ids", ids)]);
+        body.extend(given(others));
+        Value::Object(body)
     }
+}
+
+/// The members that have a value.
+fn given<'a>(members: impl IntoIterator<Item = (&'a str, Option<Value>)>) -> Map<String, Value> {
+    members.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+}
+
+fn text(value: Option<&String>) -> Option<Value> {
+    value.map(|value| json!(value))
 }
 
 /// Asks for it.
 pub(super) async fn ask(client: &ApiClient, action: &Action) -> Result<Value, ApiError> {
     let base = "/api/v1/retry";
-    let order = |which: &Which, how: &How| {
-        let mut body = which.body();
-        body.insert("dry_run".to_owned(), json!(how.dry_run));
-        body.extend(how.rate.map(|rate| ("rate".to_owned(), json!(rate))));
-        body.extend(how.reason.as_ref().map(|reason| ("reason".to_owned(), json!(reason))));
-        Value::Object(body)
+    let order = |which: &Which, How { dry_run, rate, reason }: &How| {
+        which.body([("dry_run", Some(json!(dry_run))), ("rate", rate.map(Value::from)), ("reason", text(reason.as_ref()))])
     };
     match action {
         Action::Release { which, how } => client.post(&format!("{base}/release"), &order(which, how)).await,
         Action::Discard { which, how } => client.post(&format!("{base}/discard"), &order(which, how)).await,
         Action::Delay { which, lasts, dry_run, reason } => {
-            let mut body = which.body();
-            body.insert("for".to_owned(), json!(lasts));
-            body.insert("dry_run".to_owned(), json!(dry_run));
-            body.extend(reason.as_ref().map(|reason| ("reason".to_owned(), json!(reason))));
-            client.post(&format!("{base}/delay"), &Value::Object(body)).await
+            let body = which.body([("dry_run", Some(json!(dry_run))), ("reason", text(reason.as_ref())), ("for", Some(json!(lasts)))]);
+            client.post(&format!("{base}/delay"), &body).await
         }
         Action::Orders => client.get(&format!("{base}/orders")).await,
         Action::Cancel { order } => client.post(&format!("{base}/orders/{}/cancel", path_segment(order)), &json!({})).await,
         Action::Pause { service, reason, ttl } => {
-            let mut body = Map::new();
-            body.extend(reason.as_ref().map(|reason| ("reason".to_owned(), json!(reason))));
-            body.extend(ttl.as_ref().map(|ttl| ("ttl".to_owned(), json!(ttl))));
+            let body = given([("reason", text(reason.as_ref())), ("ttl", text(ttl.as_ref()))]);
             client.post(&format!("{base}/services/{}/pause", path_segment(service)), &Value::Object(body)).await
         }
         Action::Resume { service } => client.post(&format!("{base}/services/{}/resume", path_segment(service)), &json!({})).await,

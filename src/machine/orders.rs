@@ -169,9 +169,9 @@ impl Orders {
         self.orders.values().rev().find(|order| order.has(parked))
     }
 
-    /// Whether there is no order at all.
-    pub fn is_empty(&self) -> bool {
-        self.orders.is_empty()
+    /// Whether an order stands: it is known, and not taken back.
+    pub fn stands(&self, id: Uuid) -> bool {
+        self.orders.values().any(|order| order.id == id && order.cancelled_by.is_none())
     }
 
     /// Orders, the last one first, and how many calls each was carried out for.

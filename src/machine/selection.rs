@@ -1,7 +1,6 @@
 //! Which parked calls somebody means: by their ids, or by what is known of them.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -53,14 +52,6 @@ impl Selection {
             && self.parked_before.is_none_or(|before| parking.first_parked_at < before)
             && self.attempts_from.is_none_or(|attempts| parking.attempt >= attempts)
             && self.text.as_ref().is_none_or(|text| contains(parked.record.value.as_deref().unwrap_or_default(), text.as_bytes()))
-    }
-
-    /// Whether it means calls that have been parked for so long at least; `None`: it does not say.
-    pub fn older_than(mut self, age: Option<Duration>, now: UnixMillis) -> Self {
-        if let Some(age) = age {
-            self.parked_before = Some(UnixMillis(now.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))));
-        }
-        self
     }
 }
 

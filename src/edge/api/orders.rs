@@ -55,9 +55,8 @@ pub struct Counted {
 }
 
 /// Which calls, in the words of a request.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[derive(Default)]
 struct Filter {
     service: Option<String>,
     reason: Option<String>,
@@ -144,11 +143,7 @@ pub(super) async fn release<W: World, S: Store>(
     actor: Extension<Actor>,
     wanted: Result<Json<Wanted>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Given>), Problem> {
-    give(state, actor, wanted, |_, wanted| {
-        refuse_for(wanted)?;
-        Ok(Act::Release)
-    })
-    .await
+    give(state, actor, wanted, |_, wanted| at_once(Act::Release, wanted)).await
 }
 
 pub(super) async fn discard<W: World, S: Store>(
@@ -156,11 +151,7 @@ pub(super) async fn discard<W: World, S: Store>(
     actor: Extension<Actor>,
     wanted: Result<Json<Wanted>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Given>), Problem> {
-    give(state, actor, wanted, |_, wanted| {
-        refuse_for(wanted)?;
-        Ok(Act::Discard)
-    })
-    .await
+    give(state, actor, wanted, |_, wanted| at_once(Act::Discard, wanted)).await
 }
 
 pub(super) async fn delay<W: World, S: Store>(
@@ -187,8 +178,8 @@ pub(super) async fn delay<W: World, S: Store>(
     .await
 }
 
-fn refuse_for(wanted: &Wanted) -> Result<(), Problem> {
-    if wanted.lasts.is_some() { Err(Problem::bad_request("`for` goes with a delay")) } else { Ok(()) }
+fn at_once(act: Act, wanted: &Wanted) -> Result<Act, Problem> {
+    if wanted.lasts.is_some() { Err(Problem::bad_request("`for` goes with a delay")) } else { Ok(act) }
 }
 
 async fn give<W: World, S: Store>(
@@ -258,8 +249,7 @@ fn selection<W: World, S: Store>(api: &Api<W, S>, wanted: &Wanted, now: UnixMill
     };
     selection.event_ids.extend(wanted.ids.iter().flatten().copied());
     if let Some(unknown) = selection.services.iter().find(|service| !api.orders.services.contains_key(*service)) {
-        let known: Vec<&str> = api.orders.services.keys().map(String::as_str).collect();
-        return Err(Problem::bad_request(format!("no service `{unknown}` parks its calls; there are {}", known.join(", "))));
+        return Err(parks_nothing(api, unknown, StatusCode::BAD_REQUEST));
     }
     if let [unknown, ..] = selection.unknown_reasons()[..] {
         let known: Vec<&str> = crate::event::envelope::Reason::ALL.iter().map(|reason| reason.as_str()).collect();
@@ -277,17 +267,15 @@ impl Filter {
             event_ids: self.event_id.into_iter().collect(),
             cameras: self.camera.iter().cloned().collect(),
             reasons: self.reason.iter().cloned().collect(),
-            parked_before: None,
+            parked_before: older_than.map(|age| now.minus(age)),
             attempts_from: self.attempts,
             text: self.text.clone(),
-        }
-        .older_than(older_than, now))
+        })
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[derive(Default)]
 pub(super) struct Why {
     reason: String,
     ttl: Option<String>,
@@ -346,11 +334,12 @@ pub(super) async fn resume<W: World, S: Store>(
 }
 
 fn parks<W: World, S: Store>(api: &Api<W, S>, service: &str) -> Result<(), Problem> {
-    if api.orders.services.contains_key(service) {
-        return Ok(());
-    }
+    if api.orders.services.contains_key(service) { Ok(()) } else { Err(parks_nothing(api, service, StatusCode::NOT_FOUND)) }
+}
+
+fn parks_nothing<W: World, S: Store>(api: &Api<W, S>, service: &str, status: StatusCode) -> Problem {
     let known: Vec<&str> = api.orders.services.keys().map(String::as_str).collect();
-    Err(Problem::new(StatusCode::NOT_FOUND, format!("no service `{service}` parks its calls; there are {}", known.join(", "))))
+    Problem::new(status, format!("no service `{service}` parks its calls; there are {}", known.join(", ")))
 }
 
 fn find<W: World, S: Store>(api: &Api<W, S>, id: Uuid) -> Result<(Order, u64), Problem> {

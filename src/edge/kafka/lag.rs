@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset as Position, TopicPartitionList};
 
 use super::properties::{self, Quiet};
@@ -27,11 +28,27 @@ pub struct PartitionLag {
 }
 
 impl PartitionLag {
-    /// Records between the group and the end, counted by offsets: holes count too. A group without a commit, or whose place has been
-    /// deleted, begins at the oldest record.
+    /// Where the group goes on. One without a commit, or whose place has been deleted, begins at the oldest record.
+    pub fn next(&self) -> Offset {
+        goes_on_at(self.committed, self.low)
+    }
+
+    /// Records between the group and the end, counted by offsets: holes count too.
     pub fn lag(&self) -> u64 {
-        let from = self.committed.map_or(self.low, |committed| committed.max(self.low));
-        u64::try_from(self.end.0 - from.0).unwrap_or(0)
+        u64::try_from(self.end.0 - self.next().0).unwrap_or(0)
+    }
+}
+
+/// Where a group goes on that has committed this, or nothing, in a partition that begins at `low`.
+pub(super) fn goes_on_at(committed: Option<Offset>, low: Offset) -> Offset {
+    committed.map_or(low, |committed| committed.max(low))
+}
+
+/// What a group has committed of a partition; `None` if it never did.
+pub(super) fn committed(element: &TopicPartitionListElem<'_>) -> Option<Offset> {
+    match element.offset() {
+        Position::Offset(offset) => Some(Offset(offset)),
+        Position::Beginning | Position::End | Position::Stored | Position::Invalid | Position::OffsetTail(_) => None,
     }
 }
 
@@ -72,19 +89,16 @@ impl LagSampler {
         if all.count() == 0 {
             return Ok(Vec::new());
         }
-        let committed = self.client.committed_offsets(all, within)?;
-        let mut lags = Vec::with_capacity(committed.count());
-        for element in committed.elements() {
+        let commits = self.client.committed_offsets(all, within)?;
+        let mut lags = Vec::with_capacity(commits.count());
+        for element in &commits.elements() {
             let Some(topic) = self.topics.iter().find(|topic| topic.as_str() == element.topic()) else { continue };
             match self.client.fetch_watermarks(element.topic(), element.partition(), within) {
                 Ok((low, end)) => lags.push(PartitionLag {
                     partition: TopicPartition { topic: topic.clone(), partition: Partition(element.partition()) },
                     low: Offset(low),
                     end: Offset(end),
-                    committed: match element.offset() {
-                        Position::Offset(offset) => Some(Offset(offset)),
-                        Position::Beginning | Position::End | Position::Stored | Position::Invalid | Position::OffsetTail(_) => None,
-                    },
+                    committed: committed(element),
                 }),
                 Err(error) => match KafkaEdgeError::from(error) {
                     // With no broker at all, every partition would take its whole time.

@@ -16,7 +16,7 @@ use rdkafka::{Offset as Position, TopicPartitionList};
 
 use super::error::is_unreachable;
 use super::properties::{self, Quiet};
-use super::{KafkaEdgeError, record, topics};
+use super::{KafkaEdgeError, lag, record, topics};
 use crate::config;
 use crate::event::{Incoming, Offset, Topic};
 use crate::machine::progress::Progress;
@@ -118,15 +118,15 @@ impl Looking {
             return Ok(unread);
         }
         let ends = looked.ends.entry(topic.to_string()).or_default();
-        for element in self.client.committed_offsets(all, WITHIN)?.elements() {
+        for element in &self.client.committed_offsets(all, WITHIN)?.elements() {
             let number = element.partition();
             let (low, end) = self.client.fetch_watermarks(topic.as_str(), number, WITHIN)?;
             ends.insert(number, end);
-            let committed = if let Position::Offset(offset) = element.offset() { Some(offset) } else { None };
-            let from = committed.map_or(low, |offset| offset.max(low));
-            if from < end {
-                let finished = committed.and_then(|offset| Progress::decode(Offset(offset), element.metadata()).ok()).unwrap_or_default();
-                assignment.add_partition_offset(topic.as_str(), number, Position::Offset(from))?;
+            let committed = lag::committed(element);
+            let from = lag::goes_on_at(committed, Offset(low));
+            if from.0 < end {
+                let finished = committed.and_then(|next| Progress::decode(next, element.metadata()).ok()).unwrap_or_default();
+                assignment.add_partition_offset(topic.as_str(), number, Position::Offset(from.0))?;
                 unread.insert(number, Unread { end, finished });
             }
         }

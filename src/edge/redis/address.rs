@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates, TlsMode};
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode,
+};
 use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 
@@ -52,97 +54,58 @@ enum Kind {
 /// # Errors
 /// The URL cannot be read or names something that is not supported, or a file cannot be read.
 pub(super) fn servers(config: &config::Redis) -> Result<Servers, ConfigError> {
-    let url = config.url.expose_secret();
-    let (scheme, rest) = url.split_once("://").unwrap_or_default();
-    let (kind, secure) = kind(scheme)?;
-    if !secure {
+    let url = Url::read(config.url.expose_secret())?;
+    if !url.secure {
         for (key, given) in [("redis.ca", config.ca.is_some()), ("redis.certificate", config.identity.is_some())] {
             if given {
                 return Err(ConfigError::new(key, "is of use with rediss:// only; change redis.url or leave it out"));
             }
         }
     }
-    let form = match kind {
-        Kind::One => "redis://[user[:password]@]host[:port][/database]",
-        Kind::Sentinels => "redis+sentinel://[user[:password]@]host[:port],host[:port],…/master[/database]",
-        Kind::Cluster => "redis+cluster://[user[:password]@]host[:port],host[:port],…",
-    };
-    let unreadable = || ConfigError::new("redis.url", format!("cannot be read; write {form}, and %XX for what is special in a password"));
-    if url.contains("#insecure") {
+    if url.text.contains("#insecure") {
         return Err(ConfigError::new("redis.url", "#insecure is not supported: name the server's CA certificate in redis.ca instead"));
     }
-    let certificates = if secure {
+    let certificates = if url.secure {
         tls::install_provider();
         Some(certificates(config)?)
     } else {
         None
     };
-    let key = if config.identity.is_some() { "redis.certificate" } else { "redis.ca" };
-    let unreadable_pem = || ConfigError::new(key, "cannot be read as PEM: a CERTIFICATE, and for a client a PRIVATE KEY beside it");
+    let unreadable_pem = || {
+        let key = if config.identity.is_some() { "redis.certificate" } else { "redis.ca" };
+        ConfigError::new(key, "cannot be read as PEM: a CERTIFICATE, and for a client a PRIVATE KEY beside it")
+    };
     let open = |info: ConnectionInfo| match certificates.clone() {
-        None => Client::open(info).map_err(|_| unreadable()),
+        None => Client::open(info).map_err(|_| url.unreadable()),
         Some(certificates) => Client::build_with_tls(info, certificates).map_err(|_| unreadable_pem()),
     };
-    let plain = if secure { "rediss" } else { "redis" };
-    let info = |host: &str, credentials: &str, port: u16, database: &str| {
-        let host = if has_port(host) { host.to_owned() } else { format!("{host}:{port}") };
-        let info = format!("{plain}://{credentials}{host}{database}").into_connection_info().map_err(|_| unreadable())?;
-        Ok::<_, ConfigError>(info.set_tcp_settings(socket_options()))
-    };
-    let (credentials, hosts) = rest.rsplit_once('@').map_or(("", rest), |(_, hosts)| (&rest[..rest.len() - hosts.len()], hosts));
-    let (hosts, path) = hosts.split_once('/').unwrap_or((hosts, ""));
-    let hosts: Vec<&str> = hosts.split(',').collect();
-    if hosts.iter().any(|host| host.is_empty()) {
-        return Err(unreadable());
+    if url.hosts().any(str::is_empty) {
+        return Err(url.unreadable());
     }
-    match kind {
-        Kind::One => {
-            let info = url.into_connection_info().map_err(|_| unreadable())?;
-            open(info.set_tcp_settings(socket_options())).map(|client| Servers::One(Box::new(client)))
-        }
+    match url.kind {
+        Kind::One => open(url.info(url.text)?).map(|client| Servers::One(Box::new(client))),
         Kind::Sentinels => {
-            let (master, database) = path.split_once('/').unwrap_or((path, ""));
-            let database: i64 = if database.is_empty() { 0 } else { database.parse().map_err(|_| unreadable())? };
+            let (master, database) = url.path.split_once('/').unwrap_or((url.path, ""));
+            let database: i64 = if database.is_empty() { 0 } else { database.parse().map_err(|_| url.unreadable())? };
             if master.is_empty() {
-                return Err(unreadable());
+                return Err(url.unreadable());
             }
-            let mut sentinels = Vec::new();
-            for host in &hosts {
-                sentinels.push(info(host, "", SENTINEL_PORT, "")?.addr().clone());
+            let mut clients = Vec::new();
+            for host in url.hosts() {
+                let sentinel = url.host("", host, SENTINEL_PORT)?.addr().clone();
+                // User and password are the servers'; any host does to read them by.
+                let servers = url.host(url.credentials, host, SENTINEL_PORT)?;
+                let builder = sentinel_client(sentinel, master, database, servers.redis_settings(), certificates.as_ref());
+                let client = builder.map_err(|_| url.unreadable())?.build().map_err(|_| unreadable_pem())?;
+                clients.push(Mutex::new(client));
             }
-            // The first host stands for any: only the credentials are read of it.
-            let settings = info(hosts[0], credentials, SENTINEL_PORT, "")?.redis_settings().clone();
-            let one = |sentinel: ConnectionAddr| {
-                let builder = SentinelClientBuilder::new([sentinel], master, SentinelServerType::Master).map_err(|_| unreadable())?;
-                let mut builder = builder
-                    .set_client_to_redis_db(database)
-                    .set_client_to_redis_tcp_settings(socket_options())
-                    .set_client_to_sentinel_tcp_settings(socket_options());
-                if let Some(user) = settings.username() {
-                    builder = builder.set_client_to_redis_username(user);
-                }
-                if let Some(password) = settings.password() {
-                    builder = builder.set_client_to_redis_password(password);
-                }
-                if let Some(certificates) = certificates.clone() {
-                    builder = builder
-                        .set_client_to_redis_tls_mode(TlsMode::Secure)
-                        .set_client_to_redis_certificates(certificates.clone())
-                        .set_client_to_sentinel_certificates(certificates);
-                }
-                builder.build().map(Mutex::new).map_err(|_| unreadable_pem())
-            };
-            let clients = sentinels.into_iter().map(one).collect::<Result<Arc<[_]>, _>>()?;
-            Ok(Servers::Sentinels { clients, first: Arc::default(), database })
+            Ok(Servers::Sentinels { clients: clients.into(), first: Arc::default(), database })
         }
         Kind::Cluster => {
-            if !path.is_empty() && path != "0" {
+            if !url.path.is_empty() && url.path != "0" {
                 return Err(ConfigError::new("redis.url", "names a database; a cluster has database 0 alone"));
             }
-            let mut nodes = Vec::new();
-            for host in &hosts {
-                nodes.push(info(host, credentials, REDIS_PORT, "")?);
-            }
+            let nodes: Vec<_> = url.hosts().map(|host| url.host(url.credentials, host, REDIS_PORT)).collect::<Result<_, _>>()?;
             for node in &nodes {
                 open(node.clone())?;
             }
@@ -151,22 +114,89 @@ pub(super) fn servers(config: &config::Redis) -> Result<Servers, ConfigError> {
     }
 }
 
-/// What the URL's scheme asks for, and whether with TLS.
-fn kind(scheme: &str) -> Result<(Kind, bool), ConfigError> {
-    Ok(match scheme.to_ascii_lowercase().as_str() {
-        "redis" => (Kind::One, false),
-        "rediss" => (Kind::One, true),
-        "redis+sentinel" => (Kind::Sentinels, false),
-        "rediss+sentinel" => (Kind::Sentinels, true),
-        "redis+cluster" => (Kind::Cluster, false),
-        "rediss+cluster" => (Kind::Cluster, true),
-        _ => {
-            return Err(ConfigError::new(
-                "redis.url",
-                "must begin with redis:// or rediss://, redis+sentinel:// or rediss+sentinel://, redis+cluster:// or rediss+cluster://",
-            ));
-        }
-    })
+/// Asks one sentinel for the master of this name.
+fn sentinel_client(
+    sentinel: ConnectionAddr,
+    master: &str,
+    database: i64,
+    servers: &RedisConnectionInfo,
+    certificates: Option<&TlsCertificates>,
+) -> RedisResult<SentinelClientBuilder> {
+    let mut builder = SentinelClientBuilder::new([sentinel], master, SentinelServerType::Master)?
+        .set_client_to_redis_db(database)
+        .set_client_to_redis_tcp_settings(socket_options())
+        .set_client_to_sentinel_tcp_settings(socket_options());
+    if let Some(user) = servers.username() {
+        builder = builder.set_client_to_redis_username(user);
+    }
+    if let Some(password) = servers.password() {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    if let Some(certificates) = certificates {
+        builder = builder
+            .set_client_to_redis_tls_mode(TlsMode::Secure)
+            .set_client_to_redis_certificates(certificates.clone())
+            .set_client_to_sentinel_certificates(certificates.clone());
+    }
+    Ok(builder)
+}
+
+/// The parts of `scheme://[credentials@]host,host…[/path]`. Not `Debug`: it may hold a password.
+struct Url<'a> {
+    text: &'a str,
+    kind: Kind,
+    secure: bool,
+    /// With the `@`.
+    credentials: &'a str,
+    hosts: &'a str,
+    path: &'a str,
+}
+
+impl<'a> Url<'a> {
+    fn read(text: &'a str) -> Result<Self, ConfigError> {
+        let (scheme, rest) = text.split_once("://").unwrap_or_default();
+        let (kind, secure) = match scheme.to_ascii_lowercase().as_str() {
+            "redis" => (Kind::One, false),
+            "rediss" => (Kind::One, true),
+            "redis+sentinel" => (Kind::Sentinels, false),
+            "rediss+sentinel" => (Kind::Sentinels, true),
+            "redis+cluster" => (Kind::Cluster, false),
+            "rediss+cluster" => (Kind::Cluster, true),
+            _ => {
+                return Err(ConfigError::new(
+                    "redis.url",
+                    "must begin with redis:// or rediss://, redis+sentinel:// or rediss+sentinel://, redis+cluster:// or rediss+cluster://",
+                ));
+            }
+        };
+        let (credentials, rest) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        Ok(Self { text, kind, secure, credentials, hosts, path })
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &'a str> {
+        self.hosts.split(',')
+    }
+
+    /// How one of its hosts is connected to; at `port` unless it says so.
+    fn host(&self, credentials: &str, host: &str, port: u16) -> Result<ConnectionInfo, ConfigError> {
+        let scheme = if self.secure { "rediss" } else { "redis" };
+        let port = if has_port(host) { String::new() } else { format!(":{port}") };
+        self.info(&format!("{scheme}://{credentials}{host}{port}"))
+    }
+
+    fn info(&self, url: &str) -> Result<ConnectionInfo, ConfigError> {
+        Ok(url.into_connection_info().map_err(|_| self.unreadable())?.set_tcp_settings(socket_options()))
+    }
+
+    fn unreadable(&self) -> ConfigError {
+        let form = match self.kind {
+            Kind::One => "redis://[user[:password]@]host[:port][/database]",
+            Kind::Sentinels => "redis+sentinel://[user[:password]@]host[:port],host[:port],…/master[/database]",
+            Kind::Cluster => "redis+cluster://[user[:password]@]host[:port],host[:port],…",
+        };
+        ConfigError::new("redis.url", format!("cannot be read; write {form}, and %XX for what is special in a password"))
+    }
 }
 
 /// Whether a host is written with a port; `[::1]` is one without.

@@ -10,10 +10,10 @@
 //! Figures are `calls/failures/slow/streak`, of several policies with a comma between them. What cannot be read is left out: an instance of
 //! another version may have said it.
 
-use redis::Script;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use redis::Script;
 
 use super::RedisStore;
 use crate::machine::breaker::{Counts, Generation, Testimony, Told};

@@ -41,8 +41,8 @@ pub use layout::RedisLayout;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use redis::Script;
 use redis::streams::StreamRangeReply;
+use redis::{Script, ScriptInvocation};
 use tokio::sync::mpsc;
 
 use crate::config;
@@ -126,6 +126,12 @@ impl<C: Clock> RedisStore<C> {
         self.link.is_up()
     }
 
+    /// What a script answers that stores. Where it fails, leases fail not alone.
+    async fn stored(&self, call: ScriptInvocation<'_>) -> Result<Vec<Vec<u8>>, StoreError> {
+        let reply = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
+        reply.inspect_err(|_| self.leases_failing.end())
+    }
+
     /// What a script says of a change of settings.
     fn tuning(&self, reply: &[Vec<u8>]) -> Result<Tuning, StoreError> {
         tunings::from_reply(reply, self.clock.wall()).ok_or_else(unreadable)
@@ -166,9 +172,7 @@ impl<C: Clock> Store for RedisStore<C> {
         if let Some(transition) = transition {
             call.arg(history::fields(transition, &self.instance));
         }
-        let reply = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
-        let reply: Vec<Vec<u8>> = reply.inspect_err(|_| self.leases_failing.end())?;
-        match reply.split_first() {
+        match self.stored(call).await?.split_first() {
             Some((word, state)) if word == b"superseded" => self.state(state).map(Saved::Superseded),
             Some((word, untold)) if word == b"stored" => {
                 warn_if_untold(service, untold);
@@ -202,9 +206,7 @@ impl<C: Clock> Store for RedisStore<C> {
             .arg(wire.age_ms)
             .arg(self.keys.transitions())
             .arg(message);
-        let reply = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
-        let reply: Vec<Vec<u8>> = reply.inspect_err(|_| self.leases_failing.end())?;
-        match reply.split_first() {
+        match self.stored(call).await?.split_first() {
             Some((word, [])) if word == b"superseded" => Ok(SavedTuning::Superseded(None)),
             Some((word, stored)) if word == b"superseded" => self.tuning(stored).map(|stored| SavedTuning::Superseded(Some(stored))),
             Some((word, untold)) if word == b"stored" => {

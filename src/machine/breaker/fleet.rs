@@ -88,7 +88,7 @@ pub struct FleetCounts {
     pub failing: u32,
     /// Of these, those that have opened alone.
     pub alone: u32,
-    /// The sum of the figures that are weighed together.
+    /// The sum of the figures that are weighed together, of the first policy if there are several.
     pub counts: Counts,
     /// Some of those that see failures, by name.
     pub failing_instances: BTreeSet<String>,
@@ -108,6 +108,7 @@ pub(super) struct Membership {
 /// What others have said, added up.
 #[derive(Debug, Default, Clone)]
 struct Others {
+    /// Of them all, but for the sum of their figures.
     counts: FleetCounts,
     /// The sums of those figures that are of our kind.
     figures: Vec<Counts>,
@@ -121,7 +122,7 @@ impl Membership {
 
     /// What the others say, and this instance.
     fn fleet_counts(&self, ours: &Testimony) -> Option<FleetCounts> {
-        let others = &self.others.as_ref()?.counts;
+        let Others { counts: others, figures } = self.others.as_ref()?;
         let mut failing_instances = others.failing_instances.clone();
         if ours.sees_failures() {
             failing_instances.insert(self.name.to_string());
@@ -130,7 +131,7 @@ impl Membership {
             instances: others.instances + 1,
             failing: others.failing + u32::from(ours.sees_failures()),
             alone: others.alone + u32::from(ours.alone),
-            counts: others.counts.plus(ours.figures.first().copied().unwrap_or_default()),
+            counts: first(figures).plus(first(&ours.figures)),
             failing_instances,
         })
     }
@@ -149,20 +150,14 @@ impl Breaker {
 
     /// What the others should know of this life, and for how long that is of use; `None` if nothing that is told or heard would change it.
     pub fn testimony(&self, now: Tick) -> Option<(Testimony, Duration)> {
-        self.membership.as_ref()?;
-        let generation = self.life.generation;
-        let alone = self.is_alone();
-        let of = |figures, kind| Testimony { generation, alone, kind, figures };
+        let alone = self.membership.as_ref()?.alone.is_some();
+        let of = |figures, kind| Testimony { generation: self.life.generation, alone, kind, figures };
+        let policys = || Some((of(self.policy.figures(now), kind_of(&self.settings.policy)), self.settings.policy.memory()));
         match &self.state {
-            State::HalfOpen(half_open) if !alone => {
-                let several = self.settings.probes_that_decide() > 1;
-                several.then(|| (of(vec![half_open.results()], kind_of(&"half-open")), PROBES_MEMORY))
-            }
-            State::Closed { .. } | State::Open { .. } | State::HalfOpen(_) if alone || self.is_closed() => {
-                if self.settings.evidence == Scope::Instance && self.quorum() == 1 && !alone {
-                    return None;
-                }
-                Some((of(self.policy.figures(now), kind_of(&self.settings.policy)), self.settings.policy.memory()))
+            _ if alone => policys(),
+            State::Closed { .. } if self.settings.shares_evidence() => policys(),
+            State::HalfOpen(half_open) if self.settings.probes_that_decide() > 1 => {
+                Some((of(vec![half_open.results()], kind_of(&"half-open")), PROBES_MEMORY))
             }
             State::Closed { .. } | State::Open { .. } | State::HalfOpen(_) | State::Locked(_) => None,
         }
@@ -183,7 +178,7 @@ impl Breaker {
         }
         let (ours, _) = self.testimony(now)?;
         let others = added_up(told, &ours);
-        let counts = others.figures.first().copied().unwrap_or_default();
+        let counts = first(&others.figures);
         self.membership.as_mut()?.others = Some(others);
         if let State::HalfOpen(half_open) = &mut self.state
             && !ours.alone
@@ -246,10 +241,6 @@ impl Breaker {
         }
         Some(self.trip(Cause::Fleet, None, now, roll).of_fleet(Some(fleet)))
     }
-
-    fn is_closed(&self) -> bool {
-        matches!(self.state, State::Closed { .. })
-    }
 }
 
 /// What others say, added up; figures only of the kind of `ours`.
@@ -274,8 +265,12 @@ fn added_up(told: &[Told], ours: &Testimony) -> Others {
             }
         }
     }
-    others.counts.counts = others.figures.first().copied().unwrap_or_default();
     others
+}
+
+/// The figures that stand for all: of the first policy, or of the probes.
+fn first(figures: &[Counts]) -> Counts {
+    figures.first().copied().unwrap_or_default()
 }
 
 /// A number for what weighs figures. Instances of one build agree on it; those of two builds may not, and then weigh apart until all are of one.
@@ -300,7 +295,7 @@ impl PolicySettings {
 
 impl Settings {
     /// Whether figures are told to the others while it is closed.
-    pub fn shares_evidence(&self) -> bool {
+    fn shares_evidence(&self) -> bool {
         self.evidence == Scope::Fleet || self.quorum > 1
     }
 }

@@ -21,9 +21,16 @@ pub(super) struct Ordered {
 
 /// A call that is to become a dead letter, and why.
 pub(super) struct Condemned {
+    /// With the order that wants it.
     pub waiting: Waiting,
-    pub order: Uuid,
     pub error: String,
+}
+
+impl Waiting {
+    /// The order that was last heeded for it.
+    fn order(&self) -> Option<Uuid> {
+        self.ordered.as_ref().map(|ordered| ordered.id)
+    }
 }
 
 impl<W: World> Drain<W> {
@@ -31,8 +38,7 @@ impl<W: World> Drain<W> {
     pub(super) fn shelve(&mut self, index: usize, due: Tick, mut waiting: Waiting) {
         let book = Arc::clone(&self.orders);
         let orders = book.orders();
-        let order = if orders.is_empty() { None } else { orders.about(&waiting.parked) };
-        let Some(order) = order.filter(|order| waiting.ordered.as_ref().is_none_or(|known| known.id != order.id)) else {
+        let Some(order) = orders.about(&waiting.parked).filter(|order| waiting.order() != Some(order.id)) else {
             self.queues[index].waiting.push(due, waiting);
             return;
         };
@@ -51,7 +57,7 @@ impl<W: World> Drain<W> {
                 let due = self.paced(index, order, now);
                 let why = if order.reason.is_empty() { String::new() } else { format!(": {}", order.reason) };
                 let error = format!("discarded by {}{why}", order.actor);
-                self.queues[index].condemned.push(due, Condemned { waiting, order: order.id, error });
+                self.queues[index].condemned.push(due, Condemned { waiting, error });
             }
         }
     }
@@ -61,17 +67,12 @@ impl<W: World> Drain<W> {
         let book = Arc::clone(&self.orders);
         for index in 0..self.queues.len() {
             let queue = &mut self.queues[index];
-            queue.paces.retain(|(order, _)| book.orders().find(*order).is_some_and(|(order, _)| order.cancelled_by.is_none()));
-            // What was condemned by an order that is taken back waits again.
-            let in_force = |order: Uuid| book.orders().find(order).is_some_and(|(order, _)| order.cancelled_by.is_none());
-            let spared = queue.condemned.remove(|condemned| !in_force(condemned.order));
-            let concerned = {
+            let (spared, concerned) = {
                 let orders = book.orders();
-                let other = |waiting: &Waiting| {
-                    let order = orders.about(&waiting.parked).map(|order| order.id);
-                    order != waiting.ordered.as_ref().map(|known| known.id)
-                };
-                queue.waiting.remove(other)
+                queue.paces.retain(|(order, _)| orders.stands(*order));
+                // What was condemned by an order that is taken back waits again.
+                let spared = queue.condemned.remove(|condemned| !condemned.waiting.order().is_some_and(|order| orders.stands(order)));
+                (spared, queue.waiting.remove(|waiting| orders.about(&waiting.parked).map(|order| order.id) != waiting.order()))
             };
             for mut waiting in spared.into_iter().map(|condemned| condemned.waiting).chain(concerned) {
                 waiting.ordered = None;

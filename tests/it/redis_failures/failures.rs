@@ -63,6 +63,12 @@ impl Rig {
         self.admin = Some(connection(&self.server));
     }
 
+    /// Ends every connection but the one that asks.
+    fn kill_connections(&mut self) {
+        self.ask("CLIENT KILL TYPE normal");
+        self.ask("CLIENT KILL TYPE pubsub");
+    }
+
     /// A command, its words apart by a space.
     pub fn ask(&mut self, command: &str) {
         let mut words = command.split(' ');
@@ -109,8 +115,7 @@ pub const GONE: &[Failure] = &[
         name: "a password that is another now",
         strike: |rig| {
             rig.ask("CONFIG SET requirepass another");
-            rig.ask("CLIENT KILL TYPE normal");
-            rig.ask("CLIENT KILL TYPE pubsub");
+            rig.kill_connections();
         },
         mend: |rig| rig.ask("CONFIG SET requirepass "),
         seen: Seen::Away(&["Redis ended the connection", "Redis refused the credentials"]),
@@ -137,15 +142,7 @@ pub const GONE: &[Failure] = &[
 pub const FORGETFUL: &[Failure] = &[
     Failure { name: "flushed", strike: |rig| rig.ask("FLUSHALL"), mend: |_| {}, seen: Seen::Nothing },
     Failure { name: "scripts flushed", strike: |rig| rig.ask("SCRIPT FLUSH"), mend: |_| {}, seen: Seen::Nothing },
-    Failure {
-        name: "connections killed",
-        strike: |rig| {
-            rig.ask("CLIENT KILL TYPE normal");
-            rig.ask("CLIENT KILL TYPE pubsub");
-        },
-        mend: |_| {},
-        seen: Seen::Briefly,
-    },
+    Failure { name: "connections killed", strike: Rig::kill_connections, mend: |_| {}, seen: Seen::Briefly },
     Failure {
         name: "a replica of an empty server, and back",
         strike: |rig| {
@@ -205,8 +202,7 @@ pub const REFUSING: &[Failure] = &[
         name: "full of clients",
         strike: |rig| {
             rig.ask("CONFIG SET maxclients 1");
-            rig.ask("CLIENT KILL TYPE normal");
-            rig.ask("CLIENT KILL TYPE pubsub");
+            rig.kill_connections();
         },
         mend: |rig| rig.ask("CONFIG SET maxclients 1000"),
         seen: Seen::Away(&["Redis ended the connection", "Redis has no room for another client"]),

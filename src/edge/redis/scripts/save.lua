@@ -24,10 +24,7 @@ end
 if not is_or_none(KEYS[1], 'hash') then redis.call('DEL', KEYS[1]) end
 
 local last_field = 9 + tonumber(ARGV[9])
-if ARGV[8] ~= '' then
-  if not is_or_none(KEYS[2], 'stream') then redis.call('DEL', KEYS[2]) end
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], '*', 'at', text_of(math.max(0, now - tonumber(ARGV[8]))), unpack(ARGV, last_field + 1))
-end
+if ARGV[8] ~= '' then keep(KEYS[2], ARGV[7], now, ARGV[8], last_field + 1) end
 
 -- Only the fields that a state may lack are taken away, so that a field which another script keeps beside them stays.
 redis.call('HDEL', KEYS[1], 'retry_at', 'lock_expires_at', 'lock_actor', 'lock_reason')

@@ -30,6 +30,13 @@ local function is_or_none(key, expected)
   return kind == expected or kind == 'none'
 end
 
+-- Adds a transition to a history of about `most`, a stream: `ago` ms before `now`, its fields the script's arguments from the one at `first` on.
+-- What is of another type is nobody else's: the key begins with our prefix.
+local function keep(key, most, now, ago, first)
+  if not is_or_none(key, 'stream') then redis.call('DEL', key) end
+  redis.call('XADD', key, 'MAXLEN', '~', most, '*', 'at', text_of(math.max(0, now - tonumber(ago))), unpack(ARGV, first))
+end
+
 -- The hash's state: generation, and the reply that carries it with every time relative to `now`. Or nil and why there is none;
 -- nil alone when nothing is stored.
 local function read_state(key, now)
