@@ -220,14 +220,19 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
     }
 }
 
+/// What is stored of all of them; an error if any cannot be read.
+async fn load(store: &RedisStore<Still>, services: &[String]) -> Result<Vec<Kept>, StoreError> {
+    store.load(services).await.into_iter().collect()
+}
+
 /// The stored state of one service.
 async fn state_of(store: &RedisStore<Still>, service: &str) -> Result<Option<Snapshot>, StoreError> {
-    store.load(&names(&[service])).await.map(|kept| kept[0].state.clone())
+    load(&store, &names(&[service])).await.map(|kept| kept[0].state.clone())
 }
 
 /// The last change of one service's settings.
 async fn tuning_of(store: &RedisStore<Still>, service: &str) -> Result<Option<Tuning>, StoreError> {
-    store.load(&names(&[service])).await.map(|kept| kept[0].tuning.clone())
+    load(&store, &names(&[service])).await.map(|kept| kept[0].tuning.clone())
 }
 
 async fn next(heard: &mut mpsc::Receiver<Heard>) -> Heard {
@@ -270,7 +275,7 @@ async fn every_state_comes_back_with_what_is_left_of_its_times() {
     {
         let sent = snapshot(place as u64 + 1, held);
         assert_eq!(writer.save("rag", &sent, None).await, Ok(Saved::Stored));
-        let got = reader.load(&names(&["rag", "none"])).await.expect("loaded");
+        let got = load(&reader, &names(&["rag", "none"])).await.expect("loaded");
         assert_eq!(got[1], Kept::default());
         let got = got[0].state.clone().expect("stored");
         let ((sent, sent_times), (got, got_times)) = (times(&sent), times(&got));
@@ -460,7 +465,7 @@ async fn a_redis_that_dies_and_comes_back_is_taken_up_again() {
     server.kill();
     for _ in 0..3 {
         let from = Instant::now();
-        let error = a.load(&names(&["rag"])).await.expect_err("nothing is there").to_string();
+        let error = load(&a, &names(&["rag"])).await.expect_err("nothing is there").to_string();
         assert!(from.elapsed() < TIMEOUT + SLACK, "{:?}", from.elapsed());
         assert!(!error.contains("127.0.0.1") && !error.contains(&server.port.to_string()), "{error}");
     }
@@ -487,10 +492,11 @@ async fn opening_waits_for_nothing_and_redis_may_come_later() {
     assert_eq!(error.0, "Redis refused the connection");
     // Nothing waits in a line: a thousand at once are answered together.
     let from = Instant::now();
-    let answers = futures_util::future::join_all((0..1_000).map(|_| store.load(&[]))).await;
+    let one = names(&["rag"]);
+    let answers = futures_util::future::join_all((0..1_000).map(|_| load(&store, &one))).await;
     assert!(answers.iter().all(|answer| answer.is_err()) && from.elapsed() < TIMEOUT + SLACK, "{:?}", from.elapsed());
     server.restart();
-    eventually("an answer", || async { store.load(&names(&["rag"])).await.ok() }).await;
+    eventually("an answer", || async { load(&store, &names(&["rag"])).await.ok() }).await;
     assert_eq!(next(&mut heard).await, Heard::Connected);
 }
 
@@ -513,13 +519,13 @@ async fn a_frozen_redis_gives_errors_in_time_and_goes_on_when_thawed() {
     // Opened while it is frozen: the kernel accepts the connection, and nobody answers on it.
     let c = store_at(&config(&server.url(), "p"), "c", Tick(0));
     let from = Instant::now();
-    c.load(&names(&["rag"])).await.expect_err("nobody answers");
+    load(&c, &names(&["rag"])).await.expect_err("nobody answers");
     assert!(from.elapsed() < TIMEOUT + SLACK, "{:?}", from.elapsed());
 
     // By now several heartbeats went unanswered: a subscription that had not noticed would not be renewed below.
     server.signal("-CONT");
     for store in [&a, &c] {
-        eventually("an answer", || async { store.load(&names(&["rag"])).await.ok() }).await;
+        eventually("an answer", || async { load(&store, &names(&["rag"])).await.ok() }).await;
     }
     while next(&mut heard).await != Heard::Connected {}
     // The save that was given up may have been carried out after the thaw; the fence makes it harmless to ask again.
@@ -633,7 +639,7 @@ async fn damage_counts_as_absent_and_is_saved_over() {
         assert_eq!(store.save("rag", &open, None).await, Ok(Saved::Stored), "{what}");
         assert!(store.save("vms", &open, None).await.is_ok());
         let () = damage.query(&mut raw).expect("damaged");
-        let loaded = store.load(&names(&["rag", "vms"])).await.expect("no error");
+        let loaded = load(&store, &names(&["rag", "vms"])).await.expect("no error");
         assert_eq!(loaded[0].state, None, "{what}");
         assert!(loaded[1].state.is_some(), "the others are read all the same");
         // An older generation than the damaged one: what cannot be read does not fence.
@@ -695,7 +701,7 @@ async fn a_change_of_settings_is_stored_over_the_revision_that_it_was_laid_over_
     assert_eq!(b.save_tuning("rag", &reset, 1).await, Ok(SavedTuning::Stored));
 
     // Redis' clock says how long ago it was; the reader's clock stands at zero.
-    let loaded = a.load(&names(&["vms", "rag"])).await.expect("loaded");
+    let loaded = load(&a, &names(&["vms", "rag"])).await.expect("loaded");
     assert_eq!(loaded[0], Kept::default());
     let stored = loaded[1].tuning.clone().expect("stored");
     assert!((-20_000..=0).contains(&stored.at.0), "{stored:?}");
@@ -805,12 +811,12 @@ async fn a_wrong_password_is_named_without_it_and_mended_without_a_restart() {
     let none = store_at(&config(&server.url(), "p"), "b", Tick(0));
     let mut heard = wrong.watch();
     for store in [&wrong, &none] {
-        let error = store.load(&names(&["rag"])).await.expect_err("refused").0;
+        let error = load(&store, &names(&["rag"])).await.expect_err("refused").0;
         assert_eq!(error, "Redis refused the credentials");
         assert!(!format!("{store:?}").contains("hunter2"), "nor does its debug form");
     }
     let () = redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("hunter2").query(&mut admin).expect("changed");
-    eventually("an answer", || async { wrong.load(&names(&["rag"])).await.ok() }).await;
+    eventually("an answer", || async { load(&wrong, &names(&["rag"])).await.ok() }).await;
     assert_eq!(next(&mut heard).await, Heard::Connected);
 }
 
@@ -826,7 +832,7 @@ async fn a_user_who_may_not_publish_stores_all_the_same() {
     assert!(state_of(&store, "rag").await.expect("read").is_some());
     // Nor may they touch another's keys.
     let other = store_at(&config(&format!("redis://ann:pw@127.0.0.1:{}/0", server.port), "q"), "a", Tick(0));
-    let error = other.load(&names(&["rag"])).await.expect_err("not allowed").0;
+    let error = load(&other, &names(&["rag"])).await.expect_err("not allowed").0;
     assert!(error.starts_with("the Redis user may not do this"), "{error}");
 }
 
@@ -901,7 +907,7 @@ async fn tls_with_a_ca_and_a_client_certificate() {
         ),
     ] {
         let store = store_at(&config, "b", Tick(0));
-        let error = store.load(&names(&["rag"])).await.expect_err("no trust").0;
+        let error = load(&store, &names(&["rag"])).await.expect_err("no trust").0;
         assert_eq!(error, format!("no TLS with Redis: {expect}"));
     }
 }

@@ -82,17 +82,17 @@ async fn a_node_that_is_killed_takes_the_services_of_no_other_with_it() {
     let store = store_at(&config(&url(&nodes), "cluster"), "a", Tick(1_000_000));
     let homes = homes(&nodes);
     let all = homes.concat();
-    eventually("a connection", async || store.load(&all).await.ok()).await;
+    eventually("a connection", async || load(&store, &all).await.ok()).await;
     nodes[2].kill();
     // No node knows the script of a save yet, and the one that is gone cannot be told it.
     let course = watch(&store, &homes[2], &homes[..2].concat(), 10).await;
     assert_eq!(course.failed, [], "served {}", course.served);
     // Who comes later finds the others too.
     let late = store_at(&config(&url(&nodes), "cluster"), "b", Tick(1_000_000));
-    eventually("the others' states", async || late.load(&homes[0]).await.ok()).await;
+    eventually("the others' states", async || load(&late, &homes[0]).await.ok()).await;
     nodes[2].restart();
     for store in [&store, &late] {
-        eventually("all of it", async || store.load(&all).await.ok()).await;
+        eventually("all of it", async || load(&store, &all).await.ok()).await;
     }
     everything_works(&store, &all, 100_000).await;
 }
@@ -103,15 +103,15 @@ async fn a_node_that_is_frozen_takes_the_services_of_no_other_with_it() {
     let store = store_at(&config(&url(&nodes), "cluster"), "a", Tick(1_000_000));
     let homes = homes(&nodes);
     let all = homes.concat();
-    eventually("a connection", async || store.load(&all).await.ok()).await;
+    eventually("a connection", async || load(&store, &all).await.ok()).await;
     nodes[2].signal("-STOP");
     let course = watch(&store, &homes[2], &homes[..2].concat(), 10).await;
     assert_eq!(course.failed, [], "served {}", course.served);
     let late = store_at(&config(&url(&nodes), "cluster"), "b", Tick(1_000_000));
-    eventually("the others' states", async || late.load(&homes[0]).await.ok()).await;
+    eventually("the others' states", async || load(&late, &homes[0]).await.ok()).await;
     nodes[2].signal("-CONT");
     for store in [&store, &late] {
-        eventually("all of it", async || store.load(&all).await.ok()).await;
+        eventually("all of it", async || load(&store, &all).await.ok()).await;
     }
     everything_works(&store, &all, 100_000).await;
 }
@@ -136,7 +136,7 @@ async fn a_replica_takes_the_place_of_its_node_with_what_was_stored() {
     let mut heard = other.watch();
     let homes = homes(&nodes);
     let all = homes.concat();
-    eventually("a connection", async || store.load(&all).await.ok()).await;
+    eventually("a connection", async || load(&store, &all).await.ok()).await;
     everything_works(&store, &all, 3).await;
     let service = &homes[0][0];
     until_says(nodes[0].port, &["WAIT", "1", "1000"], "1").await;
@@ -147,7 +147,7 @@ async fn a_replica_takes_the_place_of_its_node_with_what_was_stored() {
     println!("its services were had again after {:?}", from.elapsed());
     assert_eq!(stored.map(|stored| stored.generation), Some(Generation(3)), "with what was stored");
     until_says(replica.port, &["ROLE"], "master").await;
-    eventually("all of it", async || store.load(&all).await.ok()).await;
+    eventually("all of it", async || load(&store, &all).await.ok()).await;
     everything_works(&store, &all, 4).await;
     // The subscription was at the node that is frozen.
     until_heard(&mut heard, &store).await;

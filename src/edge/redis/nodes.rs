@@ -2,17 +2,17 @@
 //!
 //! Guarantees:
 //! - A command goes to the node of its key. `MOVED` is followed and remembered, `ASK` is followed; what the nodes say of the slots is read anew with
-//!   each connection, from whichever answers first.
+//!   each connection, and after each failure, from whichever node answers.
 //! - A node that is away, or silent, is so for its own services alone: each has a link of its own, with the guarantees of [`super::link`].
 //! - A script that a node does not know is sent to that node, and not to all: one of them may be away.
 //!
 //! The client's own connection to a cluster does not give the second: while it looks for one node, it keeps the commands of all waiting.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::select_ok;
 use redis::aio::PubSub;
 use redis::cluster_routing::Slot;
 use redis::{
@@ -20,7 +20,7 @@ use redis::{
 };
 
 use super::link::Link;
-use super::servers::{Servers, one};
+use super::servers::{Servers, first_answer, one};
 
 /// How often one command is sent, at most: to the node that was thought to have its slot, to the one that has it, and a few times while it moves.
 const SENT: usize = 6;
@@ -38,7 +38,11 @@ pub(super) struct Cluster {
     certificates: Option<TlsCertificates>,
     /// How long a command may take.
     timeout: Duration,
+    /// The one that answered last is asked first.
+    first: AtomicUsize,
     known: Mutex<Known>,
+    /// How many nodes have been known so far.
+    numbered: AtomicUsize,
 }
 
 /// What the nodes have said.
@@ -49,6 +53,7 @@ struct Known {
 }
 
 struct Node {
+    number: usize,
     address: Address,
     link: Link,
 }
@@ -64,33 +69,33 @@ pub(super) struct Nodes {
 impl Cluster {
     /// The cluster that some nodes belong to.
     pub(super) fn new(seeds: Vec<ConnectionInfo>, certificates: Option<TlsCertificates>, timeout: Duration) -> Self {
-        Self { seeds, certificates, timeout, known: Mutex::default() }
+        Self { seeds, certificates, timeout, first: AtomicUsize::new(0), known: Mutex::default(), numbered: AtomicUsize::new(0) }
     }
 
     /// Reads which node has which slots.
-    pub(super) async fn connect(self: Arc<Self>) -> RedisResult<Nodes> {
-        let asked = self.addresses().into_iter().map(|address| {
-            Box::pin(async {
-                let mut connection = one(&self.client(&address)?).await?;
-                let ranges: Ranges = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
-                Ok::<_, RedisError>((address, ranges))
-            })
-        });
-        let ((host, _), ranges) = select_ok(asked).await?.0;
+    pub(super) async fn connect(self: Arc<Self>, timeout: Duration) -> RedisResult<Nodes> {
+        let addresses = self.addresses();
+        let ask = async |place: usize| {
+            let address: &Address = &addresses[place];
+            let mut connection = one(&self.client(address)?).await?;
+            let ranges: Ranges = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
+            // One that has left the cluster knows of none.
+            if ranges.0.is_empty() { Err(no_node()) } else { Ok((address.0.clone(), ranges)) }
+        };
+        let (host, ranges) = first_answer(addresses.len(), &self.first, timeout, ask).await?;
         self.learn(&host, ranges)?;
         Ok(Nodes { cluster: Arc::clone(&self), last: None })
     }
 
-    /// A subscription on whichever node gives it first: what is published on one is heard on all.
-    pub(super) async fn subscribe(&self, channel: &str) -> RedisResult<PubSub> {
-        let asked = self.addresses().into_iter().map(|address| {
-            Box::pin(async move {
-                let mut subscription = self.client(&address)?.get_async_pubsub().await?;
-                subscription.subscribe(channel).await?;
-                Ok::<_, RedisError>(subscription)
-            })
-        });
-        Ok(select_ok(asked).await?.0)
+    /// A subscription on whichever node gives it: what is published on one is heard on all.
+    pub(super) async fn subscribe(&self, channel: &str, timeout: Duration) -> RedisResult<PubSub> {
+        let addresses = self.addresses();
+        let ask = async |place: usize| {
+            let mut subscription = self.client(&addresses[place])?.get_async_pubsub().await?;
+            subscription.subscribe(channel).await?;
+            Ok(subscription)
+        };
+        first_answer(addresses.len(), &self.first, timeout, ask).await
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -140,11 +145,17 @@ impl Cluster {
 
     fn node(&self, address: Address) -> RedisResult<Arc<Node>> {
         let servers = Servers::One(Box::new(self.client(&address)?));
-        Ok(Arc::new(Node { address, link: Link::new(servers, self.timeout) }))
+        let number = self.numbered.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Node { number, address, link: Link::new(servers, self.timeout) }))
     }
 
     fn node_of(&self, slot: Slot) -> RedisResult<Arc<Node>> {
-        self.known().slots.get(&slot).cloned().ok_or_else(|| (ErrorKind::ClusterConnectionNotFound, "no node has the slot").into())
+        self.known().slots.get(&slot).cloned().ok_or_else(no_node)
+    }
+
+    /// Which node a key is thought to lie on; `None` while none is known to have its slot.
+    pub(super) fn number_of(&self, key: &str) -> Option<usize> {
+        self.known().slots.get(&Slot::for_key(key.as_bytes())).map(|node| node.number)
     }
 
     /// Where a node sends on to, and whether for good.
@@ -218,6 +229,10 @@ impl redis::FromRedisValue for Ranges {
         };
         ranges.into_iter().map(range).collect::<Result<_, _>>().map(Self)
     }
+}
+
+fn no_node() -> RedisError {
+    (ErrorKind::ClusterConnectionNotFound, "no node has the slot").into()
 }
 
 fn address(addr: &ConnectionAddr) -> Option<Address> {

@@ -1,8 +1,9 @@
 //! Where Redis is: one server, the one that sentinels call the master, or a cluster; and a connection to any of them.
 //!
 //! Guarantees:
-//! - Sentinels are asked each time that a connection is made, one after the other until one answers, none for longer than its share of the time; so
-//!   after a failover the next attempt goes to the new master. One that has become a replica refuses writes, which ends the connection.
+//! - Sentinels are asked each time that a connection is made, and so are the nodes of a cluster: the one that answered last first, the next as well
+//!   when it is silent for its share of the time. So after a failover the next attempt goes to the new master. One that has become a replica
+//!   refuses writes, which ends the connection.
 //! - A cluster is one connection too: [`nodes`](super::nodes) says what holds of it.
 //! - No error names a server.
 
@@ -10,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::sentinel::SentinelClient;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisFuture, RedisResult, Value};
@@ -71,12 +74,25 @@ impl Servers {
         }
     }
 
+    /// Whether they are a cluster, in which services lie apart.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// The number of the node that is thought to have a key.
+    pub(super) fn node(&self, key: &str) -> usize {
+        match self {
+            Self::One(_) | Self::Sentinels { .. } => 0,
+            Self::Cluster(cluster) => cluster.number_of(key).unwrap_or(usize::MAX),
+        }
+    }
+
     /// Makes a connection, on which something was answered. It is bounded by whoever waits for it, and so are its commands.
     pub(super) async fn connect(&self, timeout: Duration) -> RedisResult<Connection> {
         match self {
             Self::One(client) => one(client).await.map(Connection::One),
             Self::Sentinels { clients, first, .. } => one(&master(clients, first, timeout).await?).await.map(Connection::One),
-            Self::Cluster(cluster) => Arc::clone(cluster).connect().await.map(Connection::Cluster),
+            Self::Cluster(cluster) => Arc::clone(cluster).connect(timeout).await.map(Connection::Cluster),
         }
     }
 
@@ -85,7 +101,7 @@ impl Servers {
         let mut subscription = match self {
             Self::One(client) => client.get_async_pubsub().await?,
             Self::Sentinels { clients, first, .. } => master(clients, first, timeout).await?.get_async_pubsub().await?,
-            Self::Cluster(cluster) => return cluster.subscribe(channel).await,
+            Self::Cluster(cluster) => return cluster.subscribe(channel, timeout).await,
         };
         subscription.subscribe(channel).await?;
         Ok(subscription)
@@ -94,21 +110,38 @@ impl Servers {
 
 /// The master, as the first sentinel says that answers.
 async fn master(sentinels: &[Mutex<SentinelClient>], first: &AtomicUsize, timeout: Duration) -> RedisResult<Client> {
-    let share = timeout / u32::try_from(sentinels.len()).unwrap_or(1).max(1);
+    let ask = |place: usize| async move { sentinels[place].lock().await.async_get_client().await };
+    first_answer(sentinels.len(), first, timeout, ask).await
+}
+
+/// Asks several the same, beginning with the one that answered last. Each has a share of the time before the next is asked as well, or less if it
+/// fails; the first answer counts.
+pub(super) async fn first_answer<T, F: Future<Output = RedisResult<T>>>(
+    count: usize,
+    first: &AtomicUsize,
+    timeout: Duration,
+    ask: impl Fn(usize) -> F,
+) -> RedisResult<T> {
+    let share = timeout / u32::try_from(count).unwrap_or(u32::MAX).max(1);
     let from = first.load(Ordering::Relaxed);
     let mut failure = None;
-    for place in (0..sentinels.len()).map(|place| (from + place) % sentinels.len()) {
-        let asked = tokio::time::timeout(share, async { sentinels[place].lock().await.async_get_client().await });
-        match asked.await {
-            Ok(Ok(master)) => {
+    let mut asked = FuturesUnordered::new();
+    let mut places = (0..count).map(|place| (from + place) % count);
+    loop {
+        if let Some(place) = places.next() {
+            let answer = ask(place);
+            asked.push(async move { (place, answer.await) });
+        }
+        match tokio::time::timeout(share, asked.next()).await {
+            Ok(Some((place, Ok(answer)))) => {
                 first.store(place, Ordering::Relaxed);
-                return Ok(master);
+                return Ok(answer);
             }
-            Ok(Err(error)) => failure = Some(error),
+            Ok(Some((_, Err(error)))) => failure = Some(error),
+            Ok(None) => return Err(failure.unwrap_or_else(|| std::io::Error::from(std::io::ErrorKind::TimedOut).into())),
             Err(_elapsed) => {}
         }
     }
-    Err(failure.unwrap_or_else(|| std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
 
 /// A connection to one server, which has answered on it: a frozen one's kernel accepts connections all the same.
