@@ -1,4 +1,8 @@
-//! A node of a cluster that is killed, frozen, or replaced by its replica, while the services of the others are used.
+//! A node of a cluster that is killed, frozen, or replaced by its replica, while the services of the others are used; and nodes that say nothing,
+//! or send on for ever.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 
 use fusebox::pipeline::ports::{LeaseStore, LeaseWish, Leasing};
 
@@ -60,8 +64,16 @@ async fn watch(store: &RedisStore<Still>, away: &[String], others: &[String], mu
             }
             answers
         };
-        let (error, answers) = tokio::join!(of_away, of_others);
+        let together = async {
+            let asked = Instant::now();
+            let loaded = store.load(&[away, others].concat()).await;
+            assert!(asked.elapsed() < TIMEOUT + SLACK, "{:?}", asked.elapsed());
+            assert!(loaded[..away.len()].iter().all(Result::is_err), "its node is away: {loaded:?}");
+            loaded.into_iter().skip(away.len()).filter_map(Result::err).collect::<Vec<_>>()
+        };
+        let (error, answers, unread) = tokio::join!(of_away, of_others, together);
         assert!(!error.contains("127.0.0.1"), "{error}");
+        course.failed.extend(unread);
         for answer in answers {
             match answer {
                 Ok(took) => {
@@ -139,7 +151,12 @@ async fn a_replica_takes_the_place_of_its_node_with_what_was_stored() {
     eventually("a connection", async || load(&store, &all).await.ok()).await;
     everything_works(&store, &all, 3).await;
     let service = &homes[0][0];
-    until_says(nodes[0].port, &["WAIT", "1", "1000"], "1").await;
+    let offset = |port| {
+        let info: String = redis::from_redis_value(ask(port, &["INFO", "replication"])).expect("text");
+        info.lines().find_map(|line| line.strip_prefix("master_repl_offset:")?.parse::<u64>().ok()).expect("an offset")
+    };
+    let written = offset(nodes[0].port);
+    eventually("all is replicated", async || (offset(replica.port) >= written).then_some(())).await;
 
     nodes[0].signal("-STOP");
     let from = Instant::now();
@@ -156,4 +173,84 @@ async fn a_replica_takes_the_place_of_its_node_with_what_was_stored() {
     until_says(nodes[0].port, &["ROLE"], "slave").await;
     everything_works(&store, &all, 2_000).await;
     everything_works(&other, &all, 3_000).await;
+}
+
+/// A node of the test's own, which answers each command as it is told to, by the command's words.
+fn pretender(answer: impl Fn(&[String]) -> String + Send + Clone + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let serve = |stream: TcpStream, answer: &dyn Fn(&[String]) -> String| -> Option<()> {
+        let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
+        loop {
+            let count: usize = lines.next()?.ok()?.strip_prefix('*')?.parse().ok()?;
+            let mut words = Vec::new();
+            for _ in 0..count {
+                lines.next()?.ok()?;
+                words.push(lines.next()?.ok()?);
+            }
+            (&stream).write_all(answer(&words).as_bytes()).ok()?;
+        }
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let answer = answer.clone();
+            std::thread::spawn(move || stream.ok().and_then(|stream| serve(stream, &answer)));
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_seed_that_says_nothing_takes_no_more_than_its_share_of_the_time() {
+    let nodes = cluster(&[]).await;
+    // Its kernel takes the connections, and nobody answers.
+    let silent: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let seeds: Vec<_> = silent.iter().map(|silent| silent.local_addr().expect("bound").to_string()).collect();
+    let url = format!("{},{}", url(&nodes[..1]).replace("://", &format!("://{},", seeds[0])), seeds[1]);
+    let store = store_at(&config(&url, "cluster"), "a", Tick(1_000_000));
+    let (from, mut heard) = (Instant::now(), store.watch());
+    assert_eq!(next(&mut heard).await, Heard::Connected);
+    let subscribed = from.elapsed();
+    let services: Vec<String> = (0..30).map(|number| format!("s{number}")).collect();
+    eventually("a connection", async || load(&store, &services).await.ok()).await;
+    println!("subscribed after {subscribed:?}, connected after {:?}", from.elapsed());
+    // An attempt has a second: what is late may not have come with the first one.
+    assert!(subscribed < Duration::from_secs(1) && from.elapsed() < 2 * Duration::from_secs(1) + SLACK);
+    // From now on the one that has answered is asked first.
+    let (from, mut again) = (Instant::now(), store.watch());
+    assert_eq!(next(&mut again).await, Heard::Connected);
+    assert!(from.elapsed() < Duration::from_millis(300), "{:?}", from.elapsed());
+    everything_works(&store, &services, 3).await;
+}
+
+#[tokio::test]
+async fn nodes_that_send_on_to_each_other_are_asked_a_few_times() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let ports = [0, 1].map(|_| Arc::new(AtomicU64::new(0)));
+    for place in [0, 1] {
+        let (asked, ports) = (Arc::clone(&asked), ports.clone());
+        let own = Arc::clone(&ports[place]);
+        let port = pretender(move |words| match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["PING"] => "+PONG\r\n".to_owned(),
+            ["CLUSTER", "SLOTS"] => {
+                format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{}\r\n", ports[0].load(Ordering::Relaxed))
+            }
+            ["EVALSHA", ..] => {
+                asked.fetch_add(1, Ordering::Relaxed);
+                format!("-MOVED 7 127.0.0.1:{}\r\n", ports[1 - place].load(Ordering::Relaxed))
+            }
+            _ => "+OK\r\n".to_owned(),
+        });
+        own.store(port.into(), Ordering::Relaxed);
+    }
+    let url = format!("redis+cluster://127.0.0.1:{}", ports[0].load(Ordering::Relaxed));
+    let store = store_at(&config(&url, "cluster"), "a", Tick(1_000_000));
+    let error = eventually("an answer", async || {
+        asked.store(0, Ordering::Relaxed);
+        let error = load(&store, &names(&["rag"])).await.expect_err("nobody has it").0;
+        error.starts_with("a slot").then_some(error)
+    })
+    .await;
+    assert_eq!(error, "a slot of the Redis cluster is on its way from one node to another");
+    assert_eq!(asked.load(Ordering::Relaxed), 7);
 }

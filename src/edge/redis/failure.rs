@@ -28,6 +28,7 @@ pub(super) fn describe(error: &RedisError) -> StoreError {
             "NOREPLICAS" => "Redis has too few replicas and takes no writes".to_owned(),
             "BUSY" => "Redis is busy with a script".to_owned(),
             "CLUSTERDOWN" => "a part of the Redis cluster is gone, and the rest does not serve without it".to_owned(),
+            "MOVED" | "ASK" | "TRYAGAIN" => "a slot of the Redis cluster is on its way from one node to another".to_owned(),
             "MAXCLIENTS" => "Redis has no room for another client".to_owned(),
             "NOPERM" => "the Redis user may not do this (NOPERM): see the ACL in docs/operations.md".to_owned(),
             word => format!("Redis answered {word}"),
@@ -157,6 +158,8 @@ mod tests {
             ("-ERR The user executing the script can't run this command or subcommand script: 9b8c, on @user_script:1.".to_owned(), NOPERM),
             (format!("{script}-NOPERM The user executing the script can't run this command or subcommand"), NOPERM),
             ("-ERR hunter2 at redis.internal".to_owned(), "Redis answered ERR"),
+            ("-MOVED 7 redis.internal:6379".to_owned(), "a slot of the Redis cluster is on its way from one node to another"),
+            ("-TRYAGAIN Multiple keys".to_owned(), "a slot of the Redis cluster is on its way from one node to another"),
             ("-CLUSTERDOWN The cluster is down".to_owned(), "a part of the Redis cluster is gone, and the rest does not serve without it"),
         ] {
             let parsed = redis::parse_redis_value(format!("{answer}\r\n").as_bytes()).expect("an error in the protocol's form");

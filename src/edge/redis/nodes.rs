@@ -218,13 +218,10 @@ impl redis::FromRedisValue for Ranges {
             let mut range = range.into_iter();
             let mut next = || range.next().ok_or_else(|| redis::ParsingError::from("a range of slots lacks something"));
             let (first, last) = (redis::from_redis_value(next()?)?, redis::from_redis_value(next()?)?);
-            let mut master: Vec<Value> = redis::from_redis_value(next()?)?;
-            if master.len() < 2 {
-                return Err("a node is without a port".into());
-            }
-            let host: Option<String> = redis::from_redis_value(master.swap_remove(0))?;
-            // The last one stands in the place of the first now.
-            let port = redis::from_redis_value(master.swap_remove(1))?;
+            let master: Vec<Value> = redis::from_redis_value(next()?)?;
+            let mut master = master.into_iter();
+            let (Some(host), Some(port)) = (master.next(), master.next()) else { return Err("a node is without a port".into()) };
+            let (host, port) = (redis::from_redis_value::<Option<String>>(host)?, redis::from_redis_value(port)?);
             Ok((first, last, (host.unwrap_or_default(), port)))
         };
         ranges.into_iter().map(range).collect::<Result<_, _>>().map(Self)
@@ -283,7 +280,7 @@ mod tests {
             let value = redis::parse_redis_value(answer.as_bytes()).expect("in the protocol's form");
             redis::from_redis_value::<Ranges>(value).map(|ranges| ranges.0).ok()
         };
-        let node = "*4\r\n$1\r\na\r\n:7001\r\n$2\r\nid\r\n*0\r\n";
+        let node = "*2\r\n$1\r\na\r\n:7001\r\n";
         let replica = "*4\r\n$1\r\nb\r\n:7002\r\n$2\r\nid\r\n*0\r\n";
         let unnamed = "*4\r\n$-1\r\n:7003\r\n$2\r\nid\r\n*0\r\n";
         let answer = format!("*2\r\n*4\r\n:0\r\n:99\r\n{node}{replica}*3\r\n:100\r\n:16383\r\n{unnamed}");
