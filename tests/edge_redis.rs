@@ -164,6 +164,7 @@ impl Fixture {
 fn config(url: &str, prefix: &str) -> config::Redis {
     config::Redis {
         url: url.into(),
+        sentinels: None,
         prefix: prefix.into(),
         timeout: TIMEOUT,
         poll_interval: Duration::from_millis(200),

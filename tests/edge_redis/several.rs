@@ -50,11 +50,11 @@ pub(super) async fn until_says(port: u16, command: &[&str], word: &str) {
 }
 
 /// Sentinels of a master, which take it for gone after a fifth of a second.
-pub(super) fn sentinels(master: u16, directory: &tempfile::TempDir) -> [Server; 3] {
-    [0, 1, 2].map(|number| {
-        let file = directory.path().join(format!("sentinel-{number}.conf"));
-        let mut text = String::new();
-        let _ = writeln!(text, "sentinel monitor events 127.0.0.1 {master} 2");
+pub(super) fn sentinels<const N: usize>(master: u16, directory: &std::path::Path, more: &str) -> [Server; N] {
+    std::array::from_fn(|number| {
+        let file = directory.join(format!("sentinel-{number}.conf"));
+        let mut text = format!("{more}\n");
+        let _ = writeln!(text, "sentinel monitor events 127.0.0.1 {master} {}", N / 2 + 1);
         text.push_str("sentinel down-after-milliseconds events 200\nsentinel failover-timeout events 2000\n");
         std::fs::write(&file, text).expect("written");
         Server::start(&[file.to_str().expect("text"), "--sentinel"])
@@ -67,7 +67,7 @@ async fn sentinels_name_the_master_and_after_a_failover_the_next_one() {
     let master = Server::start(&["--repl-diskless-sync-delay", "0"]);
     let replica = Server::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
     until_says(master.port, &["INFO", "replication"], "state=online").await;
-    let watchers = sentinels(master.port, &directory);
+    let watchers: [Server; 3] = sentinels(master.port, directory.path(), "");
     for sentinel in &watchers {
         until_says(sentinel.port, &["SENTINEL", "CKQUORUM", "events"], "usable").await;
         until_says(sentinel.port, &["SENTINEL", "REPLICAS", "events"], &replica.port.to_string()).await;
@@ -104,6 +104,44 @@ async fn sentinels_name_the_master_and_after_a_failover_the_next_one() {
     until_says(master.port, &["ROLE"], "slave").await;
     everything_works(&store, &services, 3_000).await;
     drop(watchers);
+}
+
+/// The sentinels' credentials are others than the servers'.
+#[tokio::test]
+async fn sentinels_may_want_credentials_of_their_own() {
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let master = Server::start(&["--requirepass", "of-servers"]);
+    let wanted = "requirepass of-sentinels\nuser ann on >of-ann allchannels +@all\nsentinel sentinel-pass of-sentinels";
+    let [watcher] = sentinels(master.port, directory.path(), wanted);
+    let mut admin = raw(&format!("redis://:of-sentinels@127.0.0.1:{}", watcher.port));
+    let () = redis::cmd("SENTINEL").arg(&["SET", "events", "auth-pass", "of-servers"]).query(&mut admin).expect("set");
+    eventually("the sentinel sees it", || {
+        let seen = redis::cmd("SENTINEL").arg(&["CKQUORUM", "events"]).query::<String>(&mut admin);
+        std::future::ready(seen.ok().filter(|seen| seen.contains("usable")))
+    })
+    .await;
+    let with = |of_servers: &str, of_sentinels: Option<(Option<&str>, &str)>| {
+        let credentials =
+            |(user, password): (Option<&str>, &str)| config::Credentials { user: user.map(str::to_owned), password: password.into() };
+        let url = format!("redis+sentinel://:{of_servers}@127.0.0.1:{}/events", watcher.port);
+        config::Redis { sentinels: of_sentinels.map(credentials), ..config(&url, "p") }
+    };
+    for given in [(None, "of-sentinels"), (Some("ann"), "of-ann")] {
+        let store = store_at(&with("of-servers", Some(given)), "a", Tick(1_000_000));
+        let mut heard = store.watch();
+        assert_eq!(next(&mut heard).await, Heard::Connected);
+        eventually("an answer", async || state_of(&store, "rag").await.ok()).await;
+        assert!(!format!("{store:?}").contains("of-"));
+    }
+    for (config, expect) in [
+        (with("of-servers", None), "a sentinel refused the credentials"),
+        (with("of-servers", Some((None, "of-servers"))), "a sentinel refused the credentials"),
+        (with("of-servers", Some((Some("bob"), "of-ann"))), "a sentinel refused the credentials"),
+        (with("of-sentinels", Some((None, "of-sentinels"))), "Redis refused the credentials"),
+    ] {
+        let store = store_at(&config, "b", Tick(0));
+        assert_eq!(state_of(&store, "rag").await.expect_err("refused").0, expect);
+    }
 }
 
 /// Publishes until it is heard: a subscription takes a moment to find its server.
@@ -189,9 +227,17 @@ async fn a_cluster_keeps_each_service_on_one_node_and_its_slots_may_move() {
     ask(nodes[from].port, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(&nodes[to])]);
     let redis::Value::Array(keys) = ask(nodes[from].port, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]) else { panic!("no keys") };
     assert!(keys.len() >= 2, "one slot for all keys of a service");
-    for key in keys {
-        let redis::Value::BulkString(key) = key else { panic!("no key") };
-        let key = String::from_utf8(key).expect("text");
+    let mut keys: Vec<_> = keys.into_iter().map(|key| redis::from_redis_value::<String>(key).expect("text")).collect();
+    // The breaker itself first.
+    keys.sort();
+    for (moved, key) in keys.into_iter().enumerate() {
+        if moved == 1 {
+            // A script of two keys, which lie on two nodes: it is tried for a moment, in case the other follows.
+            let asked = Instant::now();
+            let error = store.save("s7", &half_open(4), None).await.expect_err("half of it is elsewhere").0;
+            assert_eq!(error, "a slot of the Redis cluster is on its way from one node to another");
+            assert!(asked.elapsed() < TIMEOUT, "{:?}", asked.elapsed());
+        }
         ask(nodes[from].port, &["MIGRATE", "127.0.0.1", &nodes[to].port.to_string(), &key, "0", "1000"]);
     }
     // Halfway: the keys are there, and the slot is not yet.

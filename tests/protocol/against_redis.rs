@@ -118,6 +118,7 @@ impl World {
     fn new(redis: &Redis, prefix: String) -> Self {
         let config = config::Redis {
             url: redis.url.as_str().into(),
+            sentinels: None,
             prefix: prefix.clone(),
             timeout: Duration::from_secs(20),
             poll_interval: Duration::from_secs(1),

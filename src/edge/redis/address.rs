@@ -95,7 +95,8 @@ pub(super) fn servers(config: &config::Redis) -> Result<Servers, ConfigError> {
                 let sentinel = url.host("", host, SENTINEL_PORT)?.addr().clone();
                 // User and password are the servers'; any host does to read them by.
                 let servers = url.host(url.credentials, host, SENTINEL_PORT)?;
-                let builder = sentinel_client(sentinel, master, database, servers.redis_settings(), certificates.as_ref());
+                let builder =
+                    sentinel_client(sentinel, master, database, servers.redis_settings(), config.sentinels.as_ref(), certificates.as_ref());
                 let client = builder.map_err(|_| url.unreadable())?.build().map_err(|_| unreadable_pem())?;
                 clients.push(Mutex::new(client));
             }
@@ -120,6 +121,7 @@ fn sentinel_client(
     master: &str,
     database: i64,
     servers: &RedisConnectionInfo,
+    sentinels: Option<&config::Credentials>,
     certificates: Option<&TlsCertificates>,
 ) -> RedisResult<SentinelClientBuilder> {
     let mut builder = SentinelClientBuilder::new([sentinel], master, SentinelServerType::Master)?
@@ -131,6 +133,12 @@ fn sentinel_client(
     }
     if let Some(password) = servers.password() {
         builder = builder.set_client_to_redis_password(password);
+    }
+    if let Some(config::Credentials { user, password }) = sentinels {
+        builder = builder.set_client_to_sentinel_password(password.expose_secret());
+        if let Some(user) = user {
+            builder = builder.set_client_to_sentinel_username(user);
+        }
     }
     if let Some(certificates) = certificates {
         builder = builder
@@ -246,6 +254,7 @@ mod tests {
     fn config(url: &str) -> config::Redis {
         config::Redis {
             url: url.into(),
+            sentinels: None,
             prefix: "fusebox".into(),
             timeout: Duration::from_millis(500),
             poll_interval: Duration::from_secs(5),

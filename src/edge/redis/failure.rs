@@ -13,9 +13,19 @@ use rustls::CertificateError;
 
 use crate::pipeline::ports::StoreError;
 
+/// What an error of credentials carries that a sentinel has refused.
+const SENTINEL: &str = "a sentinel";
+
+/// A sentinel's failure: its credentials are not the servers'.
+pub(super) fn of_sentinel(error: RedisError) -> RedisError {
+    let refused = error.kind() == ErrorKind::AuthenticationFailed || matches!(word(&error), Some("NOAUTH" | "WRONGPASS"));
+    if refused { (ErrorKind::AuthenticationFailed, "refused", SENTINEL.to_owned()).into() } else { error }
+}
+
 /// The failure as people see it.
 pub(super) fn describe(error: &RedisError) -> StoreError {
     StoreError(match error.kind() {
+        ErrorKind::AuthenticationFailed if error.detail() == Some(SENTINEL) => "a sentinel refused the credentials".to_owned(),
         ErrorKind::AuthenticationFailed => "Redis refused the credentials".to_owned(),
         ErrorKind::MasterNameNotFoundBySentinel => "no sentinel names a master that can be used".to_owned(),
         ErrorKind::ClusterConnectionNotFound => "no node of the Redis cluster has what is asked for".to_owned(),

@@ -18,6 +18,7 @@ use redis::sentinel::SentinelClient;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisFuture, RedisResult, Value};
 use tokio::sync::Mutex;
 
+use super::failure;
 use super::nodes::{Cluster, Nodes};
 
 /// Commands in flight at once. A breaker's keeper has a handful; a bound keeps a burst from filling memory before the first timeout.
@@ -110,7 +111,12 @@ impl Servers {
 
 /// The master, as the first sentinel says that answers.
 async fn master(sentinels: &[Mutex<SentinelClient>], first: &AtomicUsize, timeout: Duration) -> RedisResult<Client> {
-    let ask = |place: usize| async move { sentinels[place].lock().await.async_get_client().await };
+    let ask = async |place: usize| {
+        let mut sentinel = sentinels[place].lock().await;
+        // Asked for itself before it is asked for the master, whose credentials are others.
+        sentinel.async_get_sentinel_client().await.map_err(failure::of_sentinel)?;
+        sentinel.async_get_client().await
+    };
     first_answer(sentinels.len(), first, timeout, ask).await
 }
 
