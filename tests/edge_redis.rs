@@ -11,6 +11,8 @@ mod many;
 mod nodes;
 #[path = "edge_redis/several.rs"]
 mod several;
+#[path = "edge_redis/tls.rs"]
+mod tls;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -66,8 +68,7 @@ struct Server {
 
 impl Server {
     fn start(args: &[&str]) -> Self {
-        // A cluster's nodes talk to each other on a port that is higher by ten thousand.
-        let port = std::iter::repeat_with(free_port).find(|port| *port < 55_536).expect("without an end");
+        let port = low_port();
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let directory = tempfile::tempdir().expect("a directory");
         Self { child: spawn(port, directory.path(), &args), port, args, directory }
@@ -96,6 +97,11 @@ impl Drop for Server {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// One for a node of a cluster: they talk to each other on a port that is higher by ten thousand.
+fn low_port() -> u16 {
+    std::iter::repeat_with(free_port).find(|port| *port < 55_536).expect("without an end")
 }
 
 fn free_port() -> u16 {
@@ -849,66 +855,4 @@ async fn two_databases_of_one_server_do_not_hear_each_other() {
     assert_eq!(at(0, "a").save("rag", &snapshot(8, Held::HalfOpen), None).await, Ok(Saved::Stored));
     assert_eq!(at(1, "b").save("rag", &snapshot(2, Held::HalfOpen), None).await, Ok(Saved::Stored));
     assert!(matches!(next(&mut heard).await, Heard::Changed { snapshot, .. } if snapshot.generation == Generation(2)));
-}
-
-/// A CA, a server's certificate for 127.0.0.1 and a client's, by `openssl`.
-fn certificates(directory: &std::path::Path) {
-    let openssl = |args: &str| {
-        let status = Command::new("openssl").args(args.split(' ')).current_dir(directory).stderr(Stdio::null()).status();
-        assert!(status.expect("openssl is installed").success(), "openssl {args}");
-    };
-    std::fs::write(directory.join("server.ext"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").expect("written");
-    std::fs::write(directory.join("client.ext"), "basicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth\n").expect("written");
-    for ca in ["ca", "other"] {
-        openssl(&format!(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
-        ));
-    }
-    for name in ["server", "client"] {
-        openssl(&format!(
-            "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
-        ));
-        openssl(&format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile {name}.ext -out {name}.pem"));
-    }
-}
-
-#[tokio::test]
-async fn tls_with_a_ca_and_a_client_certificate() {
-    let directory = tempfile::tempdir().expect("a directory");
-    certificates(directory.path());
-    let file = |name: &str| directory.path().join(name);
-    let tls = free_port().to_string();
-    let path = |name: &str| file(name).display().to_string();
-    let _server = Server::start(&[
-        "--tls-port",
-        &tls,
-        "--tls-cert-file",
-        &path("server.pem"),
-        "--tls-key-file",
-        &path("server.key"),
-        "--tls-ca-cert-file",
-        &path("ca.pem"),
-        "--tls-auth-clients",
-        "yes",
-    ]);
-    let identity = || Some(config::Identity { certificate: file("client.pem"), key: file("client.key") });
-    let with = |ca: &str, identity| config::Redis { ca: Some(file(ca)), identity, ..config(&format!("rediss://127.0.0.1:{tls}/0"), "p") };
-
-    let store = store_at(&with("ca.pem", identity()), "a", Tick(1_000_000));
-    let mut heard = store.watch();
-    assert_eq!(next(&mut heard).await, Heard::Connected);
-    assert_eq!(store.save("rag", &snapshot(1, Held::HalfOpen), None).await, Ok(Saved::Stored));
-
-    for (config, expect) in [
-        (with("other.pem", identity()), "its certificate's issuer is not trusted (redis.ca names the one that is)"),
-        (with("ca.pem", None), "it refused the client's certificate, or found none"),
-        (
-            config::Redis { url: format!("rediss://localhost:{tls}").into(), ..with("ca.pem", identity()) },
-            "its certificate is for another name",
-        ),
-    ] {
-        let store = store_at(&config, "b", Tick(0));
-        let error = load(&store, &names(&["rag"])).await.expect_err("no trust").0;
-        assert_eq!(error, format!("no TLS with Redis: {expect}"));
-    }
 }

@@ -169,12 +169,16 @@ pub(super) fn node(more: &[&str]) -> Server {
 
 /// Three nodes with a third of the slots each.
 pub(super) async fn cluster(more: &[&str]) -> [Server; 3] {
-    let nodes = [0, 1, 2].map(|_| node(more));
+    joined([0, 1, 2].map(|_| node(more)), |node| node.port).await
+}
+
+/// Nodes, each of which is met by the others at a port, with a third of the slots each.
+pub(super) async fn joined(nodes: [Server; 3], port: impl Fn(&Server) -> u16) -> [Server; 3] {
     for (place, node) in nodes.iter().enumerate() {
         let (from, to) = (place * SLOTS, (place * SLOTS + SLOTS - 1).min(16_383));
         ask(node.port, &["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]);
         for other in &nodes {
-            ask(node.port, &["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string()]);
+            ask(node.port, &["CLUSTER", "MEET", "127.0.0.1", &port(other).to_string()]);
         }
     }
     for node in &nodes {
