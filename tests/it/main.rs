@@ -30,6 +30,7 @@ mod ramp;
 mod recorded;
 mod redis_away;
 mod redis_failures;
+mod redis_several;
 mod replies;
 mod restart;
 mod settings;
