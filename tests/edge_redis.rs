@@ -188,6 +188,16 @@ fn raw(url: &str) -> redis::Connection {
     redis::Client::open(url).and_then(|client| client.get_connection()).expect("Redis is there")
 }
 
+/// Adds the user `ann`, password `pw`, with the handbook's rights, and more.
+fn add_user(admin: &mut redis::Connection, more: &[&str]) {
+    let handbook = include_str!("../docs/operations.md");
+    let (_, rest) = handbook.split_once("ACL SETUSER fusebox on").expect("the handbook has a user");
+    let (rules, _) = rest.split_once("```").expect("in a block");
+    let rules = rules.replace('\\', " ").replace('\'', "").replace("PASSWORD", "pw");
+    let rules: Vec<&str> = rules.split_whitespace().chain(more.iter().copied()).collect();
+    let () = redis::cmd("ACL").arg("SETUSER").arg("ann").arg("on").arg(rules).query(admin).expect("a user");
+}
+
 fn names(services: &[&str]) -> Vec<String> {
     services.iter().map(|service| (*service).to_owned()).collect()
 }

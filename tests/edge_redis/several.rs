@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use fusebox::machine::breaker::Testimony;
 use fusebox::pipeline::ports::{EvidenceStore, LeaseStore, LeaseWish, Leasing, Telling};
 
+use secrecy::ExposeSecret;
+
 use super::*;
 
 pub(super) fn half_open(generation: u64) -> Snapshot {
@@ -111,7 +113,7 @@ async fn sentinels_name_the_master_and_after_a_failover_the_next_one() {
 async fn sentinels_may_want_credentials_of_their_own() {
     let directory = tempfile::TempDir::new().expect("a directory");
     let master = Server::start(&["--requirepass", "of-servers"]);
-    let wanted = "requirepass of-sentinels\nuser ann on >of-ann allchannels +@all\nsentinel sentinel-pass of-sentinels";
+    let wanted = "requirepass of-sentinels\nuser ann on >of-ann -@all +role +sentinel|masters\nsentinel sentinel-pass of-sentinels";
     let [watcher] = sentinels(master.port, directory.path(), wanted);
     let mut admin = raw(&format!("redis://:of-sentinels@127.0.0.1:{}", watcher.port));
     let () = redis::cmd("SENTINEL").arg(&["SET", "events", "auth-pass", "of-servers"]).query(&mut admin).expect("set");
@@ -126,8 +128,18 @@ async fn sentinels_may_want_credentials_of_their_own() {
         let url = format!("redis+sentinel://:{of_servers}@127.0.0.1:{}/events", watcher.port);
         config::Redis { sentinels: of_sentinels.map(credentials), ..config(&url, "p") }
     };
-    for given in [(None, "of-sentinels"), (Some("ann"), "of-ann")] {
-        let store = store_at(&with("of-servers", Some(given)), "a", Tick(1_000_000));
+    add_user(&mut raw(&format!("redis://:of-servers@127.0.0.1:{}/0", master.port)), &["+role", "+info"]);
+    let by_ann = |config: config::Redis| config::Redis {
+        url: config.url.expose_secret().replace("//:of-servers@", "//ann:pw@").into(),
+        prefix: "fusebox".into(),
+        ..config
+    };
+    for given in [
+        with("of-servers", Some((None, "of-sentinels"))),
+        with("of-servers", Some((Some("ann"), "of-ann"))),
+        by_ann(with("of-servers", Some((Some("ann"), "of-ann")))),
+    ] {
+        let store = store_at(&given, "a", Tick(1_000_000));
         let mut heard = store.watch();
         assert_eq!(next(&mut heard).await, Heard::Connected);
         eventually("an answer", async || state_of(&store, "rag").await.ok()).await;
@@ -253,4 +265,17 @@ async fn a_cluster_keeps_each_service_on_one_node_and_its_slots_may_move() {
     assert!(says(nodes[to].port, &["HGET", "cluster:{s7}:breaker", "generation"], "5"));
     eventually("all of it", async || load(&store, &services).await.ok()).await;
     everything_works(&store, &services, 6).await;
+
+    let layout = RedisLayout::open(&config).expect("a config that can work");
+    for expect in [Found::Absent, Found::Same] {
+        assert_eq!(layout.apply(LAYOUT_SCRIPT).await, Ok(expect));
+    }
+    for node in &nodes {
+        add_user(&mut raw(&node.url()), &["+cluster|slots"]);
+    }
+    let by_ann = config::Redis { url: url(&nodes).replace("//", "//ann:pw@").into(), prefix: "fusebox".into(), ..config };
+    let store = store_at(&by_ann, "a", Tick(1_000_000));
+    assert_eq!(next(&mut store.watch()).await, Heard::Connected);
+    eventually("a connection", async || load(&store, &services).await.ok()).await;
+    everything_works(&store, &services, 3).await;
 }
