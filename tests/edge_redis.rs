@@ -244,12 +244,12 @@ async fn load(store: &RedisStore<Still>, services: &[String]) -> Result<Vec<Kept
 
 /// The stored state of one service.
 async fn state_of(store: &RedisStore<Still>, service: &str) -> Result<Option<Snapshot>, StoreError> {
-    load(&store, &names(&[service])).await.map(|kept| kept[0].state.clone())
+    load(store, &names(&[service])).await.map(|kept| kept[0].state.clone())
 }
 
 /// The last change of one service's settings.
 async fn tuning_of(store: &RedisStore<Still>, service: &str) -> Result<Option<Tuning>, StoreError> {
-    load(&store, &names(&[service])).await.map(|kept| kept[0].tuning.clone())
+    load(store, &names(&[service])).await.map(|kept| kept[0].tuning.clone())
 }
 
 async fn next(heard: &mut mpsc::Receiver<Heard>) -> Heard {
@@ -542,7 +542,7 @@ async fn a_frozen_redis_gives_errors_in_time_and_goes_on_when_thawed() {
     // By now several heartbeats went unanswered: a subscription that had not noticed would not be renewed below.
     server.signal("-CONT");
     for store in [&a, &c] {
-        eventually("an answer", || async { load(&store, &names(&["rag"])).await.ok() }).await;
+        eventually("an answer", || async { load(store, &names(&["rag"])).await.ok() }).await;
     }
     while next(&mut heard).await != Heard::Connected {}
     // The save that was given up may have been carried out after the thaw; the fence makes it harmless to ask again.
@@ -828,7 +828,7 @@ async fn a_wrong_password_is_named_without_it_and_mended_without_a_restart() {
     let none = store_at(&config(&server.url(), "p"), "b", Tick(0));
     let mut heard = wrong.watch();
     for store in [&wrong, &none] {
-        let error = load(&store, &names(&["rag"])).await.expect_err("refused").0;
+        let error = load(store, &names(&["rag"])).await.expect_err("refused").0;
         assert_eq!(error, "Redis refused the credentials");
         assert!(!format!("{store:?}").contains("hunter2"), "nor does its debug form");
     }

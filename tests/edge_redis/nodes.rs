@@ -104,7 +104,7 @@ async fn a_node_that_is_killed_takes_the_services_of_no_other_with_it() {
     eventually("the others' states", async || load(&late, &homes[0]).await.ok()).await;
     nodes[2].restart();
     for store in [&store, &late] {
-        eventually("all of it", async || load(&store, &all).await.ok()).await;
+        eventually("all of it", async || load(store, &all).await.ok()).await;
     }
     everything_works(&store, &all, 100_000).await;
 }
@@ -123,7 +123,7 @@ async fn a_node_that_is_frozen_takes_the_services_of_no_other_with_it() {
     eventually("the others' states", async || load(&late, &homes[0]).await.ok()).await;
     nodes[2].signal("-CONT");
     for store in [&store, &late] {
-        eventually("all of it", async || load(&store, &all).await.ok()).await;
+        eventually("all of it", async || load(store, &all).await.ok()).await;
     }
     everything_works(&store, &all, 100_000).await;
 }

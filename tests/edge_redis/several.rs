@@ -23,7 +23,7 @@ pub(super) async fn everything_works(store: &RedisStore<Still>, services: &[Stri
         let newest = store.history(service, None, 1).await.expect("a page").entries.remove(0);
         assert_eq!(newest.generation, Generation(generation), "{service}");
     }
-    let loaded = load(&store, services).await.expect("answered");
+    let loaded = load(store, services).await.expect("answered");
     assert!(loaded.iter().all(|kept| kept.state.as_ref().is_some_and(|state| state.generation == Generation(generation))), "{loaded:?}");
     let figures = vec![Counts { calls: 1, failures: 1, slow: 0, consecutive_failures: 1 }];
     let testimony = Testimony { generation: Generation(generation), alone: false, kind: 0, figures };
