@@ -1,12 +1,13 @@
 //! Redis as an onlooker sees it, and a Redis of a test's own, which it may kill.
 
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
 use redis::Commands;
 use tempfile::TempDir;
 
-use super::{free_port, until};
+use super::{eventually, free_port, until};
 
 /// What a fleet keeps in Redis.
 #[derive(Debug, Clone)]
@@ -86,6 +87,16 @@ impl RedisServer {
     pub fn with(args: &[&str]) -> Self {
         let mut server = Self::down();
         server.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        server.start();
+        server
+    }
+
+    /// A node of a cluster that runs. The nodes talk to each other on a port that is higher by ten thousand, which outgoing connections are not given.
+    pub fn node(args: &[&str]) -> Self {
+        let is_free = |port: u16| port < 22_768 && TcpListener::bind((Ipv4Addr::LOCALHOST, port + 10_000)).is_ok();
+        let mut server = Self::down();
+        server.port = eventually("two free ports", || Some(free_port()).filter(|port| is_free(*port)));
+        server.args = ["--cluster-enabled", "yes"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
         server.start();
         server
     }
