@@ -175,8 +175,8 @@ async fn a_replica_takes_the_place_of_its_node_with_what_was_stored() {
     everything_works(&other, &all, 3_000).await;
 }
 
-/// A node of the test's own, which answers each command as it is told to, by the command's words.
-fn pretender(answer: impl Fn(&[String]) -> String + Send + Clone + 'static) -> u16 {
+/// A node of the test's own, which answers each command of a connection as it is told to, by the command's words.
+fn pretender<A: Fn(&[String]) -> String + Send + 'static>(connection: impl Fn() -> A + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("bound").port();
     let serve = |stream: TcpStream, answer: &dyn Fn(&[String]) -> String| -> Option<()> {
@@ -193,7 +193,7 @@ fn pretender(answer: impl Fn(&[String]) -> String + Send + Clone + 'static) -> u
     };
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let answer = answer.clone();
+            let answer = connection();
             std::thread::spawn(move || stream.ok().and_then(|stream| serve(stream, &answer)));
         }
     });
@@ -223,6 +223,51 @@ async fn a_seed_that_says_nothing_takes_no_more_than_its_share_of_the_time() {
     everything_works(&store, &services, 3).await;
 }
 
+/// `CLUSTER SLOTS` of a cluster whose slots are all at one port.
+fn all_at(port: u64) -> String {
+    format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n")
+}
+
+#[tokio::test]
+async fn a_node_that_has_no_slots_any_more_is_let_go() {
+    let (stays, goes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let connected = Arc::new(());
+    let port = {
+        let (stays, connected) = (Arc::clone(&stays), Arc::downgrade(&connected));
+        pretender(move || {
+            let (stays, held) = (Arc::clone(&stays), connected.upgrade());
+            move |words| match words[0].as_str() {
+                "PING" => "+PONG\r\n".to_owned(),
+                "EVALSHA" if held.is_some() => format!("-MOVED 7 127.0.0.1:{}\r\n", stays.load(Ordering::Relaxed)),
+                _ => "+OK\r\n".to_owned(),
+            }
+        })
+    };
+    goes.store(port.into(), Ordering::Relaxed);
+    let moved = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let port = {
+        let (stays, goes, moved) = (Arc::clone(&stays), Arc::clone(&goes), Arc::clone(&moved));
+        pretender(move || {
+            let (stays, goes, moved) = (Arc::clone(&stays), Arc::clone(&goes), Arc::clone(&moved));
+            move |words| match words[0].as_str() {
+                "PING" => "+PONG\r\n".to_owned(),
+                "CLUSTER" => all_at(if moved.load(Ordering::Relaxed) { &stays } else { &goes }.load(Ordering::Relaxed)),
+                "EVALSHA" => {
+                    moved.store(true, Ordering::Relaxed);
+                    "*1\r\n*0\r\n".to_owned()
+                }
+                _ => "+OK\r\n".to_owned(),
+            }
+        })
+    };
+    stays.store(port.into(), Ordering::Relaxed);
+    let store = store_at(&config(&format!("redis+cluster://127.0.0.1:{port}"), "cluster"), "a", Tick(1_000_000));
+    eventually("an answer", async || load(&store, &names(&["rag"])).await.ok()).await;
+    assert!(Arc::strong_count(&connected) > 1, "it was asked first");
+    eventually("it is let go", async || (Arc::strong_count(&connected) == 1).then_some(())).await;
+    assert_eq!(load(&store, &names(&["rag"])).await, Ok(vec![Kept::default()]));
+}
+
 #[tokio::test]
 async fn nodes_that_send_on_to_each_other_are_asked_a_few_times() {
     let asked = Arc::new(AtomicU64::new(0));
@@ -230,16 +275,17 @@ async fn nodes_that_send_on_to_each_other_are_asked_a_few_times() {
     for place in [0, 1] {
         let (asked, ports) = (Arc::clone(&asked), ports.clone());
         let own = Arc::clone(&ports[place]);
-        let port = pretender(move |words| match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["PING"] => "+PONG\r\n".to_owned(),
-            ["CLUSTER", "SLOTS"] => {
-                format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{}\r\n", ports[0].load(Ordering::Relaxed))
+        let port = pretender(move || {
+            let (asked, ports) = (Arc::clone(&asked), ports.clone());
+            move |words| match words[0].as_str() {
+                "PING" => "+PONG\r\n".to_owned(),
+                "CLUSTER" => all_at(ports[0].load(Ordering::Relaxed)),
+                "EVALSHA" => {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    format!("-MOVED 7 127.0.0.1:{}\r\n", ports[1 - place].load(Ordering::Relaxed))
+                }
+                _ => "+OK\r\n".to_owned(),
             }
-            ["EVALSHA", ..] => {
-                asked.fetch_add(1, Ordering::Relaxed);
-                format!("-MOVED 7 127.0.0.1:{}\r\n", ports[1 - place].load(Ordering::Relaxed))
-            }
-            _ => "+OK\r\n".to_owned(),
         });
         own.store(port.into(), Ordering::Relaxed);
     }

@@ -1,15 +1,16 @@
 //! A cluster: a link to each of its nodes, and which of them has which slots.
 //!
 //! Guarantees:
-//! - A command goes to the node of its key. `MOVED` is followed and remembered, `ASK` is followed; what the nodes say of the slots is read anew with
-//!   each connection, and after each failure, from whichever node answers.
+//! - A command goes to the node of its key. `MOVED` is followed and remembered, `ASK` is followed, a few times; what the nodes say of the slots is
+//!   read anew with each connection, after each failure, and a second after each slot that has moved, from whichever node answers. A node without
+//!   slots is let go.
 //! - A node that is away, or silent, is so for its own services alone: each has a link of its own, with the guarantees of [`super::link`].
 //! - A script that a node does not know is sent to that node, and not to all: one of them may be away.
 //!
 //! The client's own connection to a cluster does not give the second: while it looks for one node, it keeps the commands of all waiting.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use redis::{
     Arg, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind, TlsCertificates, Value,
 };
 
-use super::link::Link;
+use super::link::{Link, attempt_bound};
 use super::servers::{Servers, first_answer, one};
 
 /// How often one command is sent, at most: to the node that was thought to have its slot, to the one that has it, and a few times while it moves.
@@ -27,6 +28,9 @@ const SENT: usize = 6;
 
 /// How long to wait for the rest of a service's keys, which are moved one after the other.
 const MOVING: Duration = Duration::from_millis(20);
+
+/// How long after a slot has moved all are read anew: others move with it.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Where a node listens.
 type Address = (String, u16);
@@ -43,6 +47,8 @@ pub(super) struct Cluster {
     known: Mutex<Known>,
     /// How many nodes have been known so far.
     numbered: AtomicUsize,
+    /// Whether the slots are about to be read anew.
+    refreshing: AtomicBool,
 }
 
 /// What the nodes have said.
@@ -69,7 +75,15 @@ pub(super) struct Nodes {
 impl Cluster {
     /// The cluster that some nodes belong to.
     pub(super) fn new(seeds: Vec<ConnectionInfo>, certificates: Option<TlsCertificates>, timeout: Duration) -> Self {
-        Self { seeds, certificates, timeout, first: AtomicUsize::new(0), known: Mutex::default(), numbered: AtomicUsize::new(0) }
+        Self {
+            seeds,
+            certificates,
+            timeout,
+            first: AtomicUsize::new(0),
+            known: Mutex::default(),
+            numbered: AtomicUsize::new(0),
+            refreshing: AtomicBool::new(false),
+        }
     }
 
     /// Reads which node has which slots.
@@ -96,6 +110,21 @@ impl Cluster {
             Ok(subscription)
         };
         first_answer(addresses.len(), &self.first, timeout, ask).await
+    }
+
+    /// Has the slots read anew, in a moment.
+    fn refresh(self: &Arc<Self>) {
+        if self.refreshing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let cluster = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(SETTLED).await;
+            let bound = attempt_bound(cluster.timeout);
+            // What is not read now is read when something fails for it.
+            drop(tokio::time::timeout(bound, Arc::clone(&cluster).connect(bound)).await);
+            cluster.refreshing.store(false, Ordering::Relaxed);
+        });
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -199,7 +228,10 @@ impl Nodes {
             };
             sent += 1;
             match error.kind() {
-                ErrorKind::Server(ServerErrorKind::Moved) => (node, asking) = (self.cluster.other(&node, &error)?, false),
+                ErrorKind::Server(ServerErrorKind::Moved) => {
+                    (node, asking) = (self.cluster.other(&node, &error)?, false);
+                    self.cluster.refresh();
+                }
                 ErrorKind::Server(ServerErrorKind::Ask) => (node, asking) = (self.cluster.other(&node, &error)?, true),
                 ErrorKind::Server(ServerErrorKind::TryAgain) => tokio::time::sleep(MOVING).await,
                 _ => return Err(error),
