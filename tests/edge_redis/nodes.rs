@@ -90,7 +90,10 @@ async fn watch(store: &RedisStore<Still>, away: &[String], others: &[String], mu
 
 #[tokio::test]
 async fn a_node_that_is_killed_takes_the_services_of_no_other_with_it() {
-    let mut nodes = cluster(PARTLY).await;
+    // The nodes are known by their name, as certificates may want it.
+    let named = ["--cluster-announce-hostname", "localhost", "--cluster-preferred-endpoint-type", "hostname"];
+    let mut nodes = cluster(&[PARTLY, &named].concat()).await;
+    until_says(nodes[0].port, &["CLUSTER", "SLOTS"], "localhost").await;
     let store = store_at(&config(&url(&nodes), "cluster"), "a", Tick(1_000_000));
     let homes = homes(&nodes);
     let all = homes.concat();
