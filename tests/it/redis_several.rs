@@ -131,8 +131,15 @@ fn a_failover_by_a_sentinel() {
     });
 }
 
-/// The first slot of each of three nodes, and the one behind its last: the services lie on all of them.
+/// The first and the last slot of each of three nodes: the services lie on all of them.
 const SLOTS: [(usize, usize); 3] = [(0, 5_461), (5_462, 10_923), (10_924, 16_383)];
+/// A way to be away, and the way back.
+type Way = (&'static str, fn(&mut RedisServer), fn(&mut RedisServer));
+
+const WAYS: [Way; 2] =
+    [("frozen", |node| node.signal("STOP"), |node| node.signal("CONT")), ("killed", RedisServer::kill, RedisServer::start)];
+
+/// The slot of the notifier's breaker.
 const NOTIFIER: &str = "2428";
 
 #[test]
@@ -160,9 +167,7 @@ fn a_cluster_of_which_a_slot_moves_and_a_node_freezes_and_dies() {
         until("the new node has it", || stored_reason(&nodes[2], &pair.world, "notifier").as_deref() == Some("it has moved"));
         assert_eq!(pair.said(), before, "that is nothing to speak of");
 
-        let ways: [(&str, fn(&mut RedisServer), fn(&mut RedisServer)); 2] =
-            [("frozen", |node| node.signal("STOP"), |node| node.signal("CONT")), ("killed", RedisServer::kill, RedisServer::start)];
-        for (number, (name, strike, mend)) in ways.into_iter().enumerate() {
+        for (number, (name, strike, mend)) in WAYS.into_iter().enumerate() {
             strike(&mut nodes[1]);
             pair.until(name, |one| {
                 let (state, detail) = one.part("redis");
