@@ -90,6 +90,8 @@ pub struct DeadLetters {
 pub struct Redis {
     /// The URL, with its credentials if it has any (`password`, by file too, is put into it).
     pub url: SecretString,
+    /// What the sentinels themselves want; the servers' are in the URL.
+    pub sentinels: Option<Credentials>,
     /// What every key begins with.
     pub prefix: String,
     /// How long one command may take.
@@ -102,6 +104,15 @@ pub struct Redis {
     pub ca: Option<PathBuf>,
     /// A client certificate and its key for `rediss://` (PEM).
     pub identity: Option<Identity>,
+}
+
+/// A user and a password.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The user; `None`: the one that needs no name.
+    pub user: Option<String>,
+    /// The password.
+    pub password: SecretString,
 }
 
 /// A client certificate and its key, both PEM files.

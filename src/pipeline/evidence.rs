@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breakers::Breakers;
-use super::keeper::{StoreHealth, StoreState};
+use super::keeper::StoreHealth;
 use super::ports::{Clock, EvidenceStore, Telling, World};
 use crate::machine::breaker::Testimony;
 use crate::machine::time::Tick;
@@ -104,13 +104,10 @@ impl<W: World, S: EvidenceStore> Teller<'_, W, S> {
 
     /// Tells of those services of which there is something to tell, and hears what the others say of them.
     async fn tell(&mut self, services: &[usize]) {
-        // Who is away is asked by the keeper alone. What is not told now is found by the next look.
-        if self.health.state() != StoreState::Up {
-            return;
-        }
         let now = self.clock.now();
         let (mut told, mut tellings) = (Vec::new(), Vec::new());
-        for &service in services {
+        // Who is away is asked by the keeper alone. What is not told now is found by the next look.
+        for &service in services.iter().filter(|service| self.health.serves(**service)) {
             if let Some((telling, changed)) = self.telling(service, now) {
                 tellings.push(telling);
                 told.push((service, changed));
@@ -119,8 +116,9 @@ impl<W: World, S: EvidenceStore> Teller<'_, W, S> {
         if tellings.is_empty() {
             return;
         }
-        let Ok(answers) = self.store.tell(&tellings).await else { return };
+        let answers = self.store.tell(&tellings).await;
         for (((service, changed), telling), others) in told.into_iter().zip(tellings).zip(answers) {
+            let Ok(others) = others else { continue };
             let generation = telling.testimony.generation;
             self.breakers.hear(service, generation, &others, !telling.lasts.is_zero());
             self.said[service] = Some(Said { testimony: telling.testimony, changed, at: now });

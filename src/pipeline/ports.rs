@@ -353,8 +353,14 @@ impl Budget {
 
 /// Where breakers are shared and survive a restart.
 pub trait Store: Send + Sync + 'static {
-    /// What is stored of each service's breaker, in the order asked. One question, answered or given up as a whole, so a few hundred at most.
-    fn load(&self, services: &[String]) -> impl Future<Output = Result<Vec<Kept>, StoreError>> + Send;
+    /// What is stored of each service's breaker, in the order asked. One question, answered or given up for each node as a whole, so a few hundred
+    /// at most.
+    fn load(&self, services: &[String]) -> impl Future<Output = Vec<Result<Kept, StoreError>>> + Send;
+
+    /// Which node of the store is thought to have a service, of those that fail each for itself. A store that fails as a whole has one.
+    fn node(&self, _service: &str) -> usize {
+        0
+    }
 
     /// Stores a breaker's state, with the transition that led to it (kept in the history and published to the others; `None` when the
     /// state is only put back after the store was away), unless what is stored is of the same generation or a newer one.

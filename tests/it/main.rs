@@ -32,6 +32,7 @@ mod ramp;
 mod recorded;
 mod redis_away;
 mod redis_failures;
+mod redis_several;
 mod redrive;
 mod replies;
 mod restart;

@@ -118,6 +118,7 @@ impl World {
     fn new(redis: &Redis, prefix: String) -> Self {
         let config = config::Redis {
             url: redis.url.as_str().into(),
+            sentinels: None,
             prefix: prefix.clone(),
             timeout: Duration::from_secs(20),
             poll_interval: Duration::from_secs(1),
@@ -236,7 +237,7 @@ impl World {
         let reply = self.stores[0].load(&["rag".to_owned()]).await;
         self.agrees(before, &"load", &reply, |keys, now| {
             let state = keys.state(now).unwrap_or(None).map(|state| wire::snapshot_of(&state, NOW));
-            Ok(vec![Kept { state, tuning: keys.change(now).map(|change| tuning_of(&change)) }])
+            vec![Ok(Kept { state, tuning: keys.change(now).map(|change| tuning_of(&change)) })]
         });
     }
 

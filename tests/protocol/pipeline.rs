@@ -177,10 +177,12 @@ fn change_of(tuning: &Tuning, now: UnixMillis) -> Change {
 }
 
 impl Store for Link {
-    async fn load(&self, _: &[String]) -> Result<Vec<Kept>, StoreError> {
-        let (state, change) = self.run(|redis, now| (redis.keys.state(now).expect("sound"), redis.keys.change(now))).await?;
-        let state = state.map(|state| snapshot_of(&state, self.clock.now()));
-        Ok(vec![Kept { state, tuning: change.map(|change| tuning_of(&change, self.clock.wall())) }])
+    async fn load(&self, _: &[String]) -> Vec<Result<Kept, StoreError>> {
+        let found = self.run(|redis, now| (redis.keys.state(now).expect("sound"), redis.keys.change(now))).await;
+        vec![found.map(|(state, change)| {
+            let state = state.map(|state| snapshot_of(&state, self.clock.now()));
+            Kept { state, tuning: change.map(|change| tuning_of(&change, self.clock.wall())) }
+        })]
     }
 
     async fn save(&self, _: &str, snapshot: &Snapshot, _: Option<&Transition>) -> Result<Saved, StoreError> {

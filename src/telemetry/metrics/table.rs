@@ -199,7 +199,7 @@ table! {
     );
     STORE_UP = gauge(
         "fusebox_store_up", &[],
-        "1 while Redis can be reached, 0 while each breaker decides with what its instance knows."
+        "1 while Redis, in a cluster each node that is needed, can be reached; 0 while breakers decide with what their instance knows."
     );
     LOG_LINES_DROPPED = counter(
         "fusebox_log_lines_dropped_total", &[],

@@ -46,7 +46,7 @@ struct Slow {
 }
 
 impl Store for Slow {
-    async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
+    async fn load(&self, services: &[String]) -> Vec<Result<Kept, StoreError>> {
         self.inner.load(services).await
     }
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
