@@ -13,6 +13,7 @@ pub mod judgement;
 pub mod lanes;
 pub mod limit;
 pub mod orders;
+pub mod pace;
 pub mod progress;
 pub mod schedule;
 pub mod selection;

@@ -209,6 +209,7 @@ async fn give<W: World, S: Store>(
     }
     let order = Order {
         id: (api.orders.new_id)(),
+        group: api.orders.group.clone(),
         act,
         selection,
         ends,

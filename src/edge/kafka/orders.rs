@@ -6,6 +6,8 @@
 //! | `pause/<service>/<group>` | a pause of a fleet's service; null once it is over |
 //! | `progress/<id>/<instance>` | how far an instance has come with an order; null once that is forgotten |
 //!
+//! Each is of one fleet, by its consumer group, which the value names; ids are never given twice, so that the keys of orders need no group.
+//!
 //! Guarantees:
 //! - What is written is told to be so only when Kafka has acknowledged it, and is heard by this instance like by the others: from the topic.
 //! - Reading goes on for ever, whatever happens to brokers; a topic that is missing is looked for again every few seconds, and holds nobody up.
@@ -28,7 +30,7 @@ use super::publisher::{KafkaPublisher, Producer};
 use super::{KafkaEdgeError, record, topics};
 use crate::config;
 use crate::event::{Headers, Incoming, Record, Topic};
-use crate::machine::orders::{Change, Pause};
+use crate::machine::orders::Change;
 use crate::pipeline::acks::Acks;
 use crate::pipeline::orders::OrderBook;
 use crate::pipeline::ports::{Ack, Clock, OrderLog, PublishError, Publisher, Token};
@@ -77,11 +79,11 @@ pub fn write<C: Clock>(topic: Topic, producer: &Producer, clock: C) -> KafkaOrde
 pub fn read(settings: &config::Kafka, topic: Topic, book: Arc<OrderBook>) -> Result<Reading, KafkaEdgeError> {
     // librdkafka assigns partitions only to consumers with a group; this one never joins it, and commits nothing.
     let client: BaseConsumer<Quiet> = properties::onlooker(settings, Some(&settings.group)).create_with_context(Quiet)?;
-    let (over, group) = (Arc::new(AtomicBool::new(false)), settings.group.clone());
+    let over = Arc::new(AtomicBool::new(false));
     let reading = Reading(Arc::clone(&over));
     std::thread::Builder::new()
         .name("kafka-orders".into())
-        .spawn(move || Reader { client, topic, book, group, over }.run())
+        .spawn(move || Reader { client, topic, book, over }.run())
         .map_err(|error| KafkaEdgeError::Client(format!("no thread for it: {error}")))?;
     Ok(reading)
 }
@@ -119,8 +121,6 @@ struct Reader {
     client: BaseConsumer<Quiet>,
     topic: Topic,
     book: Arc<OrderBook>,
-    /// Whose pauses are heard.
-    group: String,
     over: Arc<AtomicBool>,
 }
 
@@ -139,7 +139,6 @@ impl Reader {
                 Some(Ok(message)) => {
                     let record = record::incoming(&message, &topics);
                     match change(&record) {
-                        Some(Change::Pause(Pause { group, .. }) | Change::Resumed { group, .. }) if group != self.group => {}
                         Some(change) => self.book.hear(change),
                         None => tracing::warn!(
                             target: "fusebox",
@@ -236,7 +235,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Offset, Partition, Source, UnixMillis};
-    use crate::machine::orders::{Act, Order, Progress};
+    use crate::machine::orders::{Act, Order, Pause, Progress};
     use crate::machine::selection::Selection;
 
     fn back(change_kept: &Change) -> Option<Change> {
@@ -250,6 +249,7 @@ mod tests {
         let id = Uuid::from_u128(7);
         let order = |act| Order {
             id,
+            group: "g".to_owned(),
             act,
             selection: Selection { reasons: ["timeout".to_owned()].into(), attempts_from: Some(3), ..Selection::default() },
             ends: BTreeMap::from([("retry".to_owned(), BTreeMap::from([(0, 12), (3, 99)]))]),
@@ -276,7 +276,7 @@ mod tests {
             Change::Forgotten(id),
             Change::Pause(pause),
             Change::Resumed { group: "g/1".to_owned(), service: "notifier".to_owned() },
-            Change::Progress(Progress { order: id, instance: "i-1".to_owned(), done: 4 }),
+            Change::Progress(Progress { order: id, group: "g".to_owned(), instance: "i-1".to_owned(), done: 4 }),
             Change::ProgressForgotten { order: id, instance: "i/1".to_owned() },
         ] {
             assert_eq!(back(&change), Some(change));

@@ -165,30 +165,31 @@ impl Rig {
 
     /// Parked calls of a camera.
     async fn park_as(&self, number: i32, offsets: std::ops::Range<i64>, camera: &str, parking: Parking) {
+        self.tell(Intake::Records(offsets.map(|offset| self.record(number, offset, camera, parking)).collect())).await;
+    }
+
+    fn record(&self, number: i32, offset: i64, camera: &str, parking: Parking) -> Incoming {
         let now = self.clock.wall();
-        let record = |offset| {
-            let source = Source { topic: Topic::from("retry"), partition: Partition(number), offset: Offset(offset) };
-            let id = Uuid::from_u128(0x4000_8000_0000_0000_0001);
-            let event = crate::event::Event {
-                id,
-                source: source.clone(),
-                headers: Headers::new(),
-                camera_id: camera.into(),
-                key: Bytes::from_static(b"c"),
-                json: Bytes::from_static(b"{}"),
-            };
-            let call = envelope::Call {
-                service: "notifier",
-                event: &event,
-                method: "POST",
-                path: "/",
-                body: &Bytes::from_static(b"{}"),
-                results: &[],
-            };
-            let record = envelope::park(&source.topic, &call, parking, now);
-            Incoming { source, key: record.key, value: record.value, headers: record.headers, timestamp: None }
+        let source = Source { topic: Topic::from("retry"), partition: Partition(number), offset: Offset(offset) };
+        let id = Uuid::from_u128(0x4000_8000_0000_0000_0001);
+        let event = crate::event::Event {
+            id,
+            source: source.clone(),
+            headers: Headers::new(),
+            camera_id: camera.into(),
+            key: Bytes::from_static(b"c"),
+            json: Bytes::from_static(b"{}"),
         };
-        self.tell(Intake::Records(offsets.map(record).collect())).await;
+        let call = envelope::Call {
+            service: "notifier",
+            event: &event,
+            method: "POST",
+            path: "/",
+            body: &Bytes::from_static(b"{}"),
+            results: &[],
+        };
+        let record = envelope::park(&source.topic, &call, parking, now);
+        Incoming { source, key: record.key, value: record.value, headers: record.headers, timestamp: None }
     }
 
     /// How many calls are at the service.
