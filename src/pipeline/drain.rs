@@ -41,7 +41,7 @@ use super::turns::Class;
 use crate::event::dead_letter::{Code, DeadLetter};
 use crate::event::delivery::{self, Delivery};
 use crate::event::envelope::{self, Parked, Parking, Reason};
-use crate::event::{Incoming, Topic, TopicPartition, UnixMillis};
+use crate::event::{Incoming, Topic, UnixMillis};
 use crate::machine::breaker::StateName;
 use crate::machine::disposition::{Bounds, Drained, End, drained, overdue};
 use crate::machine::due_queue::DueQueue;

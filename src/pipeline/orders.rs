@@ -42,9 +42,8 @@ impl OrderBook {
     }
 
     /// One in which nothing is written, and nothing ever will be by others.
-    #[cfg(test)]
-    pub fn closed() -> Arc<Self> {
-        let book = Self::of("g");
+    pub fn closed(group: &str) -> Arc<Self> {
+        let book = Self::of(group);
         book.note_caught_up();
         Arc::new(book)
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::event::Record;
-use crate::event::{Headers, Offset, Partition, Source};
+use crate::event::{Headers, Offset, Partition, Source, TopicPartition};
 use crate::machine::breaker::{self, PolicySettings};
 use crate::machine::schedule::Schedule;
 use crate::machine::verdict::Rules;
@@ -114,7 +114,7 @@ impl Rig {
         let bounds = Bounds { max_attempts: 8, max_age: Duration::from_secs(3_600), schedule };
         let (intake, given) = mpsc::unbounded_channel();
         let size = Arc::new(AtomicUsize::new(size));
-        let (orders, published) = (OrderBook::closed(), Arc::<Mutex<Vec<Record>>>::default());
+        let (orders, published) = (OrderBook::closed("g"), Arc::<Mutex<Vec<Record>>>::default());
         let (sender, acks) = crate::pipeline::acks::channel();
         let parts = Parts {
             settings: Settings {

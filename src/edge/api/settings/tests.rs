@@ -85,7 +85,7 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
         ready: Box::new(|| Readiness { status: PartState::Ok, instance: "here".to_owned(), parts: Vec::new() }),
         metrics: Box::new(String::new),
         orders: super::super::orders::Ordering {
-            book: crate::pipeline::orders::OrderBook::closed(),
+            book: crate::pipeline::orders::OrderBook::closed("g"),
             group: "g".to_owned(),
             services: std::collections::BTreeMap::new(),
             new_id: Box::new(uuid::Uuid::nil),
