@@ -10,7 +10,9 @@
 //!
 //! Guarantees:
 //! - What is written is told to be so only when Kafka has acknowledged it, and is heard by this instance like by the others: from the topic.
-//! - Reading goes on for ever, whatever happens to brokers; a topic that is missing is looked for again every few seconds, and holds nobody up.
+//! - Reading goes on for ever, whatever happens to brokers; a topic that is missing, or may not be read, is looked for again every few seconds, is told
+//!   of once and holds nobody up.
+//! - No more writes wait than a bound; one more is refused.
 //! - A record that this version cannot read is left out, with a line in the log.
 
 use std::collections::BTreeSet;
@@ -25,6 +27,7 @@ use rdkafka::{Offset as Position, TopicPartitionList};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use super::error::is_for_want_of_a_right;
 use super::properties::{self, Quiet};
 use super::publisher::{KafkaPublisher, Producer};
 use super::{KafkaEdgeError, record, topics};
@@ -92,7 +95,10 @@ impl<C: Clock> OrderLog for KafkaOrders<C> {
     async fn write(&self, change: &Change) -> Result<(), PublishError> {
         let gone = || PublishError::Failed("the process ends".to_owned());
         let (told, answer) = oneshot::channel();
-        self.writes.send((kept(&self.topic, change, self.clock.wall()), told)).await.map_err(|_| gone())?;
+        self.writes.try_send((kept(&self.topic, change, self.clock.wall()), told)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => PublishError::Failed("more is to be written than Kafka takes just now".to_owned()),
+            mpsc::error::TrySendError::Closed(_) => gone(),
+        })?;
         answer.await.map_err(|_| gone())?
     }
 }
@@ -127,7 +133,7 @@ struct Reader {
 impl Reader {
     fn run(&self) {
         let Some(mut unread) = self.assign() else { return };
-        let topics = [self.topic.clone()];
+        let (topics, mut refused) = ([self.topic.clone()], false);
         loop {
             if unread.is_empty() {
                 self.book.note_caught_up();
@@ -150,16 +156,33 @@ impl Reader {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => drop(unread.remove(&partition)),
-                // librdkafka goes on by itself.
+                // librdkafka goes on by itself, also with what was refused.
+                Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_for_want_of_a_right) => {
+                    self.refused(&error.into(), &mut refused)
+                }
                 Some(Err(error)) => tracing::debug!(%error, "orders are not read just now"),
                 None => {}
             }
         }
     }
 
+    /// The topic may not be read. Nobody waits for that to change; it is told `once`.
+    fn refused(&self, error: &KafkaEdgeError, once: &mut bool) {
+        if !std::mem::replace(once, true) {
+            tracing::warn!(
+                target: "fusebox",
+                topic = %self.topic,
+                %error,
+                "orders about parked calls are not read: give Fusebox's user Read, Write and Describe on this topic; until then parked calls are \
+                 drained as if nothing was ordered"
+            );
+        }
+        self.book.note_caught_up();
+    }
+
     /// Assigns every partition from its beginning, once the topic is there; `None` if the process ends before.
     fn assign(&self) -> Option<BTreeSet<i32>> {
-        let mut missing = false;
+        let (mut missing, mut refused) = (false, false);
         loop {
             match topics::partitions(&self.client, &self.topic, WITHIN) {
                 Ok(Some(partitions)) if !partitions.is_empty() => {
@@ -182,7 +205,8 @@ impl Reader {
                     }
                     self.book.note_caught_up();
                 }
-                Err(error) => tracing::debug!(%error, "the topic of orders cannot be asked for"),
+                Err(error) if error.is_unreachable() => tracing::debug!(%error, "the topic of orders cannot be asked for"),
+                Err(error) => self.refused(&error, &mut refused),
             }
             for _ in 0..LOOK_EVERY.as_millis() / POLL.as_millis() {
                 if self.over.load(Ordering::Relaxed) {
@@ -233,15 +257,50 @@ fn change(record: &Incoming) -> Option<Change> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use rdkafka::bindings::rd_kafka_resp_err_t as RDKafkaRespErr;
+    use rdkafka::mocking::MockCluster;
+
     use super::*;
+    use crate::config::LogFormat;
     use crate::event::{Offset, Partition, Source, UnixMillis};
     use crate::machine::orders::{Act, Order, Pause, Progress};
     use crate::machine::selection::Selection;
+    use crate::telemetry::capture::logged;
 
     fn back(change_kept: &Change) -> Option<Change> {
         let record = kept(&Topic::from("orders"), change_kept, UnixMillis(5));
         let source = Source { topic: record.topic, partition: Partition(0), offset: Offset(0) };
         change(&Incoming { source, key: record.key, value: record.value, headers: record.headers, timestamp: Some(record.timestamp) })
+    }
+
+    #[test]
+    fn a_topic_that_may_not_be_read_is_told_once_and_holds_nobody_up() {
+        let cluster = MockCluster::new(1).expect("a cluster");
+        cluster.create_topic("orders", 1, 1).expect("a topic");
+        cluster.topic_error("orders", RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).expect("refused");
+        let settings = config::Kafka {
+            brokers: cluster.bootstrap_servers(),
+            group: "g".to_owned(),
+            properties: BTreeMap::new().into_iter().collect(),
+        };
+        let client = properties::onlooker(&settings, Some("g")).create_with_context(Quiet).expect("a client");
+        let (book, over) = (Arc::new(OrderBook::of("g")), Arc::new(AtomicBool::new(false)));
+        let reader = Reader { client, topic: Topic::from("orders"), book: Arc::clone(&book), over: Arc::clone(&over) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let lines = logged(LogFormat::Json, "info", || {
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    let caught_up = runtime.block_on(async { tokio::time::timeout(WITHIN, book.caught_up()).await });
+                    // It is asked for once more.
+                    std::thread::sleep(LOOK_EVERY + Duration::from_secs(1));
+                    over.store(true, Ordering::Relaxed);
+                    assert!(caught_up.is_ok(), "drains wait");
+                });
+                reader.run();
+            });
+        });
+        let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
+        assert!(matches!(&warnings[..], [line] if line.contains("Read") && line.contains("Describe")), "{lines:?}");
     }
 
     #[test]
