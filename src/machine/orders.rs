@@ -113,6 +113,13 @@ pub struct Pause {
     pub until: Option<UnixMillis>,
 }
 
+impl Pause {
+    /// The end of whatever pause there is.
+    pub fn end(group: String, service: String, at: UnixMillis, actor: String) -> Self {
+        Self { group, service, at, actor, reason: String::new(), until: Some(UnixMillis(0)) }
+    }
+}
+
 /// How far an instance has come with an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -133,15 +140,8 @@ pub enum Change {
     Order(Order),
     /// An order is of no more use.
     Forgotten(Uuid),
-    /// A pause.
+    /// A pause, or its end.
     Pause(Pause),
-    /// A service's parked calls go on.
-    Resumed {
-        /// The fleet's consumer group.
-        group: String,
-        /// The service.
-        service: String,
-    },
     /// How far an instance has come.
     Progress(Progress),
     /// How far an instance had come with an order that is of no more use.
@@ -177,12 +177,11 @@ impl Orders {
     }
 
     /// Takes note of a change of this fleet's. What is taken back stays so: a cancellation is heard at once where it is given, and the record from
-    /// before it may be read there later.
+    /// before it may be read there later; likewise of a service's pauses and their ends the latest stands.
     pub fn hear(&mut self, change: Change) {
         match change {
             Change::Order(Order { ref group, .. })
             | Change::Pause(Pause { ref group, .. })
-            | Change::Resumed { ref group, .. }
             | Change::Progress(Progress { ref group, .. })
                 if *group != self.group => {}
             Change::Order(order) => {
@@ -192,8 +191,11 @@ impl Orders {
                 }
             }
             Change::Forgotten(id) => self.orders.retain(|(_, known), _| *known != id),
-            Change::Pause(pause) => drop(self.pauses.insert(pause.service.clone(), pause)),
-            Change::Resumed { service, .. } => drop(self.pauses.remove(&service)),
+            Change::Pause(pause) => {
+                if self.pauses.get(&pause.service).is_none_or(|known| known.at <= pause.at) {
+                    self.pauses.insert(pause.service.clone(), pause);
+                }
+            }
             Change::ProgressForgotten { order, instance } => {
                 if let Some(progress) = self.progress.get_mut(&order) {
                     progress.remove(&instance);
@@ -234,6 +236,11 @@ impl Orders {
     /// The pause of a service, if there is one at `now`.
     pub fn pause(&self, service: &str, now: UnixMillis) -> Option<&Pause> {
         self.pauses.get(service).filter(|pause| pause.until.is_none_or(|until| until > now))
+    }
+
+    /// The time to give a pause, or its end, so that it is later than what it takes the place of, whatever clock that was given by.
+    pub fn next_pause_at(&self, service: &str, now: UnixMillis) -> UnixMillis {
+        self.pauses.get(service).map_or(now, |known| now.max(UnixMillis(known.at.0.saturating_add(1))))
     }
 
     /// What is of no more use: orders that can be about no call any more, for none is parked for longer than `longest`; the oldest of many that
@@ -357,7 +364,16 @@ mod tests {
         );
         orders.hear(Change::Pause(pause(None)));
         assert!(orders.pause("s", UnixMillis(i64::MAX)).is_some());
-        orders.hear(Change::Resumed { group: "g".into(), service: "s".into() });
+        let at = orders.next_pause_at("s", UnixMillis(-5));
+        let end = Pause::end("g".into(), "s".into(), at, String::new());
+        orders.hear(Change::Pause(end.clone()));
+        assert!(orders.pause("s", UnixMillis(0)).is_none(), "though its clock is behind");
+        // What is read late does not count; what is given later does.
+        orders.hear(Change::Pause(pause(None)));
         assert!(orders.pause("s", UnixMillis(0)).is_none());
+        let at = orders.next_pause_at("s", UnixMillis(0));
+        orders.hear(Change::Pause(Pause { at, ..pause(None) }));
+        orders.hear(Change::Pause(end));
+        assert!(orders.pause("s", UnixMillis(0)).is_some());
     }
 }

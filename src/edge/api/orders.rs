@@ -289,6 +289,7 @@ pub(super) async fn pause<W: World, S: Store>(
         Some(Ok(ttl)) if !ttl.is_zero() => Some(at.plus(ttl)),
         Some(_) => return Err(Problem::bad_request("the ttl must be a duration longer than 0, such as \"30m\"")),
     };
+    let at = api.orders.book.orders().next_pause_at(&service, at);
     let pause = Pause { group: api.orders.group.clone(), service, at, actor, reason, until };
     let shown = show_pause(&pause);
     make(api, Change::Pause(pause.clone()), move || {
@@ -311,7 +312,8 @@ pub(super) async fn resume<W: World, S: Store>(
 ) -> Result<Json<Resumed>, Problem> {
     parks(&api, &service)?;
     let resumed = Resumed { service: service.clone(), paused: false };
-    let change = Change::Resumed { group: api.orders.group.clone(), service: service.clone() };
+    let at = api.orders.book.orders().next_pause_at(&service, api.clock.wall());
+    let change = Change::Pause(Pause::end(api.orders.group.clone(), service.clone(), at, actor.clone()));
     make(api, change, move || tracing::info!(target: "fusebox::audit", service, actor, "draining goes on")).await?;
     Ok(Json(resumed))
 }

@@ -3,7 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `order/<id>` | an order, JSON; null once it is of no more use |
-//! | `pause/<service>/<group>` | a pause of a fleet's service; null once it is over |
+//! | `pause/<service>/<group>` | a pause of a fleet's service, or its end |
 //! | `progress/<id>/<instance>` | how far an instance has come with an order; null once that is forgotten |
 //!
 //! Each is of one fleet, by its consumer group, which the value names; ids are never given twice, so that the keys of orders need no group.
@@ -224,7 +224,6 @@ fn kept(topic: &Topic, change: &Change, now: crate::event::UnixMillis) -> Record
         Change::Order(order) => (format!("order/{}", order.id), serde_json::to_vec(order).ok()),
         Change::Forgotten(id) => (format!("order/{id}"), None),
         Change::Pause(pause) => (format!("pause/{}/{}", pause.service, pause.group), serde_json::to_vec(pause).ok()),
-        Change::Resumed { group, service } => (format!("pause/{service}/{group}"), None),
         Change::Progress(progress) => (format!("progress/{}/{}", progress.order, progress.instance), serde_json::to_vec(progress).ok()),
         Change::ProgressForgotten { order, instance } => (format!("progress/{order}/{instance}"), None),
     };
@@ -240,10 +239,6 @@ fn change(record: &Incoming) -> Option<Change> {
         ("order", Some(value)) => serde_json::from_slice(value).ok().map(Change::Order),
         ("order", None) => Uuid::parse_str(name).ok().map(Change::Forgotten),
         ("pause", Some(value)) => serde_json::from_slice(value).ok().map(Change::Pause),
-        ("pause", None) => {
-            let (service, group) = name.split_once('/')?;
-            Some(Change::Resumed { group: group.to_owned(), service: service.to_owned() })
-        }
         ("progress", Some(value)) => serde_json::from_slice(value).ok().map(Change::Progress),
         ("progress", None) => {
             let (order, instance) = name.split_once('/')?;
@@ -259,6 +254,8 @@ mod tests {
 
     use rdkafka::bindings::rd_kafka_resp_err_t as RDKafkaRespErr;
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::RDKafkaApiKey;
 
     use super::*;
     use crate::config::LogFormat;
@@ -273,16 +270,13 @@ mod tests {
         change(&Incoming { source, key: record.key, value: record.value, headers: record.headers, timestamp: Some(record.timestamp) })
     }
 
-    #[test]
-    fn a_topic_that_may_not_be_read_is_told_once_and_holds_nobody_up() {
+    /// Reads a topic that `refuses`, for a while after it is caught up with; gives the warnings.
+    fn warned(refuses: impl FnOnce(&MockCluster<'_, DefaultProducerContext>), a_while: Duration) -> Vec<String> {
         let cluster = MockCluster::new(1).expect("a cluster");
         cluster.create_topic("orders", 1, 1).expect("a topic");
-        cluster.topic_error("orders", RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).expect("refused");
-        let settings = config::Kafka {
-            brokers: cluster.bootstrap_servers(),
-            group: "g".to_owned(),
-            properties: BTreeMap::new().into_iter().collect(),
-        };
+        refuses(&cluster);
+        let brokers = cluster.bootstrap_servers();
+        let settings = config::Kafka { brokers, group: "g".to_owned(), properties: BTreeMap::new().into_iter().collect() };
         let client = properties::onlooker(&settings, Some("g")).create_with_context(Quiet).expect("a client");
         let (book, over) = (Arc::new(OrderBook::of("g")), Arc::new(AtomicBool::new(false)));
         let reader = Reader { client, topic: Topic::from("orders"), book: Arc::clone(&book), over: Arc::clone(&over) };
@@ -291,16 +285,25 @@ mod tests {
             std::thread::scope(|scope| {
                 scope.spawn(move || {
                     let caught_up = runtime.block_on(async { tokio::time::timeout(WITHIN, book.caught_up()).await });
-                    // It is asked for once more.
-                    std::thread::sleep(LOOK_EVERY + Duration::from_secs(1));
+                    std::thread::sleep(a_while);
                     over.store(true, Ordering::Relaxed);
                     assert!(caught_up.is_ok(), "drains wait");
                 });
                 reader.run();
             });
         });
-        let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
-        assert!(matches!(&warnings[..], [line] if line.contains("Read") && line.contains("Describe")), "{lines:?}");
+        lines.into_iter().filter(|line| line.contains("WARN")).collect()
+    }
+
+    #[test]
+    fn a_topic_that_may_not_be_read_is_told_once_and_holds_nobody_up() {
+        let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        // It is asked for once more.
+        let described = warned(|cluster| cluster.topic_error("orders", refused).expect("refused"), LOOK_EVERY + Duration::from_secs(1));
+        let fetched = warned(|cluster| cluster.request_errors(RDKafkaApiKey::Fetch, &[refused; 10]), Duration::from_secs(1));
+        for warnings in [described, fetched] {
+            assert!(matches!(&warnings[..], [line] if line.contains("Read") && line.contains("Describe")), "{warnings:?}");
+        }
     }
 
     #[test]
@@ -333,8 +336,8 @@ mod tests {
             Change::Order(Order { cancelled_by: Some("bob".into()), rate: None, ..order(Act::Delay { until: UnixMillis(9) }) }),
             Change::Order(order(Act::Discard)),
             Change::Forgotten(id),
+            Change::Pause(Pause::end("g/1".to_owned(), "notifier".to_owned(), UnixMillis(2), "bob".to_owned())),
             Change::Pause(pause),
-            Change::Resumed { group: "g/1".to_owned(), service: "notifier".to_owned() },
             Change::Progress(Progress { order: id, group: "g".to_owned(), instance: "i-1".to_owned(), done: 4 }),
             Change::ProgressForgotten { order: id, instance: "i/1".to_owned() },
         ] {

@@ -198,11 +198,11 @@ async fn a_pause_holds_every_parked_call_until_its_end_or_its_release() {
     assert_eq!(rig.out(), 4);
     rig.answer(4).await;
 
-    rig.orders.hear(Change::Pause(Pause { until: None, ..pause }));
+    rig.orders.hear(Change::Pause(Pause { until: None, at: rig.clock.wall(), ..pause }));
     rig.park(0, 300..302).await;
     tokio::time::sleep(HOUR / 2).await;
     assert_eq!(rig.out(), 0);
-    rig.orders.hear(Change::Resumed { group, service });
+    rig.orders.hear(Change::Pause(Pause::end(group, service, rig.clock.wall(), String::new())));
     rig.pause().await;
     assert_eq!(rig.out(), 2);
 }
@@ -246,7 +246,7 @@ async fn a_rate_counts_calls_that_go_and_a_pause_saves_up_nothing() {
     rig.order(Order { rate: Some(2), ..order(&rig, 1, Act::Release, Selection::default(), 100) }).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(rig.out(), 0);
-    rig.orders.hear(Change::Resumed { group, service });
+    rig.orders.hear(Change::Pause(Pause::end(group, service, rig.clock.wall(), String::new())));
     rig.pause().await;
     assert_eq!(rig.out(), 1);
     tokio::time::sleep(Duration::from_millis(1_000)).await;
