@@ -24,12 +24,12 @@ use crate::event::{Offset, Partition, TopicPartition, UnixMillis};
 pub enum Act {
     /// It is due now.
     Release,
-    /// It is not due before.
+    /// It is not due before, nor before its own time.
     Delay {
         /// When.
         until: UnixMillis,
     },
-    /// It is not made: it becomes a dead letter, from where it can be redriven.
+    /// It is not made: it becomes a dead letter, from where `fusebox dead-letters redrive` can bring it back.
     Discard,
 }
 
@@ -137,7 +137,7 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// An order, or its cancellation.
-    Order(Order),
+    Order(Box<Order>),
     /// An order is of no more use.
     Forgotten(Uuid),
     /// A pause, or its end.
@@ -151,6 +151,25 @@ pub enum Change {
         /// The instance.
         instance: String,
     },
+}
+
+impl Change {
+    /// The fleet that it names, by its consumer group.
+    fn group(&self) -> Option<&str> {
+        match self {
+            Self::Order(order) => Some(&order.group),
+            Self::Pause(pause) => Some(&pause.group),
+            Self::Progress(progress) => Some(&progress.group),
+            // Ids are never given twice.
+            Self::Forgotten(_) | Self::ProgressForgotten { .. } => None,
+        }
+    }
+}
+
+impl From<Order> for Change {
+    fn from(order: Order) -> Self {
+        Self::Order(Box::new(order))
+    }
 }
 
 /// The most orders that may be in force: each is looked at for each parked call, and may have as many ids as a request takes.
@@ -179,15 +198,14 @@ impl Orders {
     /// Takes note of a change of this fleet's. What is taken back stays so: a cancellation is heard at once where it is given, and the record from
     /// before it may be read there later; likewise of a service's pauses and their ends the latest stands.
     pub fn hear(&mut self, change: Change) {
+        if change.group().is_some_and(|group| group != self.group) {
+            return;
+        }
         match change {
-            Change::Order(Order { ref group, .. })
-            | Change::Pause(Pause { ref group, .. })
-            | Change::Progress(Progress { ref group, .. })
-                if *group != self.group => {}
             Change::Order(order) => {
-                let known = self.orders.entry((order.at, order.id)).or_insert_with(|| order.clone());
-                if known.cancelled_by.is_none() {
-                    *known = order;
+                let key = (order.at, order.id);
+                if self.orders.get(&key).is_none_or(|known| known.cancelled_by.is_none()) {
+                    self.orders.insert(key, *order);
                 }
             }
             Change::Forgotten(id) => self.orders.retain(|(_, known), _| *known != id),
@@ -289,9 +307,7 @@ mod tests {
     #[test]
     fn what_is_of_no_more_use_goes_with_all_that_was_told_of_it() {
         let mut orders = Orders::of("g");
-        for change in
-            [Change::Order(order(1, 0)), Change::Order(order(2, 5_000)), progress(1, "a", 3), progress(1, "b", 4), progress(2, "a", 1)]
-        {
+        for change in [order(1, 0).into(), order(2, 5_000).into(), progress(1, "a", 3), progress(1, "b", 4), progress(2, "a", 1)] {
             orders.hear(change);
         }
         assert_eq!(
@@ -316,7 +332,7 @@ mod tests {
         let mut orders = Orders::of("g");
         let given = order(1, 0);
         for change in [given.clone(), Order { cancelled_by: Some("bob".to_owned()), ..given.clone() }, given] {
-            orders.hear(Change::Order(change));
+            orders.hear(change.into());
         }
         assert!(!orders.stands(Uuid::from_u128(1)));
     }
@@ -324,7 +340,7 @@ mod tests {
     #[test]
     fn what_is_of_another_fleet_is_left_alone() {
         let mut orders = Orders::of("another");
-        for change in [Change::Order(order(1, 0)), progress(1, "a", 3)] {
+        for change in [order(1, 0).into(), progress(1, "a", 3)] {
             orders.hear(change);
         }
         assert_eq!(orders.list().count(), 0);
@@ -335,7 +351,7 @@ mod tests {
     #[test]
     fn who_parks_nothing_forgets_nothing() {
         let mut orders = Orders::of("g");
-        orders.hear(Change::Order(order(1, 0)));
+        orders.hear(order(1, 0).into());
         assert_eq!(orders.outlived(None, UnixMillis(1_000_000)), []);
     }
 
@@ -344,7 +360,7 @@ mod tests {
         let mut orders = Orders::of("g");
         for (number, at) in (0_u128..70).zip(0_i64..) {
             let cancelled_by = (number != 1).then(|| "bob".to_owned());
-            orders.hear(Change::Order(Order { cancelled_by, ..order(number, at) }));
+            orders.hear(Order { cancelled_by, ..order(number, at) }.into());
         }
         assert_eq!(orders.in_force(), 1);
         let gone = orders.outlived(Some(Duration::from_secs(4)), UnixMillis(100));

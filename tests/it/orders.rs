@@ -212,3 +212,18 @@ fn what_another_fleet_orders_on_the_same_topic_is_left_alone() {
     assert_eq!((&known["orders"][0]["id"], known["orders"].as_array().map(Vec::len)), (&given["order"], Some(1)));
     assert_eq!(known["pauses"][0]["service"], "notifier");
 }
+
+#[test]
+fn a_rate_bounds_the_whole_fleet() {
+    let world = World::new("rate").partitions(2).config(CONFIG).start();
+    let fleet = [world.run(), world.run()];
+    park(&world, 0..16);
+    until("all are parked", || world.count(world.topics()[3]) == 16);
+    until("each has a partition", || world.drain_shares() == [1, 1]);
+    order(&world, &fleet[0], "discard", &json!({ "filter": { "service": "notifier" }, "rate": 4 }));
+    let letters = world.wait_for(world.topics()[2], 16);
+    let times: Vec<i64> = letters.iter().map(|letter| letter.number("fusebox-dead-lettered-at")).collect();
+    let took = times.iter().max().zip(times.iter().min()).map(|(last, first)| last - first).expect("letters");
+    // Sixteen at four a second, but one of each instance, and a timer's grain.
+    assert!(took >= (16 - 2) * 250 - 50, "{took} ms");
+}

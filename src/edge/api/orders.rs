@@ -195,7 +195,7 @@ async fn give<W: World, S: Store>(
         cancelled_by: None,
     };
     let id = order.id;
-    make(api, Change::Order(order.clone()), move || {
+    make(api, order.clone().into(), move || {
         tracing::info!(
             target: "fusebox::audit",
             order = %id,
@@ -265,7 +265,7 @@ pub(super) async fn cancel<W: World, S: Store>(
 ) -> Result<Json<Shown>, Problem> {
     let (order, done) = find(&api, id)?;
     let cancelled = Order { cancelled_by: Some(actor.clone()), ..order };
-    make(api, Change::Order(cancelled.clone()), move || {
+    make(api, cancelled.clone().into(), move || {
         tracing::info!(target: "fusebox::audit", order = %id, actor, done, "an order about parked calls was taken back");
     })
     .await?;

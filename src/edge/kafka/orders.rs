@@ -33,7 +33,7 @@ use super::publisher::{KafkaPublisher, Producer};
 use super::{KafkaEdgeError, record, topics};
 use crate::config;
 use crate::event::{Headers, Incoming, Record, Topic};
-use crate::machine::orders::Change;
+use crate::machine::orders::{Change, Order};
 use crate::pipeline::acks::Acks;
 use crate::pipeline::orders::OrderBook;
 use crate::pipeline::ports::{Ack, Clock, OrderLog, PublishError, Publisher, Token};
@@ -221,7 +221,7 @@ impl Reader {
 /// The record that keeps a change.
 fn kept(topic: &Topic, change: &Change, now: crate::event::UnixMillis) -> Record {
     let (key, value) = match change {
-        Change::Order(order) => (format!("order/{}", order.id), serde_json::to_vec(order).ok()),
+        Change::Order(order) => (format!("order/{}", order.id), serde_json::to_vec(order.as_ref()).ok()),
         Change::Forgotten(id) => (format!("order/{id}"), None),
         Change::Pause(pause) => (format!("pause/{}/{}", pause.service, pause.group), serde_json::to_vec(pause).ok()),
         Change::Progress(progress) => (format!("progress/{}/{}", progress.order, progress.instance), serde_json::to_vec(progress).ok()),
@@ -236,7 +236,7 @@ fn change(record: &Incoming) -> Option<Change> {
     let (kind, name) = key.split_once('/')?;
     let value = record.value.as_deref();
     match (kind, value) {
-        ("order", Some(value)) => serde_json::from_slice(value).ok().map(Change::Order),
+        ("order", Some(value)) => serde_json::from_slice::<Order>(value).ok().map(Change::from),
         ("order", None) => Uuid::parse_str(name).ok().map(Change::Forgotten),
         ("pause", Some(value)) => serde_json::from_slice(value).ok().map(Change::Pause),
         ("progress", Some(value)) => serde_json::from_slice(value).ok().map(Change::Progress),
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
     use crate::config::LogFormat;
     use crate::event::{Offset, Partition, Source, UnixMillis};
-    use crate::machine::orders::{Act, Order, Pause, Progress};
+    use crate::machine::orders::{Act, Pause, Progress};
     use crate::machine::selection::Selection;
     use crate::telemetry::capture::logged;
 
@@ -332,9 +332,9 @@ mod tests {
             until: None,
         };
         for change in [
-            Change::Order(order(Act::Release)),
-            Change::Order(Order { cancelled_by: Some("bob".into()), rate: None, ..order(Act::Delay { until: UnixMillis(9) }) }),
-            Change::Order(order(Act::Discard)),
+            order(Act::Release).into(),
+            Order { cancelled_by: Some("bob".into()), rate: None, ..order(Act::Delay { until: UnixMillis(9) }) }.into(),
+            order(Act::Discard).into(),
             Change::Forgotten(id),
             Change::Pause(Pause::end("g/1".to_owned(), "notifier".to_owned(), UnixMillis(2), "bob".to_owned())),
             Change::Pause(pause),

@@ -89,6 +89,7 @@ struct Rig {
     size: Arc<AtomicUsize>,
     service: Arc<Held>,
     orders: Arc<OrderBook>,
+    breakers: Arc<Breakers<Waiting>>,
     published: Arc<Mutex<Vec<Record>>>,
     clock: PausedClock,
     _running: JoinHandle<Ended>,
@@ -132,7 +133,7 @@ impl Rig {
             acks,
             budget: Budget::new(1_000, 1 << 20),
             stop,
-            breakers,
+            breakers: Arc::clone(&breakers),
             clock,
             chance: Always(0.5),
             witness,
@@ -140,7 +141,7 @@ impl Rig {
             pulse: Pulse::new(clock.now()),
             orders: Arc::clone(&orders),
         };
-        Self { intake, size, service, orders, published, clock, _running: tokio::spawn(run(parts)) }
+        Self { intake, size, service, orders, breakers, published, clock, _running: tokio::spawn(run(parts)) }
     }
 
     async fn tell(&self, intake: Intake) {

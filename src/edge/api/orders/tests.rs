@@ -69,8 +69,8 @@ async fn refused<T>(asking: impl Future<Output = Answer<T>>) -> Option<(u64, Str
     }
 }
 
-fn wanted(body: Value) -> Result<Json<Wanted>, JsonRejection> {
-    Ok(Json(serde_json::from_value(body).expect("a wish")))
+fn wanted(body: Value) -> Json<Wanted> {
+    Json(serde_json::from_value(body).expect("a wish"))
 }
 
 fn ann() -> Extension<Actor> {
@@ -87,7 +87,7 @@ async fn a_delay_is_shorter_than_the_chosen_services_max_age() {
         (json!({ "filter": { "camera": "c" }, "for": "2h" }), Some("1h")),
         (json!({ "filter": { "camera": "c" }, "for": "59m" }), None),
     ] {
-        let answer = refused(delay(State(api(&Arc::default())), ann(), wanted(body.clone()))).await;
+        let answer = refused(delay(State(api(&Arc::default())), ann(), Ok(wanted(body.clone())))).await;
         assert_eq!(answer.is_some(), refusal.is_some(), "{body}: {answer:?}");
         assert!(refusal.is_none_or(|word| answer.is_some_and(|(status, why)| status == 400 && why.contains(word))), "{body}");
     }
@@ -99,16 +99,16 @@ async fn more_orders_than_may_be_in_force_are_refused() {
     let api = api(&log);
     for _ in 0..MOST_IN_FORCE {
         log.answer.notify_one();
-        assert!(release(State(Arc::clone(&api)), ann(), wanted(json!({ "filter": {} }))).await.is_ok());
+        assert!(release(State(Arc::clone(&api)), ann(), Ok(wanted(json!({ "filter": {} })))).await.is_ok());
     }
-    let (status, why) = refused(release(State(Arc::clone(&api)), ann(), wanted(json!({ "filter": {} })))).await.expect("a refusal");
+    let (status, why) = refused(release(State(Arc::clone(&api)), ann(), Ok(wanted(json!({ "filter": {} }))))).await.expect("a refusal");
     assert!(status == 409 && why.contains("256 orders") && why.contains("fusebox retry cancel"), "{status} {why}");
-    let counted = release(State(Arc::clone(&api)), ann(), wanted(json!({ "filter": {}, "dry_run": true }))).await;
+    let counted = release(State(Arc::clone(&api)), ann(), Ok(wanted(json!({ "filter": {}, "dry_run": true })))).await;
     assert!(counted.is_ok(), "counting is no order");
     log.answer.notify_one();
     assert!(cancel(State(Arc::clone(&api)), Path(Uuid::nil()), ann()).await.is_ok());
     log.answer.notify_one();
-    assert!(release(State(api), ann(), wanted(json!({ "filter": {} }))).await.is_ok());
+    assert!(release(State(api), ann(), Ok(wanted(json!({ "filter": {} })))).await.is_ok());
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn what_is_written_is_audited_though_the_one_who_asked_is_gone_and_what_a_record
             let body = json!({ "filter": { "text": "jane@example.org", "camera": "cam-7" }, "reason": "she asked" });
             // Of the two the question is dropped here, after the topic has taken the order.
             tokio::select! {
-                _ = discard(State(Arc::clone(&api)), ann(), wanted(body)) => panic!("Kafka has not answered"),
+                _ = discard(State(Arc::clone(&api)), ann(), Ok(wanted(body))) => panic!("Kafka has not answered"),
                 () = log.asked.notified() => {}
             }
             let Change::Order(written) = log.written.lock().expect("unpoisoned")[0].clone() else { panic!("an order") };

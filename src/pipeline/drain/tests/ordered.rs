@@ -50,7 +50,7 @@ impl Rig {
     }
 
     async fn order(&self, order: Order) {
-        self.orders.hear(Change::Order(order));
+        self.orders.hear(order.into());
         self.pause().await;
     }
 
@@ -294,4 +294,19 @@ async fn a_rate_is_the_fleets_and_an_instance_goes_at_its_partitions_part_of_it(
     assert!(rig.revoke([0, 2]).await.load(Relaxed));
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert_eq!(rig.codes().len(), 27, "a sixth");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_saves_up_nothing_of_a_rate() {
+    let rig = Rig::with_two_cameras().await;
+    let set = |to| rig.breakers.order(0, crate::pipeline::breakers::Order::Reset(to), "ops", "drill");
+    set(breaker::Automatic::Open);
+    rig.order(Order { rate: Some(2), ..order(&rig, 1, Act::Release, Selection::default(), 100) }).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(rig.out(), 0);
+    set(breaker::Automatic::Closed);
+    rig.pause().await;
+    assert_eq!(rig.out(), 1);
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert_eq!(rig.out(), 3);
 }
