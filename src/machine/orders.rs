@@ -256,6 +256,11 @@ impl Orders {
         self.pauses.get(service).filter(|pause| pause.until.is_none_or(|until| until > now))
     }
 
+    /// The time to give an order, so that it counts before all that are known, whatever clocks they were given by.
+    pub fn next_order_at(&self, now: UnixMillis) -> UnixMillis {
+        self.orders.last_key_value().map_or(now, |((last, _), _)| now.max(UnixMillis(last.0.saturating_add(1))))
+    }
+
     /// The time to give a pause, or its end, so that it is later than what it takes the place of, whatever clock that was given by.
     pub fn next_pause_at(&self, service: &str, now: UnixMillis) -> UnixMillis {
         self.pauses.get(service).map_or(now, |known| now.max(UnixMillis(known.at.0.saturating_add(1))))

@@ -186,7 +186,7 @@ async fn give<W: World, S: Store>(
         act,
         selection,
         ends,
-        at,
+        at: api.orders.book.orders().next_order_at(at),
         actor,
         reason: wanted.reason,
         rate: wanted.rate,

@@ -94,6 +94,21 @@ async fn a_delay_is_shorter_than_the_chosen_services_max_age() {
 }
 
 #[tokio::test]
+async fn an_order_counts_before_one_that_was_given_by_a_clock_that_is_ahead() {
+    let log = Arc::<Log>::default();
+    let api = api(&log);
+    log.answer.notify_one();
+    assert!(discard(State(Arc::clone(&api)), ann(), Ok(wanted(json!({ "filter": {} })))).await.is_ok());
+    let Change::Order(first) = log.written.lock().expect("unpoisoned")[0].clone() else { panic!("an order") };
+    let ahead = Order { id: Uuid::from_u128(77), at: first.at.plus(Duration::from_secs(60)), ..*first };
+    api.orders.book.hear(ahead.into());
+    log.answer.notify_one();
+    assert!(release(State(Arc::clone(&api)), ann(), Ok(wanted(json!({ "filter": {} })))).await.is_ok());
+    let acts: Vec<_> = api.orders.book.orders().list().map(|(order, _)| order.act.as_str()).collect();
+    assert_eq!(acts, ["release", "discard", "discard"], "the last one first");
+}
+
+#[tokio::test]
 async fn more_orders_than_may_be_in_force_are_refused() {
     let log = Arc::<Log>::default();
     let api = api(&log);
