@@ -227,11 +227,11 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         loops.push(Loop { name: "events", health, budget, pulse, task: worker.spawn(process::run(parts)) });
     }
     let gauges = drain::Gauges::new();
-    let book = Arc::new(OrderBook::default());
+    let book = Arc::new(OrderBook::of(&config.kafka.group));
     let order_log = Arc::new(kafka::orders::write(config.topics.orders.clone(), &producer, clock));
     let _reading = kafka::orders::read(&config.kafka, config.topics.orders.clone(), Arc::clone(&book)).context("kafka")?;
-    let longest = config.parking().map(|(_, retry)| retry.max_age).max().unwrap_or_default();
-    let telling = orders::run(Arc::clone(&book), Arc::clone(&order_log), instance.clone(), longest, clock);
+    let longest = config.parking().map(|(_, retry)| retry.max_age).max();
+    let telling = orders::run(Arc::clone(&book), Arc::clone(&order_log), (config.kafka.group.clone(), instance.clone()), longest, clock);
     tasks.push(("what tells of orders", background.spawn(until(ending.clone(), telling)).abort_handle()));
     let routes = if role == Role::Processor { Vec::new() } else { wiring::routes(&config, &guards) };
     let services = routes.len();

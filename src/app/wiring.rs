@@ -291,6 +291,8 @@ pub(super) fn ordering(config: &Arc<Config>, book: &Arc<OrderBook>, log: &Arc<Ka
 
 async fn count(config: &Config, selection: Selection) -> Result<api::orders::Counted, KafkaEdgeError> {
     let calls = Arc::new(AtomicU64::new(0));
+    // An order is about these topics, and its rate is laid on their partitions.
+    let topics = topics_of(config, |service| selection.is_of(service));
     let counting = Arc::clone(&calls);
     // What is no call that was parked is nobody's to order about.
     let see = move |record: Incoming| {
@@ -298,13 +300,18 @@ async fn count(config: &Config, selection: Selection) -> Result<api::orders::Cou
             counting.fetch_add(1, Ordering::Relaxed);
         }
     };
-    let looked = kafka::look(&config.kafka, &retry_group(config), retry_topics(config), COUNT_WITHIN, see).await?;
+    let looked = kafka::look(&config.kafka, &retry_group(config), topics, COUNT_WITHIN, see).await?;
     Ok(api::orders::Counted { calls: calls.load(Ordering::Relaxed), all: looked.all, ends: looked.ends })
 }
 
 /// The topics that calls are parked on.
 pub(super) fn retry_topics(config: &Config) -> Vec<Topic> {
-    config.parking().map(|(_, retry)| retry.topic.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    topics_of(config, |_| true)
+}
+
+fn topics_of(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Topic> {
+    let services = config.parking().filter(|(service, _)| has(&service.name));
+    services.map(|(_, retry)| retry.topic.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn options(

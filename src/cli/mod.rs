@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod dead_letters;
 mod dev;
+mod flags;
 mod migrate;
 mod orders;
 mod parked;
@@ -119,7 +120,7 @@ type Done = Result<ExitCode, Failure>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match flags::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are results; the rest is wrong usage, for which clap's own code is 2 as well.

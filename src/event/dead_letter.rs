@@ -137,6 +137,9 @@ impl DeadLetter<'_> {
     }
 
     fn headers(&self, mut headers: Headers, now: UnixMillis) -> Headers {
+        // Redriven it is parked anew, at another place.
+        headers.remove(name::FIRST_PARKED_PARTITION);
+        headers.remove(name::FIRST_PARKED_OFFSET);
         headers.set(name::ERROR_CODE, self.code.as_str());
         headers.set(name::ERROR, self.error.as_ref().to_owned());
         headers.set(name::DEAD_LETTERED_AT, now.0.to_string());

@@ -200,6 +200,8 @@ pub struct Parked {
     pub idempotency_key: Box<str>,
     /// What its headers say.
     pub parking: Parking,
+    /// Where on its topic it was parked first: its own place, unless it is a copy.
+    pub first: (Partition, Offset),
 }
 
 impl Parked {
@@ -207,6 +209,9 @@ impl Parked {
     pub fn again(&self, parking: Parking, now: UnixMillis) -> Record {
         let mut headers = self.record.headers.clone();
         set_parking(&mut headers, parking);
+        let (partition, offset) = self.first;
+        headers.set(name::FIRST_PARKED_PARTITION, partition.0.to_string());
+        headers.set(name::FIRST_PARKED_OFFSET, offset.0.to_string());
         Record {
             topic: self.record.source.topic.clone(),
             key: self.record.key.clone(),
@@ -242,7 +247,10 @@ pub fn read(record: Incoming, now: UnixMillis) -> Result<Parked, (Incoming, Unre
                 first_parked_at,
             };
             let origin = origin(headers).unwrap_or_else(|| record.source.clone());
-            Ok(Parked { service, event_id, camera_id, origin, body, idempotency_key, parking, record })
+            let first = headers.number(name::FIRST_PARKED_PARTITION).zip(headers.number(name::FIRST_PARKED_OFFSET));
+            let first =
+                first.map_or((record.source.partition, record.source.offset), |(partition, offset)| (Partition(partition), Offset(offset)));
+            Ok(Parked { service, event_id, camera_id, origin, body, idempotency_key, parking, first, record })
         }
     }
 }

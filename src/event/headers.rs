@@ -17,6 +17,10 @@ pub mod name {
     pub const NOT_BEFORE: &str = "fusebox-not-before";
     /// When the call was first parked (unix ms).
     pub const FIRST_PARKED_AT: &str = "fusebox-first-parked-at";
+    /// The partition of the retry topic on which the call was first parked; the first record itself does not say.
+    pub const FIRST_PARKED_PARTITION: &str = "fusebox-first-parked-partition";
+    /// The offset that it had there.
+    pub const FIRST_PARKED_OFFSET: &str = "fusebox-first-parked-offset";
     /// The topic of the event the call belongs to.
     pub const ORIGIN_TOPIC: &str = "fusebox-origin-topic";
     /// The partition of that event.
@@ -36,13 +40,15 @@ pub mod name {
     /// How often the record has been redriven from the dead letters.
     pub const REDRIVES: &str = "fusebox-redrives";
     /// All of the above.
-    pub const WRITTEN_HERE: [&str; 15] = [
+    pub const WRITTEN_HERE: [&str; 17] = [
         SERVICE,
         REASON,
         ATTEMPT,
         PARKS,
         NOT_BEFORE,
         FIRST_PARKED_AT,
+        FIRST_PARKED_PARTITION,
+        FIRST_PARKED_OFFSET,
         ORIGIN_TOPIC,
         ORIGIN_PARTITION,
         ORIGIN_OFFSET,

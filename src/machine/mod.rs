@@ -15,6 +15,7 @@ pub mod lanes;
 pub mod limit;
 pub mod orders;
 pub mod outlook;
+pub mod pace;
 pub mod paging;
 pub mod progress;
 pub mod redriven;

@@ -469,7 +469,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         witness,
         gauges: drain::Gauges::new(),
         pulse: Arc::clone(&pulses[1].1),
-        orders: OrderBook::closed(),
+        orders: OrderBook::closed("g"),
     };
     let loops = vec![tokio::spawn(process::run(live_parts)), tokio::spawn(drain::run(drain_parts))];
     let others = vec![tokio::spawn(keeper::run_timers(breakers, clock)), tokio::spawn(watch(pulses, clock)), tokio::spawn(operator)];

@@ -124,6 +124,14 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .with_state(api)
 }
 
+/// Makes a change to its end, though nobody may wait for the answer any more: a request's time may be over, its client gone.
+async fn to_its_end<T: Send + 'static>(making: impl Future<Output = Result<T, Problem>> + Send + 'static) -> Result<T, Problem> {
+    tokio::spawn(making).await.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the instance is stopping; ask another whether the change was made")),
+    })
+}
+
 /// Answers say how things are now; nobody may keep them.
 async fn no_store(mut response: Response) -> Response {
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

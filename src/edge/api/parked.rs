@@ -43,6 +43,18 @@ pub struct Reading {
     pub one: Box<dyn Fn(Source) -> Answer<Option<(Incoming, bool)>> + Send + Sync>,
 }
 
+/// Where nothing is parked: for tests of other things.
+#[cfg(test)]
+impl Reading {
+    pub(super) fn none() -> Self {
+        Self {
+            topics: BTreeMap::new(),
+            page: Box::new(|_| Box::pin(async { Err("nobody lists".to_owned()) })),
+            one: Box::new(|_| Box::pin(async { Err("nobody lists".to_owned()) })),
+        }
+    }
+}
+
 /// What somebody asked for.
 pub struct Wanted {
     /// Of these topics.

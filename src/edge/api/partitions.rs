@@ -30,6 +30,14 @@ pub struct Desk {
     pub places: Box<dyn Fn() -> BoxFuture<'static, Vec<Place>> + Send + Sync>,
 }
 
+/// Where there are no partitions: for tests of other things.
+#[cfg(test)]
+impl Desk {
+    pub(super) fn none() -> Self {
+        Self { board: Arc::default(), topic: Topic::from("events"), brakes: false, places: Box::new(|| Box::pin(async { Vec::new() })) }
+    }
+}
+
 /// How far a partition is, as far as that is known.
 #[derive(Debug, Clone)]
 pub struct Place {

@@ -65,7 +65,7 @@ impl Listed {
         let not_before = match order.map(|order| order.act) {
             // What it waited for is over.
             Some(Act::Release) => parking.not_before.min(now),
-            Some(Act::Delay { until }) => until,
+            Some(Act::Delay { until }) => until.max(parking.not_before),
             Some(Act::Discard) | None => parking.not_before,
         };
         Self {
@@ -255,6 +255,7 @@ mod tests {
     fn a_call_is_due_by_its_header_or_by_an_order() {
         let order = |act| Order {
             id: Uuid::nil(),
+            group: "g".to_owned(),
             act,
             selection: Default::default(),
             ends: Default::default(),
@@ -276,6 +277,7 @@ mod tests {
             (20_000, None, false, "1970-01-01T00:00:20.000Z"),
             (20_000, Some(order(Act::Release)), true, "1970-01-01T00:00:10.000Z"),
             (1_000, Some(order(Act::Delay { until: late })), false, "1970-01-01T00:01:39.000Z"),
+            (20_000, Some(order(Act::Delay { until: UnixMillis(15_000) })), false, "1970-01-01T00:00:20.000Z"),
             (1_000, Some(order(Act::Discard)), true, "1970-01-01T00:00:01.000Z"),
         ] {
             let mut headers = Headers::new();

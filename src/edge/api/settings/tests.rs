@@ -85,7 +85,7 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
         ready: Box::new(|| Readiness { status: PartState::Ok, instance: "here".to_owned(), parts: Vec::new() }),
         metrics: Box::new(String::new),
         orders: super::super::orders::Ordering {
-            book: crate::pipeline::orders::OrderBook::closed(),
+            book: crate::pipeline::orders::OrderBook::closed("g"),
             group: "g".to_owned(),
             services: std::collections::BTreeMap::new(),
             new_id: Box::new(uuid::Uuid::nil),
@@ -93,17 +93,8 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
             write: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
         },
         letters: super::super::dead_letters::Letters::none(),
-        parked: super::super::parked::Reading {
-            topics: std::collections::BTreeMap::new(),
-            page: Box::new(|_| Box::pin(async { unreachable!("nobody lists") })),
-            one: Box::new(|_| Box::pin(async { unreachable!("nobody lists") })),
-        },
-        partitions: super::super::partitions::Desk {
-            board: Arc::default(),
-            topic: crate::event::Topic::from("events"),
-            brakes: false,
-            places: Box::new(|| Box::pin(async { unreachable!("nobody asks for partitions") })),
-        },
+        parked: super::super::parked::Reading::none(),
+        partitions: super::super::partitions::Desk::none(),
         retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
     })
 }
