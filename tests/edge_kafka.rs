@@ -16,7 +16,9 @@ use fusebox::edge::kafka::{
 };
 use fusebox::event::{Headers, Incoming, Offset, Partition, Record, Topic, TopicPartition, UnixMillis};
 use fusebox::machine::time::Tick;
-use fusebox::pipeline::ports::{Ack, Acks, Budget, Clock, CommitPoint, Intake, PublishError, Publisher, QueueFull, Subscription, Token};
+use fusebox::pipeline::ports::{
+    Ack, Acks, Assignment, Budget, Clock, CommitPoint, Intake, PublishError, Publisher, QueueFull, Subscription, Token,
+};
 use tokio::sync::{Semaphore, mpsc};
 
 /// Longer than anything here takes; only a failure waits for it.
@@ -288,6 +290,97 @@ async fn a_partition_that_goes_while_it_is_held_reads_on_when_it_is_back_and_let
     let again = next_records(&mut first, whole).await;
     assert!(again.iter().all(|record| record.source.topic_partition() == gone[0]));
     assert_eq!(health.paused(), 1);
+    within("closing", first.close(vec![])).await;
+}
+
+/// What comes of one partition, in order, from the word that it is read again on.
+async fn read_again_from(subscription: &mut KafkaSubscription, point: &CommitPoint, end: i64, budget: &Budget) -> Vec<i64> {
+    let mut again = None::<Vec<i64>>;
+    while again.as_ref().and_then(|offsets| offsets.last()).is_none_or(|last| *last < end - 1) {
+        match within("what is read again", subscription.next()).await {
+            Some(Intake::Assigned(assignments)) => {
+                let expected = Assignment { partition: point.partition.clone(), committed: Some(point.clone()) };
+                assert_eq!((assignments, again.replace(Vec::new())), (vec![expected], None));
+            }
+            Some(Intake::Records(records)) => {
+                records.iter().for_each(|record| budget.give(record.size()));
+                let of_it = records.iter().filter(|record| record.source.topic_partition() == point.partition);
+                again.iter_mut().for_each(|again| again.extend(of_it.clone().map(|record| record.source.offset.0)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    again.unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_partition_is_read_again_from_where_it_is_said() {
+    let (topic, settings) = (create("again", 2, None).await, settings(&[]));
+    fill(&settings, &topic, 200).await;
+    let budget = Budget::new(1_000, 1 << 30);
+    let mut subscription = KafkaSubscription::start(&settings, options(&fresh("g"), &[&topic], &budget), Monotonic::new()).unwrap();
+    let health = subscription.health();
+    let first = next_records(&mut subscription, 200).await;
+    first.iter().for_each(|record| budget.give(record.size()));
+    let held = first[0].source.topic_partition();
+    let end = 2 * first.iter().filter(|record| record.source.topic_partition() == held).count() as i64;
+    let other_end = 400 - end;
+    subscription.hold(&held);
+    until("pausing", || health.paused() == 1).await;
+    fill(&settings, &topic, 200).await;
+    let others = next_records(&mut subscription, usize::try_from(other_end / 2).unwrap()).await;
+    others.iter().for_each(|record| budget.give(record.size()));
+    let point = |next| CommitPoint { partition: held.clone(), next: Offset(next), ahead: "as it was".to_owned() };
+    // Again and again: from further on, from further back, from its end, and from its beginning.
+    for next in [7, 3, end - 1, 0, 50] {
+        subscription.hold(&held);
+        until("pausing", || health.paused() == 1).await;
+        subscription.read_again(point(next));
+        assert!(read_again_from(&mut subscription, &point(next), end, &budget).await.into_iter().eq(next..end), "from {next}");
+        assert_eq!(health.paused(), 0);
+    }
+    // While nothing may be taken: it is not paused before it has sent a record, and begins where it was said once there is room.
+    subscription.hold(&held);
+    until("pausing", || health.paused() == 1).await;
+    (0..1_000).for_each(|_| budget.take(0));
+    until("pausing", || health.paused() == 2).await;
+    subscription.read_again(point(5));
+    let before = health.last_poll();
+    until("polling", || health.last_poll() > before.plus(Duration::from_millis(300))).await;
+    (0..1_000).for_each(|_| budget.give(0));
+    assert!(read_again_from(&mut subscription, &point(5), end, &budget).await.into_iter().eq(5..end), "with a full budget");
+    within("closing", subscription.close(vec![])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_a_partition_that_has_gone_meanwhile_is_not_done() {
+    let (topic, settings, group) = (create("again-gone", 2, None).await, settings(&[]), fresh("g"));
+    fill(&settings, &topic, 100).await;
+    let first_budget = roomy();
+    let mut first = KafkaSubscription::start(&settings, options(&group, &[&topic], &first_budget), Monotonic::new()).unwrap();
+    let records = next_records(&mut first, 100).await;
+    let all: BTreeSet<_> = records.iter().map(|record| record.source.topic_partition()).collect();
+    all.iter().for_each(|partition| first.hold(partition));
+    until("pausing", || first.health().paused() == 2).await;
+    let mut second = KafkaSubscription::start(&settings, options(&group, &[&topic], &roomy()), Monotonic::new()).unwrap();
+    until("the revocation is under way", || first.health().is_revoking()).await;
+    // The loop has not heard of it yet.
+    for partition in &all {
+        first.read_again(CommitPoint { partition: partition.clone(), next: Offset(0), ahead: String::new() });
+    }
+    let Some(Intake::Revoked(gone, give_up)) = within("the revocation", first.next()).await else { panic!("no revocation") };
+    give_up(vec![]);
+    assert_eq!(assigned(&mut second, 1).await, gone);
+    let nothing = tokio::time::timeout(Duration::from_millis(500), first.next()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    // Asked again, the one that stays is read again.
+    let stays = all.iter().find(|partition| **partition != gone[0]).unwrap();
+    let point = CommitPoint { partition: stays.clone(), next: Offset(2), ahead: String::new() };
+    first.read_again(point.clone());
+    let end = records.iter().filter(|record| record.source.topic_partition() == *stays).count() as i64;
+    let again = read_again_from(&mut first, &point, end, &first_budget).await;
+    assert!(again.into_iter().eq(2..end));
+    within("leaving", second.close(vec![])).await;
     within("closing", first.close(vec![])).await;
 }
 
@@ -642,6 +735,41 @@ async fn a_member_without_partitions_leaves_when_it_closes() {
     assert_eq!(members(&group).await.1, 1);
     within("closing", first.close(vec![])).await;
     assert_eq!(members(&group).await.1, 0);
+}
+
+/// Members that close at whatever moment: also while they join, and while it is settled who gets what, which is soon after the one that stays
+/// has heard of them with its heartbeat, a second at most after they came.
+async fn come_and_go(properties: &[(&str, &str)]) {
+    let (topic, settings, group) = (create("leaving", 12, None).await, settings(properties), fresh("g"));
+    let (finished, _finished) = mpsc::unbounded_channel();
+    let (assigned, mut partitions) = mpsc::unbounded_channel();
+    let permits = Arc::new(Semaphore::new(0));
+    let join = || member(&settings, &group, &topic, &permits, &finished, &assigned, true);
+    let (staying, stop) = join();
+    assert_eq!(within("joining", partitions.recv()).await, Some(12));
+    for round in 0..12 {
+        let leaving = [join(), join()];
+        tokio::time::sleep(Duration::from_millis(if round % 3 == 0 { 40 + round } else { 960 + 8 * round })).await;
+        for (_, stop) in &leaving {
+            stop.notify_one();
+        }
+        for (task, _) in leaving {
+            within("closing", task).await.unwrap();
+        }
+        assert_eq!(members(&group).await.1, 1, "in round {round}");
+    }
+    stop.notify_one();
+    within("closing", staying).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cooperative_members_leave_at_whatever_moment_they_close() {
+    come_and_go(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eager_members_leave_at_whatever_moment_they_close() {
+    come_and_go(&[("partition.assignment.strategy", "range,roundrobin")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

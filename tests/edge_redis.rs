@@ -7,8 +7,12 @@ mod evidence;
 mod leases;
 #[path = "edge_redis/many.rs"]
 mod many;
+#[path = "edge_redis/nodes.rs"]
+mod nodes;
 #[path = "edge_redis/several.rs"]
 mod several;
+#[path = "edge_redis/tls.rs"]
+mod tls;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -54,18 +58,20 @@ impl Clock for Still {
     }
 }
 
-/// A redis-server on a port of its own, ended by its process id.
+/// A redis-server on a port of its own, ended by its process id. What it writes to the disk goes when it is dropped.
 struct Server {
     child: Child,
     port: u16,
     args: Vec<String>,
+    directory: tempfile::TempDir,
 }
 
 impl Server {
     fn start(args: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+        let port = low_port();
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Self { child: spawn(port, &args), port, args }
+        let directory = tempfile::tempdir().expect("a directory");
+        Self { child: spawn(port, directory.path(), &args), port, args, directory }
     }
 
     fn url(&self) -> String {
@@ -77,7 +83,7 @@ impl Server {
     }
 
     fn restart(&mut self) {
-        self.child = spawn(self.port, &self.args);
+        self.child = spawn(self.port, self.directory.path(), &self.args);
     }
 
     fn signal(&self, signal: &str) {
@@ -93,13 +99,26 @@ impl Drop for Server {
     }
 }
 
-fn spawn(port: u16, args: &[String]) -> Child {
+/// One for a node of a cluster: they talk to each other on a port that is higher by ten thousand. Outgoing connections are
+/// given neither.
+fn low_port() -> u16 {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut ports = std::iter::repeat_with(|| rand::random_range(10_240..22_768));
+    ports.find(|port| is_free(*port) && is_free(port + 10_000)).expect("without an end")
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+fn spawn(port: u16, directory: &std::path::Path, args: &[String]) -> Child {
     // A file comes first, where there is one.
     let (file, args): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.ends_with(".conf") && arg.contains(std::path::MAIN_SEPARATOR));
     let of_data: &[&str] = if args.iter().any(|arg| *arg == "--sentinel") { &[] } else { &["--save", "", "--appendonly", "no"] };
     let child = Command::new("redis-server")
         .args(file)
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"])
+        .arg(directory)
         .args(of_data)
         .args(args)
         .stdout(Stdio::null())
@@ -154,6 +173,7 @@ impl Fixture {
 fn config(url: &str, prefix: &str) -> config::Redis {
     config::Redis {
         url: url.into(),
+        sentinels: None,
         prefix: prefix.into(),
         timeout: TIMEOUT,
         poll_interval: Duration::from_millis(200),
@@ -169,6 +189,16 @@ fn store_at(config: &config::Redis, instance: &str, now: Tick) -> RedisStore<Sti
 
 fn raw(url: &str) -> redis::Connection {
     redis::Client::open(url).and_then(|client| client.get_connection()).expect("Redis is there")
+}
+
+/// Adds the user `ann`, password `pw`, with the handbook's rights, and more.
+fn add_user(admin: &mut redis::Connection, more: &[&str]) {
+    let handbook = include_str!("../docs/operations.md");
+    let (_, rest) = handbook.split_once("ACL SETUSER fusebox on").expect("the handbook has a user");
+    let (rules, _) = rest.split_once("```").expect("in a block");
+    let rules = rules.replace('\\', " ").replace('\'', "").replace("PASSWORD", "pw");
+    let rules: Vec<&str> = rules.split_whitespace().chain(more.iter().copied()).collect();
+    let () = redis::cmd("ACL").arg("SETUSER").arg("ann").arg("on").arg(rules).query(admin).expect("a user");
 }
 
 fn names(services: &[&str]) -> Vec<String> {
@@ -210,14 +240,19 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
     }
 }
 
+/// What is stored of all of them; an error if any cannot be read.
+async fn load(store: &RedisStore<Still>, services: &[String]) -> Result<Vec<Kept>, StoreError> {
+    store.load(services).await.into_iter().collect()
+}
+
 /// The stored state of one service.
 async fn state_of(store: &RedisStore<Still>, service: &str) -> Result<Option<Snapshot>, StoreError> {
-    store.load(&names(&[service])).await.map(|kept| kept[0].state.clone())
+    load(store, &names(&[service])).await.map(|kept| kept[0].state.clone())
 }
 
 /// The last change of one service's settings.
 async fn tuning_of(store: &RedisStore<Still>, service: &str) -> Result<Option<Tuning>, StoreError> {
-    store.load(&names(&[service])).await.map(|kept| kept[0].tuning.clone())
+    load(store, &names(&[service])).await.map(|kept| kept[0].tuning.clone())
 }
 
 async fn next(heard: &mut mpsc::Receiver<Heard>) -> Heard {
@@ -260,7 +295,7 @@ async fn every_state_comes_back_with_what_is_left_of_its_times() {
     {
         let sent = snapshot(place as u64 + 1, held);
         assert_eq!(writer.save("rag", &sent, None).await, Ok(Saved::Stored));
-        let got = reader.load(&names(&["rag", "none"])).await.expect("loaded");
+        let got = load(&reader, &names(&["rag", "none"])).await.expect("loaded");
         assert_eq!(got[1], Kept::default());
         let got = got[0].state.clone().expect("stored");
         let ((sent, sent_times), (got, got_times)) = (times(&sent), times(&got));
@@ -450,7 +485,7 @@ async fn a_redis_that_dies_and_comes_back_is_taken_up_again() {
     server.kill();
     for _ in 0..3 {
         let from = Instant::now();
-        let error = a.load(&names(&["rag"])).await.expect_err("nothing is there").to_string();
+        let error = load(&a, &names(&["rag"])).await.expect_err("nothing is there").to_string();
         assert!(from.elapsed() < TIMEOUT + SLACK, "{:?}", from.elapsed());
         assert!(!error.contains("127.0.0.1") && !error.contains(&server.port.to_string()), "{error}");
     }
@@ -477,10 +512,11 @@ async fn opening_waits_for_nothing_and_redis_may_come_later() {
     assert_eq!(error.0, "Redis refused the connection");
     // Nothing waits in a line: a thousand at once are answered together.
     let from = Instant::now();
-    let answers = futures_util::future::join_all((0..1_000).map(|_| store.load(&[]))).await;
+    let one = names(&["rag"]);
+    let answers = futures_util::future::join_all((0..1_000).map(|_| load(&store, &one))).await;
     assert!(answers.iter().all(|answer| answer.is_err()) && from.elapsed() < TIMEOUT + SLACK, "{:?}", from.elapsed());
     server.restart();
-    eventually("an answer", || async { store.load(&names(&["rag"])).await.ok() }).await;
+    eventually("an answer", || async { load(&store, &names(&["rag"])).await.ok() }).await;
     assert_eq!(next(&mut heard).await, Heard::Connected);
 }
 
@@ -503,13 +539,13 @@ async fn a_frozen_redis_gives_errors_in_time_and_goes_on_when_thawed() {
     // Opened while it is frozen: the kernel accepts the connection, and nobody answers on it.
     let c = store_at(&config(&server.url(), "p"), "c", Tick(0));
     let from = Instant::now();
-    c.load(&names(&["rag"])).await.expect_err("nobody answers");
+    load(&c, &names(&["rag"])).await.expect_err("nobody answers");
     assert!(from.elapsed() < TIMEOUT + SLACK, "{:?}", from.elapsed());
 
     // By now several heartbeats went unanswered: a subscription that had not noticed would not be renewed below.
     server.signal("-CONT");
     for store in [&a, &c] {
-        eventually("an answer", || async { store.load(&names(&["rag"])).await.ok() }).await;
+        eventually("an answer", || async { load(store, &names(&["rag"])).await.ok() }).await;
     }
     while next(&mut heard).await != Heard::Connected {}
     // The save that was given up may have been carried out after the thaw; the fence makes it harmless to ask again.
@@ -623,7 +659,7 @@ async fn damage_counts_as_absent_and_is_saved_over() {
         assert_eq!(store.save("rag", &open, None).await, Ok(Saved::Stored), "{what}");
         assert!(store.save("vms", &open, None).await.is_ok());
         let () = damage.query(&mut raw).expect("damaged");
-        let loaded = store.load(&names(&["rag", "vms"])).await.expect("no error");
+        let loaded = load(&store, &names(&["rag", "vms"])).await.expect("no error");
         assert_eq!(loaded[0].state, None, "{what}");
         assert!(loaded[1].state.is_some(), "the others are read all the same");
         // An older generation than the damaged one: what cannot be read does not fence.
@@ -685,7 +721,7 @@ async fn a_change_of_settings_is_stored_over_the_revision_that_it_was_laid_over_
     assert_eq!(b.save_tuning("rag", &reset, 1).await, Ok(SavedTuning::Stored));
 
     // Redis' clock says how long ago it was; the reader's clock stands at zero.
-    let loaded = a.load(&names(&["vms", "rag"])).await.expect("loaded");
+    let loaded = load(&a, &names(&["vms", "rag"])).await.expect("loaded");
     assert_eq!(loaded[0], Kept::default());
     let stored = loaded[1].tuning.clone().expect("stored");
     assert!((-20_000..=0).contains(&stored.at.0), "{stored:?}");
@@ -795,12 +831,12 @@ async fn a_wrong_password_is_named_without_it_and_mended_without_a_restart() {
     let none = store_at(&config(&server.url(), "p"), "b", Tick(0));
     let mut heard = wrong.watch();
     for store in [&wrong, &none] {
-        let error = store.load(&names(&["rag"])).await.expect_err("refused").0;
+        let error = load(store, &names(&["rag"])).await.expect_err("refused").0;
         assert_eq!(error, "Redis refused the credentials");
         assert!(!format!("{store:?}").contains("hunter2"), "nor does its debug form");
     }
     let () = redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("hunter2").query(&mut admin).expect("changed");
-    eventually("an answer", || async { wrong.load(&names(&["rag"])).await.ok() }).await;
+    eventually("an answer", || async { load(&wrong, &names(&["rag"])).await.ok() }).await;
     assert_eq!(next(&mut heard).await, Heard::Connected);
 }
 
@@ -816,7 +852,7 @@ async fn a_user_who_may_not_publish_stores_all_the_same() {
     assert!(state_of(&store, "rag").await.expect("read").is_some());
     // Nor may they touch another's keys.
     let other = store_at(&config(&format!("redis://ann:pw@127.0.0.1:{}/0", server.port), "q"), "a", Tick(0));
-    let error = other.load(&names(&["rag"])).await.expect_err("not allowed").0;
+    let error = load(&other, &names(&["rag"])).await.expect_err("not allowed").0;
     assert!(error.starts_with("the Redis user may not do this"), "{error}");
 }
 
@@ -832,66 +868,4 @@ async fn two_databases_of_one_server_do_not_hear_each_other() {
     assert_eq!(at(0, "a").save("rag", &snapshot(8, Held::HalfOpen), None).await, Ok(Saved::Stored));
     assert_eq!(at(1, "b").save("rag", &snapshot(2, Held::HalfOpen), None).await, Ok(Saved::Stored));
     assert!(matches!(next(&mut heard).await, Heard::Changed { snapshot, .. } if snapshot.generation == Generation(2)));
-}
-
-/// A CA, a server's certificate for 127.0.0.1 and a client's, by `openssl`.
-fn certificates(directory: &std::path::Path) {
-    let openssl = |args: &str| {
-        let status = Command::new("openssl").args(args.split(' ')).current_dir(directory).stderr(Stdio::null()).status();
-        assert!(status.expect("openssl is installed").success(), "openssl {args}");
-    };
-    std::fs::write(directory.join("server.ext"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").expect("written");
-    std::fs::write(directory.join("client.ext"), "basicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth\n").expect("written");
-    for ca in ["ca", "other"] {
-        openssl(&format!(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
-        ));
-    }
-    for name in ["server", "client"] {
-        openssl(&format!(
-            "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
-        ));
-        openssl(&format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile {name}.ext -out {name}.pem"));
-    }
-}
-
-#[tokio::test]
-async fn tls_with_a_ca_and_a_client_certificate() {
-    let directory = tempfile::tempdir().expect("a directory");
-    certificates(directory.path());
-    let file = |name: &str| directory.path().join(name);
-    let tls = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port().to_string();
-    let path = |name: &str| file(name).display().to_string();
-    let _server = Server::start(&[
-        "--tls-port",
-        &tls,
-        "--tls-cert-file",
-        &path("server.pem"),
-        "--tls-key-file",
-        &path("server.key"),
-        "--tls-ca-cert-file",
-        &path("ca.pem"),
-        "--tls-auth-clients",
-        "yes",
-    ]);
-    let identity = || Some(config::Identity { certificate: file("client.pem"), key: file("client.key") });
-    let with = |ca: &str, identity| config::Redis { ca: Some(file(ca)), identity, ..config(&format!("rediss://127.0.0.1:{tls}/0"), "p") };
-
-    let store = store_at(&with("ca.pem", identity()), "a", Tick(1_000_000));
-    let mut heard = store.watch();
-    assert_eq!(next(&mut heard).await, Heard::Connected);
-    assert_eq!(store.save("rag", &snapshot(1, Held::HalfOpen), None).await, Ok(Saved::Stored));
-
-    for (config, expect) in [
-        (with("other.pem", identity()), "its certificate's issuer is not trusted (redis.ca names the one that is)"),
-        (with("ca.pem", None), "it refused the client's certificate, or found none"),
-        (
-            config::Redis { url: format!("rediss://localhost:{tls}").into(), ..with("ca.pem", identity()) },
-            "its certificate is for another name",
-        ),
-    ] {
-        let store = store_at(&config, "b", Tick(0));
-        let error = store.load(&names(&["rag"])).await.expect_err("no trust").0;
-        assert_eq!(error, format!("no TLS with Redis: {expect}"));
-    }
 }

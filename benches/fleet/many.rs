@@ -58,7 +58,7 @@ impl Notes {
 }
 
 impl Store for Noted {
-    async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
+    async fn load(&self, services: &[String]) -> Vec<Result<Kept, StoreError>> {
         let loaded = self.inner.load(services).await;
         self.notes.loads.fetch_add(1, Ordering::Relaxed);
         loaded
@@ -96,7 +96,7 @@ impl Store for Noted {
 }
 
 impl EvidenceStore for Noted {
-    async fn tell(&self, tellings: &[Telling]) -> Result<Vec<Vec<Told>>, StoreError> {
+    async fn tell(&self, tellings: &[Telling]) -> Vec<Result<Vec<Told>, StoreError>> {
         self.inner.tell(tellings).await
     }
 }

@@ -9,17 +9,21 @@ use anyhow::Context as _;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::stalls::Stalls;
+use super::survey::{For, Known, State, Surveys};
 use super::{Real, wiring};
 use crate::config::Config;
-use crate::edge::api::{RetryService, RetryStatus};
+use crate::edge::api::{Looked, RetryService, RetryStatus};
 use crate::edge::clock::SystemClock;
 use crate::edge::kafka::{Inspection, LagSampler, Needed, PartitionLag, TopicAdmin};
-use crate::event::Topic;
+use crate::event::{Topic, UnixMillis};
+use crate::machine::breaker::{Held, LockKind};
+use crate::machine::outlook::{self, Basis, Road, outlook};
 use crate::machine::time::Tick;
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::drain::Gauges;
+use crate::pipeline::orders::OrderBook;
 use crate::pipeline::ports::Clock;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Backlogged, Metrics};
 
 /// How often Kafka is asked.
 const EVERY: Duration = Duration::from_secs(5);
@@ -45,10 +49,14 @@ pub(super) struct Backlog {
     admin: Option<TopicAdmin>,
     breakers: Arc<Breakers<Real>>,
     gauges: Arc<Gauges>,
+    book: Arc<OrderBook>,
     metrics: Arc<Metrics>,
     clock: SystemClock,
     stalls: Arc<Stalls>,
+    surveys: Surveys,
     samples: Mutex<VecDeque<Sample>>,
+    /// What Kafka last said of the events' topic.
+    of_events: Mutex<(Tick, Vec<PartitionLag>)>,
     inspection: Mutex<Option<Inspection>>,
     /// Held by the one that asks Kafka: others wait for its answer instead of asking too.
     asking: AsyncMutex<()>,
@@ -58,6 +66,8 @@ struct Route {
     service: usize,
     name: String,
     topic: Topic,
+    /// What it drained a second when it last did.
+    capacity: Mutex<Option<f64>>,
 }
 
 /// What Kafka said of the retry topics.
@@ -70,15 +80,24 @@ struct Sample {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Sums {
     end: i64,
-    committed: i64,
+    done: i64,
     depth: u64,
 }
+
+impl Sums {
+    fn state(self) -> State {
+        (self.end, self.done)
+    }
+}
+
+/// A pace: calls parked and finished a second, and over how long that was.
+type Rates = (f64, f64, Duration);
 
 impl Backlog {
     pub(super) fn connect(
         config: &Config,
         breakers: Arc<Breakers<Real>>,
-        gauges: Arc<Gauges>,
+        (gauges, book): (Arc<Gauges>, Arc<OrderBook>),
         metrics: Arc<Metrics>,
         clock: SystemClock,
         stalls: Arc<Stalls>,
@@ -98,6 +117,7 @@ impl Backlog {
                 service,
                 name: settings.name.clone(),
                 topic: retry.topic.clone(),
+                capacity: Mutex::default(),
             })
         });
         let fixed = [&config.topics.events, &config.topics.outcomes, &config.topics.dead_letters];
@@ -112,10 +132,13 @@ impl Backlog {
             admin: if inspects_topics { Some(TopicAdmin::connect(&config.kafka).with_context(kafka)?) } else { None },
             breakers,
             gauges,
+            book,
             metrics,
             clock,
             stalls,
+            surveys: Surveys::new(&config.kafka, &wiring::retry_group(config), clock),
             samples: Mutex::default(),
+            of_events: Mutex::default(),
             inspection: Mutex::default(),
             asking: AsyncMutex::new(()),
         }))
@@ -129,10 +152,12 @@ impl Backlog {
                 let fine = self.inspect().await;
                 next_inspection = self.clock.now().plus(if fine { INSPECT_EVERY } else { EVERY });
             }
-            let partitions = self.events.sample(WITHIN).await.unwrap_or_default();
+            let partitions = self.sample_events().await;
             self.show_lag(&partitions);
             self.stalls.look("events", &partitions, self.clock.now());
             self.sample().await;
+            self.survey(For::Metrics).await;
+            self.show();
             tokio::time::sleep(EVERY).await;
         }
     }
@@ -146,7 +171,61 @@ impl Backlog {
     pub(super) async fn status(&self) -> RetryStatus {
         let fresh = self.latest().is_some_and(|at| self.clock.now().since(at) < FRESH);
         let answered = fresh || self.sample().await;
-        RetryStatus { services: self.routes.iter().map(|route| self.of(route, answered)).collect() }
+        if answered {
+            self.survey(For::Somebody).await;
+        }
+        let status = RetryStatus { services: self.routes.iter().map(|route| self.of(route, answered)).collect() };
+        if answered {
+            self.show();
+        }
+        status
+    }
+
+    /// Looks at what is parked, where that is worth it.
+    async fn survey(&self, whom: For) {
+        for topic in self.routes.iter().map(|route| &route.topic).collect::<std::collections::BTreeSet<_>>() {
+            let Some((_, sums)) = self.sums(topic).last().copied() else { continue };
+            if sums.depth > 0 && self.surveys.refresh(topic, sums.state(), whom).await {
+                tracing::trace!(%topic, "looked at what is parked");
+            }
+        }
+    }
+
+    /// Shows the backlogs as metrics.
+    fn show(&self) {
+        let found = self.inspection().unwrap_or_default();
+        for route in &self.routes {
+            let RetryService { depth, due, oldest_seconds, time_to_drain_seconds, retention_seconds, retention_used, .. } =
+                self.of(route, true);
+            self.metrics.set_retry(
+                route.service,
+                &Backlogged {
+                    depth: depth.unwrap_or(0),
+                    due,
+                    oldest: oldest_seconds.map(Duration::from_secs_f64).unwrap_or_default(),
+                    drain_seconds: time_to_drain_seconds,
+                    retention_seconds,
+                    retention_used: retention_used.unwrap_or(0.0),
+                    retention_short: found.too_short.iter().any(|(topic, ..)| *topic == route.topic),
+                },
+            );
+        }
+    }
+
+    /// How far each partition of the events is. Empty if Kafka does not say.
+    pub(super) async fn of_events(&self) -> Vec<PartitionLag> {
+        let _asking = self.asking.lock().await;
+        let (at, partitions) = self.of_events.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !partitions.is_empty() && self.clock.now().since(at) < FRESH {
+            return partitions;
+        }
+        self.sample_events().await
+    }
+
+    async fn sample_events(&self) -> Vec<PartitionLag> {
+        let partitions = self.events.sample(WITHIN).await.unwrap_or_default();
+        *self.of_events.lock().unwrap_or_else(PoisonError::into_inner) = (self.clock.now(), partitions.clone());
+        partitions
     }
 
     async fn inspect(&self) -> bool {
@@ -197,11 +276,6 @@ impl Backlog {
                 samples.pop_front();
             }
         }
-        for route in &self.routes {
-            let shown = self.of(route, true);
-            let oldest = shown.oldest_seconds.map(Duration::from_secs_f64).unwrap_or_default();
-            self.metrics.set_retry(route.service, shown.depth.unwrap_or(0), shown.due as u64, oldest);
-        }
         true
     }
 
@@ -211,55 +285,100 @@ impl Backlog {
         }
     }
 
-    fn of(&self, route: &Route, answered: bool) -> RetryService {
+    /// A topic's sums, sample by sample.
+    fn sums(&self, topic: &Topic) -> Vec<(Tick, Sums)> {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = samples.front().map(|sample| (sample.at, sums(&sample.partitions, &route.topic)));
-        let last = samples.back().map(|sample| (sample.at, sums(&sample.partitions, &route.topic)));
-        drop(samples);
-        let (parked, drained) = rates(first, last);
-        let depth = last.map(|(_, sums)| sums.depth).filter(|_| answered);
+        samples.iter().map(|sample| (sample.at, sums(&sample.partitions, topic))).collect()
+    }
+
+    fn of(&self, route: &Route, answered: bool) -> RetryService {
+        let samples = self.sums(&route.topic);
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let last = samples.last().copied();
+        let (parked, drained, _) = rates(&samples, Tick(0));
+        let looked = last.and_then(|(_, sums)| self.surveys.known(&route.topic, &route.name, sums.depth, sums.state()));
+        let depth = last.map(|(_, sums)| looked.as_ref().and_then(|known| known.counted).unwrap_or(sums.depth)).filter(|_| answered);
         let gauge = self.gauges.of(route.service);
+        // Without having looked, what this instance holds is all that is known.
+        let Known { said, age, .. } = looked.clone().unwrap_or_default();
+        let is_empty = depth == Some(0);
+        let due = if looked.is_some() { said.due } else { gauge.due as u64 };
+        let first = said.oldest.filter(|_| said.exact).or(said.oldest.into_iter().chain(gauge.oldest).min()).filter(|_| !is_empty);
+        let (seconds, basis, until) = self.forecast(route, depth, &samples, looked.as_ref(), (now, wall));
+        let kept =
+            self.inspection().and_then(|found| found.kept.into_iter().find(|(topic, _)| *topic == route.topic)).map(|(_, kept)| kept);
+        let written = said.written.filter(|_| !is_empty).map(|written| wall.since(written).as_secs_f64());
         RetryService {
             service: route.name.clone(),
             topic: route.topic.to_string(),
             circuit_breaker_state: self.breakers.state(route.service).as_str(),
             depth,
-            due: gauge.due,
-            oldest_seconds: gauge.oldest.map(|oldest| self.clock.wall().since(oldest).as_secs_f64()),
+            due: if is_empty { 0 } else { due },
+            oldest_seconds: first.map(|first| wall.since(first).as_secs_f64()),
             held: gauge.held,
+            by_reason: if is_empty { Default::default() } else { said.by_reason },
+            by_attempts: if is_empty { Default::default() } else { said.by_attempts },
+            looked: looked.map(|_| Looked { calls: said.looked_at, exact: said.exact, seconds_ago: age.as_secs_f64() }),
             parked_per_second: parked,
             drained_per_second: drained,
-            time_to_drain_seconds: depth.and_then(|depth| time_to_drain(depth, parked, drained)),
+            time_to_drain_seconds: seconds,
+            time_to_drain_basis: basis.map(Basis::as_str),
+            held_until: until.map(UnixMillis::to_rfc3339),
+            retention_seconds: kept.map(|kept| kept.as_secs_f64()),
+            retention_used: kept.filter(|kept| !kept.is_zero()).and_then(|kept| Some(written? / kept.as_secs_f64())),
         }
+    }
+
+    /// When it will be gone, what that rests on, and until when it is held, as far as that is known.
+    fn forecast(
+        &self,
+        route: &Route,
+        depth: Option<u64>,
+        samples: &[(Tick, Sums)],
+        looked: Option<&Known>,
+        (now, wall): (Tick, UnixMillis),
+    ) -> (Option<f64>, Option<Basis>, Option<UnixMillis>) {
+        let standing = self.breakers.snapshot(route.service);
+        let pause = self.book.orders().pause(&route.name, wall).map(|pause| pause.until);
+        let (road, until) = match (pause, &standing.held) {
+            (Some(until), _) => (Road::Paused, until),
+            (None, Held::Open { until }) => (Road::Open(until.since(now)), Some(self.clock.wall_of(*until))),
+            (None, Held::HalfOpen) => (Road::HalfOpen, None),
+            (None, Held::Locked(lock)) if lock.kind == LockKind::ForcedOpen => {
+                (Road::ForcedOpen, lock.expires_at.map(|at| self.clock.wall_of(at)))
+            }
+            (None, Held::Closed | Held::Locked(_)) => (Road::Clear, None),
+        };
+        let Some(depth) = depth else { return (None, None, until) };
+        let (parked, drained, measured_over) = rates(samples, standing.since);
+        let mut capacity = route.capacity.lock().unwrap_or_else(PoisonError::into_inner);
+        let all_wait = looked.filter(|known| known.said.exact).map(|known| known.said.due == 0);
+        let (seconds, basis) = outlook(&outlook::Known { depth, all_wait, parked, drained, measured_over, capacity: *capacity, road });
+        if basis == Basis::Measured {
+            *capacity = Some(drained);
+        }
+        (seconds, Some(basis), until.filter(|_| depth > 0))
     }
 }
 
 fn sums(partitions: &[PartitionLag], topic: &Topic) -> Sums {
     partitions.iter().filter(|lag| lag.partition.topic == *topic).fold(Sums::default(), |sums, lag| Sums {
         end: sums.end + lag.end.0,
-        committed: sums.committed + lag.next().0,
-        depth: sums.depth + lag.lag(),
+        done: sums.done + lag.done(),
+        depth: sums.depth + lag.unfinished(),
     })
 }
 
-/// Calls parked and finished a second, between two samples.
-fn rates(first: Option<(Tick, Sums)>, last: Option<(Tick, Sums)>) -> (f64, f64) {
-    let (Some((from, first)), Some((to, last))) = (first, last) else { return (0.0, 0.0) };
-    let seconds = to.since(from).as_secs_f64();
-    if seconds <= 0.0 {
-        return (0.0, 0.0);
+/// Calls parked and finished a second, between the first sample that was taken then or later, and the last.
+fn rates(samples: &[(Tick, Sums)], since: Tick) -> Rates {
+    let Some((to, last)) = samples.last().copied() else { return (0.0, 0.0, Duration::ZERO) };
+    let (from, first) = samples.iter().copied().find(|(at, _)| *at >= since).unwrap_or((to, last));
+    let over = to.since(from);
+    if over.is_zero() {
+        return (0.0, 0.0, over);
     }
-    let rate = |from: i64, to: i64| (to - from).max(0) as f64 / seconds;
-    (rate(first.end, last.end), rate(first.committed, last.committed))
-}
-
-/// At this pace; `None` while the backlog does not shrink.
-fn time_to_drain(depth: u64, parked: f64, drained: f64) -> Option<f64> {
-    if depth == 0 {
-        return Some(0.0);
-    }
-    let net = drained - parked;
-    (net > 0.0).then(|| depth as f64 / net)
+    let rate = |from: i64, to: i64| (to - from).max(0) as f64 / over.as_secs_f64();
+    (rate(first.end, last.end), rate(first.done, last.done), over)
 }
 
 #[cfg(test)]
@@ -267,20 +386,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pace_says_when_it_is_gone() {
-        assert_eq!(time_to_drain(0, 5.0, 0.0), Some(0.0));
-        assert_eq!(time_to_drain(100, 1.0, 11.0), Some(10.0));
-        assert_eq!(time_to_drain(100, 11.0, 11.0), None);
-        assert_eq!(time_to_drain(100, 0.0, 0.0), None);
-    }
-
-    #[test]
     fn rates_are_taken_between_the_first_and_the_last_sample() {
-        let sums = |end, committed| Sums { end, committed, depth: 0 };
-        let rate = |a, b| rates(Some((Tick(1_000), a)), Some((Tick(11_000), b)));
-        assert_eq!(rate(sums(0, 0), sums(50, 20)), (5.0, 2.0));
-        assert_eq!(rate(sums(50, 20), sums(0, 0)), (0.0, 0.0), "a topic made anew has no negative rate");
-        assert_eq!(rates(Some((Tick(1), sums(0, 0))), Some((Tick(1), sums(9, 9)))), (0.0, 0.0));
-        assert_eq!(rates(None, None), (0.0, 0.0));
+        let sums = |end, done| Sums { end, done, depth: 0 };
+        let samples = [(Tick(1_000), sums(0, 0)), (Tick(6_000), sums(50, 0)), (Tick(11_000), sums(50, 20))];
+        let seconds = Duration::from_secs;
+        assert_eq!(rates(&samples, Tick(0)), (5.0, 2.0, seconds(10)));
+        assert_eq!(rates(&samples, Tick(1_001)), (0.0, 4.0, seconds(5)), "since the breaker changed");
+        assert_eq!(rates(&samples, Tick(11_001)), (0.0, 0.0, Duration::ZERO));
+        assert_eq!(rates(&[(Tick(1), sums(50, 20)), (Tick(10_001), sums(0, 0))], Tick(0)), (0.0, 0.0, seconds(10)), "a topic made anew");
+        assert_eq!(rates(&[], Tick(0)), (0.0, 0.0, Duration::ZERO));
     }
 }

@@ -3,9 +3,13 @@
 //! [`run`] takes the config, a listener and the signals, so that a test starts the whole program as `main` does.
 
 mod backlog;
+mod parked;
+mod partitions;
+pub mod redrive;
 mod shares;
 mod stalls;
 mod status;
+mod survey;
 mod wiring;
 mod worker;
 
@@ -26,6 +30,7 @@ use crate::edge::clock::SystemClock;
 use crate::edge::http::HttpCaller;
 use crate::edge::kafka::{self, ConsumerHealth, KafkaPublisher, KafkaSubscription, Producer};
 use crate::edge::redis::RedisStore;
+use crate::pipeline::brakes::Board;
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::keeper::{Keeper, StoreHealth, run_timers};
 use crate::pipeline::orders::OrderBook;
@@ -201,6 +206,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     let producer = Producer::connect(&config.kafka).context("kafka")?;
     let worker = worker::Worker::start().context("no thread for the loops")?;
     let mut loops: Vec<Loop> = Vec::new();
+    let board = Arc::new(Board::default());
     if role != Role::Retry {
         let share = Share::of_events(&config.processing, role);
         let budget = share.budget();
@@ -216,15 +222,16 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             budget: Arc::clone(&budget),
             stop: stop.clone(),
             pulse: Arc::clone(&pulse),
+            board: Arc::clone(&board),
         };
         loops.push(Loop { name: "events", health, budget, pulse, task: worker.spawn(process::run(parts)) });
     }
     let gauges = drain::Gauges::new();
-    let book = Arc::new(OrderBook::default());
+    let book = Arc::new(OrderBook::of(&config.kafka.group));
     let order_log = Arc::new(kafka::orders::write(config.topics.orders.clone(), &producer, clock));
     let _reading = kafka::orders::read(&config.kafka, config.topics.orders.clone(), Arc::clone(&book)).context("kafka")?;
-    let longest = config.parking().map(|(_, retry)| retry.max_age).max().unwrap_or_default();
-    let telling = orders::run(Arc::clone(&book), Arc::clone(&order_log), instance.clone(), longest, clock);
+    let longest = config.parking().map(|(_, retry)| retry.max_age).max();
+    let telling = orders::run(Arc::clone(&book), Arc::clone(&order_log), (config.kafka.group.clone(), instance.clone()), longest, clock);
     tasks.push(("what tells of orders", background.spawn(until(ending.clone(), telling)).abort_handle()));
     let routes = if role == Role::Processor { Vec::new() } else { wiring::routes(&config, &guards) };
     let services = routes.len();
@@ -258,7 +265,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     let backlog = backlog::Backlog::connect(
         &config,
         Arc::clone(&breakers),
-        Arc::clone(&gauges),
+        (Arc::clone(&gauges), Arc::clone(&book)),
         Arc::clone(&metrics),
         clock,
         Arc::clone(&stalls),
@@ -273,6 +280,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         instance: instance.clone(),
         loops: loops.iter().map(status::Watched::of).collect(),
         guards,
+        board: Arc::clone(&board),
         store: Arc::clone(&store_health),
         backlog: Arc::clone(&backlog),
         stalls,
@@ -282,6 +290,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         stop: stop.clone(),
         clock,
     });
+    let redrives = Arc::new(api::dead_letters::Redrives::default());
     let api = Arc::new(Api::<Real, RedisStore<SystemClock>> {
         breakers: Arc::clone(&breakers),
         store,
@@ -305,6 +314,9 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             })
         },
         orders: wiring::ordering(&config, &book, &order_log),
+        letters: redrive::letters(&config, Arc::clone(&redrives), clock),
+        parked: parked::reading(&config, clock),
+        partitions: partitions::desk(&config, &board, &watch, &backlog),
         retry: {
             let backlog = Arc::clone(&backlog);
             Box::new(move || {
@@ -321,6 +333,8 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     }
 
     let ended = supervise(loops, &signals, &stop, fatal(producer.clone())).await;
+    // Each ends after the batch in hand; one that does not is undone, and nothing of it is remembered.
+    redrives.stop();
     drop(worker);
     if let Err(records) = producer.close(LAST_WORDS).await {
         tracing::warn!(target: "fusebox", records, "Kafka has not acknowledged everything in time; what belongs to it is redelivered");

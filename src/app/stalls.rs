@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn end(end: i64, committed: i64) -> Vec<PartitionLag> {
-        vec![PartitionLag { partition: partition(), low: Offset(0), end: Offset(end), committed: Some(Offset(committed)) }]
+        vec![PartitionLag { partition: partition(), low: Offset(0), end: Offset(end), committed: Some(Offset(committed)), finished: 0 }]
     }
 
     fn reading(fetch: i64, position: i64, queued: u64) -> Reading {

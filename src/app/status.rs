@@ -8,8 +8,9 @@ use super::stalls::Stalls;
 use super::{Loop, Real};
 use crate::edge::api::{Part, PartState, Readiness};
 use crate::edge::clock::SystemClock;
-use crate::edge::kafka::{ConsumerHealth, Producer};
+use crate::edge::kafka::{ConsumerHealth, Producer, Reading};
 use crate::machine::time::Tick;
+use crate::pipeline::brakes::Board;
 use crate::pipeline::guard::Guard;
 use crate::pipeline::keeper::{StoreHealth, StoreState};
 use crate::pipeline::ports::{Budget, Clock};
@@ -24,6 +25,7 @@ pub(super) struct Watch {
     pub(super) instance: String,
     pub(super) loops: Vec<Watched>,
     pub(super) guards: Vec<Arc<Guard<Real>>>,
+    pub(super) board: Arc<Board>,
     pub(super) store: Arc<StoreHealth>,
     pub(super) backlog: Arc<Backlog>,
     pub(super) stalls: Arc<Stalls>,
@@ -120,7 +122,14 @@ impl Watch {
             let why = format!("Kafka has not taken the last {refused} commits; events go on, and what is not committed would run again");
             return part(PartState::Degraded, Some(why));
         }
-        part(PartState::Ok, None)
+        // Only one loop has partitions that are stopped.
+        let stopped = if *name == "events" { stopped(&self.board) } else { None };
+        part(if stopped.is_some() { PartState::Degraded } else { PartState::Ok }, stopped)
+    }
+
+    /// How far the partitions of a loop were read, a moment ago.
+    pub(super) fn positions(&self, name: &str) -> Vec<Reading> {
+        self.loops.iter().filter(|watched| watched.name == name).flat_map(|watched| watched.health.readings().partitions).collect()
     }
 
     fn topics(&self) -> Part {
@@ -163,12 +172,28 @@ impl Watch {
         let (records, bytes) = held.fold((0, 0), |(records, bytes), (more, longer)| (records + more, bytes + longer));
         metrics.set_in_flight(records, bytes);
         metrics.set_paused(self.loops.iter().map(|watched| watched.health.paused()).sum());
+        metrics.set_braked(self.board.stopped().len());
         metrics.set_hanging(self.stalls.stalled(), self.loops.iter().map(|watched| watched.pulse.stuck()).sum());
         for (service, guard) in self.guards.iter().enumerate() {
             metrics.set_concurrency_limit(service, guard.places());
         }
         metrics.set_store_up(self.store.state() == StoreState::Up);
     }
+}
+
+/// Which partitions are stopped, and what to do.
+fn stopped(board: &Board) -> Option<String> {
+    let stopped = board.stopped();
+    let (partition, why) = stopped.first()?;
+    let others = match stopped.len() {
+        1 => String::new(),
+        all => format!(", and {} more", all - 1),
+    };
+    Some(format!(
+        "{partition} is stopped at {} ({}): too many of its records are bad{others}; see `fusebox partitions list`, and let it go on with `fusebox partitions release`",
+        why.at,
+        why.code.as_str()
+    ))
 }
 
 #[cfg(test)]

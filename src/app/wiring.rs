@@ -17,6 +17,7 @@ use crate::edge::clock::SystemClock;
 use crate::edge::http::HttpCaller;
 use crate::edge::kafka::orders::KafkaOrders;
 use crate::edge::kafka::{self, Ahead, ConsumerOptions, KafkaEdgeError, KafkaSubscription, Settled, session_timeout};
+use crate::event::dead_letter::Letterbox;
 use crate::event::{Incoming, Topic, UnixMillis, envelope};
 use crate::machine::disposition::Bounds;
 use crate::machine::fallback::Cache;
@@ -116,12 +117,21 @@ pub(super) fn stages(
     Arc::new(Stages {
         stages: config.pipeline.iter().map(stage).collect(),
         outcomes: config.topics.outcomes.clone(),
-        dead_letters: config.topics.dead_letters.clone(),
+        dead_letters: letterbox(config, ""),
         instance: instance.to_owned(),
         clock,
         chance,
         witness: Arc::clone(teller),
     })
+}
+
+/// Where the dead letters of a loop go; what is behind the group's name is its consumer's.
+fn letterbox(config: &Config, suffix: &str) -> Letterbox {
+    Letterbox {
+        topic: config.topics.dead_letters.clone(),
+        styles: config.dead_letters.styles.clone(),
+        group: format!("{}{suffix}", config.kafka.group),
+    }
 }
 
 fn fallback(fallback: &config::Fallback) -> Fallback {
@@ -170,6 +180,7 @@ pub(super) fn process_settings(config: &Config) -> process::Settings {
         hand_over_timeout: hand_over_timeout(config),
         max_ahead_bytes: MAX_BYTES,
         together: together(config),
+        brake: config.dead_letters.brake.clone(),
     }
 }
 
@@ -180,7 +191,7 @@ pub(super) fn drain_settings(config: &Config) -> drain::Settings {
         hand_over_timeout: hand_over_timeout(config),
         max_ahead_bytes: MAX_BYTES,
         together: together(config),
-        dead_letters: config.topics.dead_letters.clone(),
+        dead_letters: letterbox(config, ".retry"),
         deliveries: config.topics.deliveries.clone(),
     }
 }
@@ -280,6 +291,8 @@ pub(super) fn ordering(config: &Arc<Config>, book: &Arc<OrderBook>, log: &Arc<Ka
 
 async fn count(config: &Config, selection: Selection) -> Result<api::orders::Counted, KafkaEdgeError> {
     let calls = Arc::new(AtomicU64::new(0));
+    // An order is about these topics, and its rate is laid on their partitions.
+    let topics = topics_of(config, |service| selection.is_of(service));
     let counting = Arc::clone(&calls);
     // What is no call that was parked is nobody's to order about.
     let see = move |record: Incoming| {
@@ -287,13 +300,18 @@ async fn count(config: &Config, selection: Selection) -> Result<api::orders::Cou
             counting.fetch_add(1, Ordering::Relaxed);
         }
     };
-    let looked = kafka::look(&config.kafka, &retry_group(config), retry_topics(config), COUNT_WITHIN, see).await?;
+    let looked = kafka::look(&config.kafka, &retry_group(config), topics, COUNT_WITHIN, see).await?;
     Ok(api::orders::Counted { calls: calls.load(Ordering::Relaxed), all: looked.all, ends: looked.ends })
 }
 
 /// The topics that calls are parked on.
 pub(super) fn retry_topics(config: &Config) -> Vec<Topic> {
-    config.parking().map(|(_, retry)| retry.topic.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    topics_of(config, |_| true)
+}
+
+fn topics_of(config: &Config, has: impl Fn(&str) -> bool) -> Vec<Topic> {
+    let services = config.parking().filter(|(service, _)| has(&service.name));
+    services.map(|(_, retry)| retry.topic.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn options(

@@ -1,4 +1,6 @@
-//! `fusebox dead-letters list`: reads the dead-letter topic, with the config alone.
+//! `fusebox dead-letters list` and `redrive`: they read the dead-letter topic, with the config alone.
+
+mod redrive;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,9 +9,10 @@ use serde_json::json;
 
 use super::table::{cell, table};
 use super::{Common, Done, Failure, Output, ask, print};
-use crate::edge::kafka::{self, Start};
+use crate::edge::kafka::{self, KafkaEdgeError, Start};
 use crate::event::headers::name;
 use crate::event::{Incoming, UnixMillis};
+use crate::pipeline::redrive::{Selection, dead_lettered_at};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -34,29 +37,30 @@ enum Action {
         #[arg(long, value_name = "N")]
         last: Option<u64>,
     },
+    /// Sends dead letters back to where they came from, each once; ended early, it is gone on with by running it again
+    Redrive(redrive::Args),
 }
 
 /// How long Kafka may be silent before the topic's end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(common: &Common, args: Args) -> Done {
-    let Action::List { code, service, id, last } = args.action;
+    match args.action {
+        Action::List { code, service, id, last } => list(common, Selection { codes: code, services: service, ids: id, since: None }, last),
+        Action::Redrive(args) => redrive::run(common, args),
+    }
+}
+
+fn list(common: &Common, selection: Selection, last: Option<u64>) -> Done {
     let config = common.load()?.config;
     let start = last.map_or(Start::Beginning, Start::Last);
-    let keep = move |record: &Incoming| {
-        let among = |wanted: &[String], header: &str| {
-            wanted.is_empty() || record.headers.text(header).is_some_and(|value| wanted.iter().any(|wanted| wanted == value))
-        };
-        among(&code, name::ERROR_CODE) && among(&service, name::SERVICE) && among(&id, name::EVENT_ID)
-    };
+    let keep = move |letter: &Incoming| selection.takes(letter);
     let rows = ask(async {
         let mut letters = kafka::read(&config.kafka, &config.topics.dead_letters, start, PATIENCE, keep)
             .map_err(|error| Failure::Wrong(error.to_string()))?;
         let mut rows = Vec::new();
         while let Some(letter) = letters.recv().await {
-            let letter = letter.map_err(|error| {
-                if error.is_unreachable() { Failure::Unreachable(error.to_string()) } else { Failure::Failed(error.into()) }
-            })?;
+            let letter = letter.map_err(of_kafka)?;
             match common.output {
                 Output::Json => print(&format!("{}\n", as_json(&letter)))?,
                 Output::Table => rows.push(as_row(&letter)),
@@ -70,11 +74,15 @@ pub(super) fn run(common: &Common, args: Args) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What it means that Kafka did not do what it was asked to.
+fn of_kafka(error: KafkaEdgeError) -> Failure {
+    if error.is_unreachable() { Failure::Unreachable(error.to_string()) } else { Failure::Failed(error.into()) }
+}
+
 fn as_row(letter: &Incoming) -> [String; 6] {
     let text = |header| cell(&letter.headers.text(header).map_or(serde_json::Value::Null, Into::into));
-    let at = letter.headers.number(name::DEAD_LETTERED_AT).map(UnixMillis).or(letter.timestamp);
     [
-        at.map_or_else(|| "-".to_owned(), UnixMillis::to_rfc3339),
+        dead_lettered_at(letter).map_or_else(|| "-".to_owned(), UnixMillis::to_rfc3339),
         text(name::ERROR_CODE),
         text(name::SERVICE),
         format!("{}/{}@{}", text(name::ORIGIN_TOPIC), text(name::ORIGIN_PARTITION), text(name::ORIGIN_OFFSET)),

@@ -9,8 +9,11 @@ mod completions;
 mod config;
 mod dead_letters;
 mod dev;
+mod flags;
 mod migrate;
 mod orders;
+mod parked;
+mod partitions;
 mod publish;
 mod retry;
 mod run;
@@ -74,10 +77,12 @@ enum Command {
     Publish(publish::Args),
     /// Lists, shows and forces circuit breakers
     Breakers(breakers::Args),
-    /// Shows the backlog of parked calls
+    /// Shows the backlog of parked calls, and orders about it
     Retry(retry::Args),
-    /// Lists dead letters
+    /// Lists dead letters, and sends them back to where they came from
     DeadLetters(dead_letters::Args),
+    /// Lists partitions, and lets those go on that are stopped for their bad records
+    Partitions(partitions::Args),
     /// Says what breakers would have done with recorded calls
     Simulate(simulate::Args),
     /// Makes a token for the API
@@ -115,7 +120,7 @@ type Done = Result<ExitCode, Failure>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match flags::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are results; the rest is wrong usage, for which clap's own code is 2 as well.
@@ -133,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Breakers(args) => breakers::run(&common, args),
         Command::Retry(args) => retry::run(&common, args),
         Command::DeadLetters(args) => dead_letters::run(&common, args),
+        Command::Partitions(args) => partitions::run(&common, args),
         Command::Simulate(args) => simulate::run(&common, args),
         Command::Token(args) => token::run(&common, args),
         Command::Stub(args) => stub::run(args),

@@ -15,7 +15,7 @@ pub(super) enum Action {
         #[command(flatten)]
         how: How,
     },
-    /// Lets parked calls wait
+    /// Lets parked calls wait; none is due sooner by it
     Delay {
         #[command(flatten)]
         which: Which,
@@ -29,7 +29,7 @@ pub(super) enum Action {
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Gives parked calls up: they become dead letters, with the code `discarded`, from where they can be redriven
+    /// Gives parked calls up: they become dead letters, with the code `discarded`, to be brought back by `dead-letters redrive`
     Discard {
         #[command(flatten)]
         which: Which,
@@ -97,7 +97,7 @@ pub(super) struct How {
     /// Only says how many there are
     #[arg(long)]
     dry_run: bool,
-    /// At most so many a second on each instance
+    /// At most so many a second, all instances together
     #[arg(long, value_name = "N")]
     rate: Option<u32>,
     /// Why, for those who find it like this

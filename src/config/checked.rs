@@ -10,6 +10,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::event::Topic;
+use crate::event::foreign::Style;
+use crate::machine::brake;
 use crate::machine::breaker;
 use crate::machine::expression::{Condition, Template};
 use crate::machine::limit;
@@ -22,6 +24,8 @@ pub struct Config {
     pub kafka: Kafka,
     /// `[topics]`
     pub topics: Topics,
+    /// `[dead_letters]`
+    pub dead_letters: DeadLetters,
     /// `[redis]`; `None` when no `url` is given: breakers live in the process.
     pub redis: Option<Redis>,
     /// `[http]`
@@ -70,11 +74,24 @@ pub struct Topics {
     pub retention: Duration,
 }
 
+/// `[dead_letters]`
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    /// How often a letter may have been redriven before it stays.
+    pub max_redrives: u32,
+    /// Whose headers are added to Fusebox's own, each once.
+    pub styles: Vec<Style>,
+    /// When a partition whose records turn bad is stopped; `None`: none ever is.
+    pub brake: Option<brake::Settings>,
+}
+
 /// `[redis]`
 #[derive(Debug, Clone)]
 pub struct Redis {
     /// The URL, with its credentials if it has any (`password`, by file too, is put into it).
     pub url: SecretString,
+    /// What the sentinels themselves want; the servers' are in the URL.
+    pub sentinels: Option<Credentials>,
     /// What every key begins with.
     pub prefix: String,
     /// How long one command may take.
@@ -87,6 +104,15 @@ pub struct Redis {
     pub ca: Option<PathBuf>,
     /// A client certificate and its key for `rediss://` (PEM).
     pub identity: Option<Identity>,
+}
+
+/// A user and a password.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The user; `None`: the one that needs no name.
+    pub user: Option<String>,
+    /// The password.
+    pub password: SecretString,
 }
 
 /// A client certificate and its key, both PEM files.

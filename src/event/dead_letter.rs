@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use super::foreign::{self, About, Style};
 use super::headers::name;
-use super::{Headers, Incoming, Record, Source, Topic, UnixMillis};
+use super::{Headers, Incoming, Offset, Partition, Record, Source, Topic, UnixMillis};
 
 /// Why a record is a dead letter: a stable word for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +51,11 @@ impl Code {
         Self::Discarded,
     ];
 
+    /// The code of this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == word)
+    }
+
     /// The word.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -68,6 +74,24 @@ impl Code {
     }
 }
 
+/// Where dead letters go, and in whose words they are written beside our own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letterbox {
+    /// The topic.
+    pub topic: Topic,
+    /// Whose headers are added.
+    pub styles: Vec<Style>,
+    /// The group that reads what becomes a dead letter: what others call its consumer, or its connector.
+    pub group: String,
+}
+
+impl Letterbox {
+    /// With our own headers alone.
+    pub fn plain(topic: Topic) -> Self {
+        Self { topic, styles: Vec::new(), group: String::new() }
+    }
+}
+
 /// A dead letter in the making: the record it is made of, and what is said of it.
 #[derive(Debug, Clone)]
 pub struct DeadLetter<'a> {
@@ -81,35 +105,63 @@ pub struct DeadLetter<'a> {
 
 impl DeadLetter<'_> {
     /// The dead letter of a record that was read: its key, value, headers and timestamp untouched, ours added.
-    pub fn of(&self, record: &Incoming, topic: &Topic, now: UnixMillis) -> Record {
+    pub fn of(&self, record: &Incoming, letterbox: &Letterbox, now: UnixMillis) -> Record {
+        let timestamp = record.timestamp.filter(|at| at.0 > 0);
+        let mut headers = self.headers(record.headers.clone(), now);
+        self.foreign(&mut headers, letterbox, &record.source.topic, Some((record.source.partition, record.source.offset)), timestamp);
         Record {
-            topic: topic.clone(),
+            topic: letterbox.topic.clone(),
             key: record.key.clone(),
             value: record.value.clone(),
-            headers: self.headers(record.headers.clone(), now),
-            timestamp: record.timestamp.filter(|at| at.0 > 0).unwrap_or(now),
+            headers,
+            timestamp: timestamp.unwrap_or(now),
         }
     }
 
     /// The dead letter of a record that is too large to be carried along: like [`DeadLetter::of`], with an empty value.
-    pub fn of_too_large(&self, record: &Incoming, topic: &Topic, now: UnixMillis) -> Record {
-        Record { value: Some(Bytes::new()), ..self.of(record, topic, now) }
+    pub fn of_too_large(&self, record: &Incoming, letterbox: &Letterbox, now: UnixMillis) -> Record {
+        Record { value: Some(Bytes::new()), ..self.of(record, letterbox, now) }
     }
 
     /// The dead letter of a record that was never read: an envelope that would have been parked.
-    pub fn of_unsent(&self, record: Record, topic: &Topic, now: UnixMillis) -> Record {
-        Record { topic: topic.clone(), headers: self.headers(record.headers, now), ..record }
+    pub fn of_unsent(&self, record: Record, letterbox: &Letterbox, now: UnixMillis) -> Record {
+        let mut headers = self.headers(record.headers, now);
+        // A letter that is made anew was of a record that was read; anything else would have gone to its own topic.
+        let (topic, place) = if record.topic == letterbox.topic {
+            (&self.origin.topic, Some((self.origin.partition, self.origin.offset)))
+        } else {
+            (&record.topic, None)
+        };
+        self.foreign(&mut headers, letterbox, topic, place, Some(record.timestamp));
+        Record { topic: letterbox.topic.clone(), headers, ..record }
     }
 
     fn headers(&self, mut headers: Headers, now: UnixMillis) -> Headers {
+        // Redriven it is parked anew, at another place.
+        headers.remove(name::FIRST_PARKED_PARTITION);
+        headers.remove(name::FIRST_PARKED_OFFSET);
         headers.set(name::ERROR_CODE, self.code.as_str());
         headers.set(name::ERROR, self.error.as_ref().to_owned());
         headers.set(name::DEAD_LETTERED_AT, now.0.to_string());
         set_origin(&mut headers, self.origin);
-        if headers.get(name::REDRIVES).is_none() {
+        if headers.number::<u32>(name::REDRIVES).is_none() {
             headers.set(name::REDRIVES, "0");
         }
         headers
+    }
+
+    fn foreign(
+        &self,
+        headers: &mut Headers,
+        letterbox: &Letterbox,
+        topic: &Topic,
+        place: Option<(Partition, Offset)>,
+        timestamp: Option<UnixMillis>,
+    ) {
+        let about = About { code: self.code, error: &self.error, topic, place, timestamp, group: &letterbox.group };
+        for style in &letterbox.styles {
+            foreign::write(*style, &about, headers);
+        }
     }
 }
 
@@ -145,7 +197,6 @@ pub(super) fn set_origin(headers: &mut Headers, origin: &Source) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Offset, Partition};
 
     #[test]
     fn a_letter_that_is_too_large_ends_small_whatever_its_producer_sent() {
@@ -158,7 +209,7 @@ mod tests {
         let value = Some(Bytes::from(vec![b'v'; 1 << 20]));
         let record = Incoming { source: source.clone(), key, value, headers, timestamp: Some(UnixMillis(7)) };
         let letter = DeadLetter { code: Code::InvalidJson, error: "why".into(), origin: &source };
-        let mut smallest = letter.of(&record, &Topic::from("d"), UnixMillis(9));
+        let mut smallest = letter.of(&record, &Letterbox::plain(Topic::from("d")), UnixMillis(9));
         let mut steps = 0;
         while let Some(next) = smaller(smallest.clone()) {
             smallest = next;

@@ -109,11 +109,14 @@ pub fn decode(record: &Incoming, max_bytes: usize, now: UnixMillis) -> Result<Ev
     let camera_id = fields.camera_id()?;
     let id = match fields.id()? {
         Some(id) => id,
-        None => wrapped.event_id().unwrap_or_else(|| id_of(&record.source)),
+        None => wrapped.event_id().or_else(|| redriven(record, name::EVENT_ID)).unwrap_or_else(|| id_of(&record.source)),
     };
     let timestamp = match fields.timestamp()? {
         Some(_) => None,
-        None => Some(wrapped.time.or(record.timestamp.filter(|at| at.0 > 0)).unwrap_or(now)),
+        None => {
+            let first = || redriven(record, name::ORIGIN_TIMESTAMP).map(UnixMillis);
+            Some(wrapped.time.or_else(first).or(record.timestamp).filter(|at| at.0 > 0).unwrap_or(now))
+        }
     };
     fields.check()?;
     let json = fields.filled_in(&wrapped.data, text, id, timestamp, wrapped.event_type.as_deref());
@@ -125,8 +128,14 @@ pub fn decode(record: &Incoming, max_bytes: usize, now: UnixMillis) -> Result<Ev
     Ok(Event { source: record.source.clone(), id, camera_id: camera_id.into(), key, json, headers: record.headers.clone() })
 }
 
+/// What a redriven record says of the one that was read first: it keeps its identity, and its time.
+fn redriven<T: std::str::FromStr>(record: &Incoming, header: &str) -> Option<T> {
+    record.headers.number::<u32>(name::REDRIVES)?;
+    record.headers.number(header)
+}
+
 /// The id of an event that carries none: UUIDv5 in the OID namespace of `topic/partition/offset`.
-fn id_of(source: &Source) -> Uuid {
+pub(super) fn id_of(source: &Source) -> Uuid {
     let name = format!("{}/{}/{}", source.topic, source.partition, source.offset);
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
 }

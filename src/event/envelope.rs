@@ -155,6 +155,10 @@ pub fn park(topic: &Topic, call: &Call<'_>, parking: Parking, now: UnixMillis) -
     headers.set(name::SERVICE, call.service.to_owned());
     headers.set(name::EVENT_ID, call.event.id.to_string());
     set_origin(&mut headers, &call.event.source);
+    // How often it was redriven is a fact of the event: its calls' letters are bounded by it too.
+    if let Some(redrives) = call.event.headers.number::<u32>(name::REDRIVES) {
+        headers.set(name::REDRIVES, redrives.to_string());
+    }
     set_parking(&mut headers, parking);
     Record {
         topic: topic.clone(),
@@ -196,6 +200,8 @@ pub struct Parked {
     pub idempotency_key: Box<str>,
     /// What its headers say.
     pub parking: Parking,
+    /// Where on its topic it was parked first: its own place, unless it is a copy.
+    pub first: (Partition, Offset),
 }
 
 impl Parked {
@@ -203,6 +209,9 @@ impl Parked {
     pub fn again(&self, parking: Parking, now: UnixMillis) -> Record {
         let mut headers = self.record.headers.clone();
         set_parking(&mut headers, parking);
+        let (partition, offset) = self.first;
+        headers.set(name::FIRST_PARKED_PARTITION, partition.0.to_string());
+        headers.set(name::FIRST_PARKED_OFFSET, offset.0.to_string());
         Record {
             topic: self.record.source.topic.clone(),
             key: self.record.key.clone(),
@@ -238,7 +247,10 @@ pub fn read(record: Incoming, now: UnixMillis) -> Result<Parked, (Incoming, Unre
                 first_parked_at,
             };
             let origin = origin(headers).unwrap_or_else(|| record.source.clone());
-            Ok(Parked { service, event_id, camera_id, origin, body, idempotency_key, parking, record })
+            let first = headers.number(name::FIRST_PARKED_PARTITION).zip(headers.number(name::FIRST_PARKED_OFFSET));
+            let first =
+                first.map_or((record.source.partition, record.source.offset), |(partition, offset)| (Partition(partition), Offset(offset)));
+            Ok(Parked { service, event_id, camera_id, origin, body, idempotency_key, parking, first, record })
         }
     }
 }

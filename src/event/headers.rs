@@ -17,12 +17,18 @@ pub mod name {
     pub const NOT_BEFORE: &str = "fusebox-not-before";
     /// When the call was first parked (unix ms).
     pub const FIRST_PARKED_AT: &str = "fusebox-first-parked-at";
+    /// The partition of the retry topic on which the call was first parked; the first record itself does not say.
+    pub const FIRST_PARKED_PARTITION: &str = "fusebox-first-parked-partition";
+    /// The offset that it had there.
+    pub const FIRST_PARKED_OFFSET: &str = "fusebox-first-parked-offset";
     /// The topic of the event the call belongs to.
     pub const ORIGIN_TOPIC: &str = "fusebox-origin-topic";
     /// The partition of that event.
     pub const ORIGIN_PARTITION: &str = "fusebox-origin-partition";
     /// The offset of that event.
     pub const ORIGIN_OFFSET: &str = "fusebox-origin-offset";
+    /// The timestamp that a redriven event's record had when it was first read (unix ms).
+    pub const ORIGIN_TIMESTAMP: &str = "fusebox-origin-timestamp";
     /// The event's id.
     pub const EVENT_ID: &str = "fusebox-event-id";
     /// Why a record is a dead letter, as a stable word.
@@ -34,16 +40,19 @@ pub mod name {
     /// How often the record has been redriven from the dead letters.
     pub const REDRIVES: &str = "fusebox-redrives";
     /// All of the above.
-    pub const WRITTEN_HERE: [&str; 14] = [
+    pub const WRITTEN_HERE: [&str; 17] = [
         SERVICE,
         REASON,
         ATTEMPT,
         PARKS,
         NOT_BEFORE,
         FIRST_PARKED_AT,
+        FIRST_PARKED_PARTITION,
+        FIRST_PARKED_OFFSET,
         ORIGIN_TOPIC,
         ORIGIN_PARTITION,
         ORIGIN_OFFSET,
+        ORIGIN_TIMESTAMP,
         EVENT_ID,
         ERROR_CODE,
         ERROR,

@@ -10,10 +10,12 @@ pub mod decode;
 pub mod delivery;
 mod detection;
 pub mod envelope;
+pub mod foreign;
 pub mod headers;
 pub(crate) mod json;
 pub mod outcome;
 pub mod record;
+pub mod redrive;
 pub mod time;
 
 pub use coordinates::{Offset, Partition, Source, Topic, TopicPartition};

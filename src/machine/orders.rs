@@ -1,8 +1,12 @@
 //! What operators have ordered for parked calls, and which of it is in force for one of them.
 //!
-//! An order is about the calls that were parked when it was given: those before the ends that the retry topics had then. A copy that is parked
-//! again later is another record; a discard is about it all the same, for it says that the call is not to be made. Of several orders about one call
-//! the last one counts. Nothing is kept for each call: whoever reads a parked call, now or after a restart, asks here.
+//! An order is about the calls that were parked when it was given: those before the ends that the retry topics had then; no clock is asked. A copy that
+//! is parked again later is another record; a discard is about it all the same, for it says that the call is not to be made, and a copy says where the
+//! call was parked first. Of several orders about one call the last one counts. Nothing is kept for each call: whoever reads a parked call, now or after
+//! a restart, asks here.
+//!
+//! Fleets may share the topic of orders: what is of another consumer group is not heard, so it is neither carried out here nor forgotten for its
+//! owner.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::selection::Selection;
-use crate::event::UnixMillis;
 use crate::event::envelope::Parked;
+use crate::event::{Offset, Partition, TopicPartition, UnixMillis};
 
 /// What is to be done with a parked call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,12 +24,12 @@ use crate::event::envelope::Parked;
 pub enum Act {
     /// It is due now.
     Release,
-    /// It is not due before.
+    /// It is not due before, nor before its own time.
     Delay {
         /// When.
         until: UnixMillis,
     },
-    /// It is not made: it becomes a dead letter, from where it can be redriven.
+    /// It is not made: it becomes a dead letter, from where `fusebox dead-letters redrive` can bring it back.
     Discard,
 }
 
@@ -45,6 +49,8 @@ impl Act {
 pub struct Order {
     /// Its name.
     pub id: Uuid,
+    /// The fleet's consumer group.
+    pub group: String,
     /// What is to be done.
     #[serde(flatten)]
     pub act: Act,
@@ -58,7 +64,7 @@ pub struct Order {
     pub actor: String,
     /// Why.
     pub reason: String,
-    /// Calls a second, on each instance that drains; `None`: all at once.
+    /// Calls a second, in the whole fleet ([`super::pace`]); `None`: all at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<u32>,
     /// Calls that it was about, as counted when it was given.
@@ -74,10 +80,18 @@ impl Order {
     /// Whether it is about this call.
     pub fn has(&self, parked: &Parked) -> bool {
         let source = &parked.record.source;
-        let before = self.ends.get(source.topic.as_str()).and_then(|ends| ends.get(&source.partition.0));
-        let known_then = before.is_some_and(|end| source.offset.0 < *end)
-            || (self.act == Act::Discard && self.ends.contains_key(source.topic.as_str()) && parked.parking.first_parked_at < self.at);
+        let was_there = |(partition, offset): (Partition, Offset)| {
+            let ends = self.ends.get(source.topic.as_str());
+            ends.and_then(|ends| ends.get(&partition.0)).is_some_and(|end| offset.0 < *end)
+        };
+        let known_then = was_there((source.partition, source.offset)) || (self.act == Act::Discard && was_there(parked.first));
         self.cancelled_by.is_none() && known_then && self.selection.has(parked)
+    }
+
+    /// Of the partitions that it is about, how many are among these, and how many there are.
+    pub fn part<'a>(&self, owned: impl IntoIterator<Item = &'a TopicPartition>) -> (usize, usize) {
+        let has = |owned: &&TopicPartition| self.ends.get(owned.topic.as_str()).is_some_and(|ends| ends.contains_key(&owned.partition.0));
+        (owned.into_iter().filter(has).count(), self.ends.values().map(BTreeMap::len).sum())
     }
 }
 
@@ -99,11 +113,20 @@ pub struct Pause {
     pub until: Option<UnixMillis>,
 }
 
+impl Pause {
+    /// The end of whatever pause there is.
+    pub fn end(group: String, service: String, at: UnixMillis, actor: String) -> Self {
+        Self { group, service, at, actor, reason: String::new(), until: Some(UnixMillis(0)) }
+    }
+}
+
 /// How far an instance has come with an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// The order.
     pub order: Uuid,
+    /// The fleet's consumer group.
+    pub group: String,
     /// The instance.
     pub instance: String,
     /// Calls that it was carried out for there.
@@ -114,18 +137,11 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// An order, or its cancellation.
-    Order(Order),
+    Order(Box<Order>),
     /// An order is of no more use.
     Forgotten(Uuid),
-    /// A pause.
+    /// A pause, or its end.
     Pause(Pause),
-    /// A service's parked calls go on.
-    Resumed {
-        /// The fleet's consumer group.
-        group: String,
-        /// The service.
-        service: String,
-    },
     /// How far an instance has come.
     Progress(Progress),
     /// How far an instance had come with an order that is of no more use.
@@ -137,9 +153,36 @@ pub enum Change {
     },
 }
 
-/// Everything that is in force.
-#[derive(Debug, Clone, Default)]
+impl Change {
+    /// The fleet that it names, by its consumer group.
+    fn group(&self) -> Option<&str> {
+        match self {
+            Self::Order(order) => Some(&order.group),
+            Self::Pause(pause) => Some(&pause.group),
+            Self::Progress(progress) => Some(&progress.group),
+            // Ids are never given twice.
+            Self::Forgotten(_) | Self::ProgressForgotten { .. } => None,
+        }
+    }
+}
+
+impl From<Order> for Change {
+    fn from(order: Order) -> Self {
+        Self::Order(Box::new(order))
+    }
+}
+
+/// The most orders that may be in force: each is looked at for each parked call, and may have as many ids as a request takes.
+pub const MOST_IN_FORCE: usize = 256;
+
+/// The most orders that are kept after they were taken back.
+const MOST_CANCELLED: usize = 64;
+
+/// Everything that is in force in one fleet.
+#[derive(Debug, Clone)]
 pub struct Orders {
+    /// Whose orders are heard.
+    group: String,
     /// By when they were given, and by name.
     orders: BTreeMap<(UnixMillis, Uuid), Order>,
     pauses: BTreeMap<String, Pause>,
@@ -147,20 +190,39 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Takes note of a change.
+    /// Those of a fleet, by its consumer group. None.
+    pub fn of(group: &str) -> Self {
+        Self { group: group.to_owned(), orders: BTreeMap::new(), pauses: BTreeMap::new(), progress: BTreeMap::new() }
+    }
+
+    /// Takes note of a change of this fleet's. What is taken back stays so: a cancellation is heard at once where it is given, and the record from
+    /// before it may be read there later; likewise of a service's pauses and their ends the latest stands.
     pub fn hear(&mut self, change: Change) {
+        if change.group().is_some_and(|group| group != self.group) {
+            return;
+        }
         match change {
-            Change::Order(order) => drop(self.orders.insert((order.at, order.id), order)),
+            Change::Order(order) => {
+                let key = (order.at, order.id);
+                if self.orders.get(&key).is_none_or(|known| known.cancelled_by.is_none()) {
+                    self.orders.insert(key, *order);
+                }
+            }
             Change::Forgotten(id) => self.orders.retain(|(_, known), _| *known != id),
-            Change::Pause(pause) => drop(self.pauses.insert(pause.service.clone(), pause)),
-            Change::Resumed { service, .. } => drop(self.pauses.remove(&service)),
+            Change::Pause(pause) => {
+                if self.pauses.get(&pause.service).is_none_or(|known| known.at <= pause.at) {
+                    self.pauses.insert(pause.service.clone(), pause);
+                }
+            }
             Change::ProgressForgotten { order, instance } => {
                 if let Some(progress) = self.progress.get_mut(&order) {
                     progress.remove(&instance);
                 }
                 self.progress.retain(|_, progress| !progress.is_empty());
             }
-            Change::Progress(Progress { order, instance, done }) => drop(self.progress.entry(order).or_default().insert(instance, done)),
+            Change::Progress(Progress { order, instance, done, .. }) => {
+                self.progress.entry(order).or_default().insert(instance, done);
+            }
         }
     }
 
@@ -172,6 +234,11 @@ impl Orders {
     /// Whether an order stands: it is known, and not taken back.
     pub fn stands(&self, id: Uuid) -> bool {
         self.orders.values().any(|order| order.id == id && order.cancelled_by.is_none())
+    }
+
+    /// How many orders are in force.
+    pub fn in_force(&self) -> usize {
+        self.orders.values().filter(|order| order.cancelled_by.is_none()).count()
     }
 
     /// Orders, the last one first, and how many calls each was carried out for.
@@ -189,10 +256,25 @@ impl Orders {
         self.pauses.get(service).filter(|pause| pause.until.is_none_or(|until| until > now))
     }
 
-    /// What is of no more use: orders that can be about no call any more, for none is parked for longer than `longest`; and how far
-    /// instances have come with orders that are forgotten.
-    pub fn outlived(&self, longest: Duration, now: UnixMillis) -> Vec<Change> {
-        let outlived = self.orders.values().filter(|order| now.since(order.at) > longest).map(|order| Change::Forgotten(order.id));
+    /// The time to give an order, so that it counts before all that are known, whatever clocks they were given by.
+    pub fn next_order_at(&self, now: UnixMillis) -> UnixMillis {
+        self.orders.last_key_value().map_or(now, |((last, _), _)| now.max(UnixMillis(last.0.saturating_add(1))))
+    }
+
+    /// The time to give a pause, or its end, so that it is later than what it takes the place of, whatever clock that was given by.
+    pub fn next_pause_at(&self, service: &str, now: UnixMillis) -> UnixMillis {
+        self.pauses.get(service).map_or(now, |known| now.max(UnixMillis(known.at.0.saturating_add(1))))
+    }
+
+    /// What is of no more use: orders that can be about no call any more, for none is parked for longer than `longest`; the oldest of many that
+    /// were taken back; and how far instances have come with orders that are forgotten. Nothing, if this instance does not know how long calls are
+    /// parked.
+    pub fn outlived(&self, longest: Option<Duration>, now: UnixMillis) -> Vec<Change> {
+        let Some(longest) = longest else { return Vec::new() };
+        let (cancelled, in_force): (Vec<&Order>, Vec<&Order>) = self.orders.values().partition(|order| order.cancelled_by.is_some());
+        let (too_many, cancelled) = cancelled.split_at(cancelled.len().saturating_sub(MOST_CANCELLED));
+        let old = cancelled.iter().copied().chain(in_force).filter(|order| now.since(order.at) > longest);
+        let outlived = too_many.iter().copied().chain(old).map(|order| Change::Forgotten(order.id));
         let known: BTreeSet<Uuid> = self.orders.values().map(|order| order.id).collect();
         let idle = self.progress.iter().filter(|(order, _)| !known.contains(order));
         let told = idle.flat_map(|(order, progress)| {
@@ -209,6 +291,7 @@ mod tests {
     fn order(number: u128, at: i64) -> Order {
         Order {
             id: Uuid::from_u128(number),
+            group: "g".to_owned(),
             act: Act::Release,
             selection: Selection::default(),
             ends: BTreeMap::new(),
@@ -223,15 +306,13 @@ mod tests {
     }
 
     fn progress(number: u128, instance: &str, done: u64) -> Change {
-        Change::Progress(Progress { order: Uuid::from_u128(number), instance: instance.to_owned(), done })
+        Change::Progress(Progress { order: Uuid::from_u128(number), group: "g".to_owned(), instance: instance.to_owned(), done })
     }
 
     #[test]
     fn what_is_of_no_more_use_goes_with_all_that_was_told_of_it() {
-        let mut orders = Orders::default();
-        for change in
-            [Change::Order(order(1, 0)), Change::Order(order(2, 5_000)), progress(1, "a", 3), progress(1, "b", 4), progress(2, "a", 1)]
-        {
+        let mut orders = Orders::of("g");
+        for change in [order(1, 0).into(), order(2, 5_000).into(), progress(1, "a", 3), progress(1, "b", 4), progress(2, "a", 1)] {
             orders.hear(change);
         }
         assert_eq!(
@@ -242,7 +323,7 @@ mod tests {
         let mut gone = Vec::new();
         // One round forgets the order, the next what was told of it.
         for _ in 0..3 {
-            let outlived = orders.outlived(Duration::from_secs(4), UnixMillis(5_000));
+            let outlived = orders.outlived(Some(Duration::from_secs(4)), UnixMillis(5_000));
             gone.push(outlived.len());
             outlived.into_iter().for_each(|change| orders.hear(change));
         }
@@ -252,10 +333,50 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_back_stays_taken_back_whatever_is_heard_late() {
+        let mut orders = Orders::of("g");
+        let given = order(1, 0);
+        for change in [given.clone(), Order { cancelled_by: Some("bob".to_owned()), ..given.clone() }, given] {
+            orders.hear(change.into());
+        }
+        assert!(!orders.stands(Uuid::from_u128(1)));
+    }
+
+    #[test]
+    fn what_is_of_another_fleet_is_left_alone() {
+        let mut orders = Orders::of("another");
+        for change in [order(1, 0).into(), progress(1, "a", 3)] {
+            orders.hear(change);
+        }
+        assert_eq!(orders.list().count(), 0);
+        let forgotten = orders.outlived(Some(Duration::from_secs(1)), UnixMillis(1_000_000));
+        assert_eq!(forgotten, [], "its owner says how long it is of use");
+    }
+
+    #[test]
+    fn who_parks_nothing_forgets_nothing() {
+        let mut orders = Orders::of("g");
+        orders.hear(order(1, 0).into());
+        assert_eq!(orders.outlived(None, UnixMillis(1_000_000)), []);
+    }
+
+    #[test]
+    fn of_many_that_were_taken_back_the_oldest_are_forgotten() {
+        let mut orders = Orders::of("g");
+        for (number, at) in (0_u128..70).zip(0_i64..) {
+            let cancelled_by = (number != 1).then(|| "bob".to_owned());
+            orders.hear(Order { cancelled_by, ..order(number, at) }.into());
+        }
+        assert_eq!(orders.in_force(), 1);
+        let gone = orders.outlived(Some(Duration::from_secs(4)), UnixMillis(100));
+        assert_eq!(gone, [0, 2, 3, 4, 5].map(|number| Change::Forgotten(Uuid::from_u128(number))));
+    }
+
+    #[test]
     fn a_pause_ends_at_its_time() {
         let pause =
             |until| Pause { group: "g".into(), service: "s".into(), at: UnixMillis(0), actor: String::new(), reason: String::new(), until };
-        let mut orders = Orders::default();
+        let mut orders = Orders::of("g");
         orders.hear(Change::Pause(pause(Some(UnixMillis(10)))));
         assert!(
             orders.pause("s", UnixMillis(9)).is_some()
@@ -264,7 +385,16 @@ mod tests {
         );
         orders.hear(Change::Pause(pause(None)));
         assert!(orders.pause("s", UnixMillis(i64::MAX)).is_some());
-        orders.hear(Change::Resumed { group: "g".into(), service: "s".into() });
+        let at = orders.next_pause_at("s", UnixMillis(-5));
+        let end = Pause::end("g".into(), "s".into(), at, String::new());
+        orders.hear(Change::Pause(end.clone()));
+        assert!(orders.pause("s", UnixMillis(0)).is_none(), "though its clock is behind");
+        // What is read late does not count; what is given later does.
+        orders.hear(Change::Pause(pause(None)));
         assert!(orders.pause("s", UnixMillis(0)).is_none());
+        let at = orders.next_pause_at("s", UnixMillis(0));
+        orders.hear(Change::Pause(Pause { at, ..pause(None) }));
+        orders.hear(Change::Pause(end));
+        assert!(orders.pause("s", UnixMillis(0)).is_some());
     }
 }

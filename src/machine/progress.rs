@@ -81,6 +81,14 @@ impl Progress {
         offset >= self.first && self.last.is_some_and(|last| offset <= last) && self.unfinished.binary_search(&offset).is_err()
     }
 
+    /// How many offsets from there on are known to have finished, or to hold no record.
+    pub fn finished_from(&self, from: Offset) -> u64 {
+        let from = from.max(self.first);
+        let Some(last) = self.last.filter(|last| *last >= from) else { return 0 };
+        let unfinished = self.unfinished.len() - self.unfinished.partition_point(|offset| *offset < from);
+        (last.0.abs_diff(from.0) + 1).saturating_sub(unfinished as u64)
+    }
+
     /// The last offset that is known of.
     pub fn last(&self) -> Option<Offset> {
         self.last
@@ -102,6 +110,14 @@ impl Progress {
         }
         let (form, payload) = whole(next, unfinished, last, capacity).unwrap_or_else(|| cut_off(next, unfinished, last, capacity));
         format!("{VERSION}{form}{}", BASE64.encode(payload))
+    }
+
+    /// The text, if all of it fits: what cannot be told in part.
+    pub fn encode_whole(&self, next: Offset, max_bytes: usize) -> Option<String> {
+        let text = self.encode(next, max_bytes);
+        let read = Self::decode(next, &text).ok()?;
+        let told = self.last.filter(|last| *last >= next);
+        (read.last == told && read.unfinished.iter().eq(self.unfinished.iter().filter(|offset| **offset >= next))).then_some(text)
     }
 
     /// Reads the text beside a commit of `next`.

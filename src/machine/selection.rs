@@ -41,11 +41,16 @@ impl Selection {
         self.reasons.iter().map(String::as_str).filter(|reason| Reason::parse(reason).is_none()).collect()
     }
 
+    /// Whether calls of a service may be meant.
+    pub fn is_of(&self, service: &str) -> bool {
+        self.services.is_empty() || self.services.contains(service)
+    }
+
     /// Whether a call is meant.
     pub fn has(&self, parked: &Parked) -> bool {
         let among = |wanted: &BTreeSet<String>, word: &str| wanted.is_empty() || wanted.contains(word);
         let parking = &parked.parking;
-        among(&self.services, &parked.service)
+        self.is_of(&parked.service)
             && (self.event_ids.is_empty() || self.event_ids.contains(&parked.event_id))
             && among(&self.cameras, &parked.camera_id)
             && among(&self.reasons, parking.reason.as_str())

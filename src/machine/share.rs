@@ -41,6 +41,11 @@ impl Owned {
         self.partitions.remove(partition);
     }
 
+    /// These partitions.
+    pub fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.partitions.iter()
+    }
+
     /// The topics of these partitions.
     pub fn topics(&self) -> BTreeSet<Topic> {
         self.partitions.iter().map(|owned| owned.topic.clone()).collect()

@@ -38,16 +38,16 @@ use super::stages::{Leaving, Left, unreadable};
 use super::stop::{Ended, Stop};
 use super::timers::Alarm;
 use super::turns::Class;
-use crate::event::dead_letter::{Code, DeadLetter};
+use crate::event::dead_letter::{Code, DeadLetter, Letterbox};
 use crate::event::delivery::{self, Delivery};
 use crate::event::envelope::{self, Parked, Parking, Reason};
-use crate::event::{Incoming, Topic, TopicPartition, UnixMillis};
+use crate::event::{Incoming, Topic, UnixMillis};
 use crate::machine::breaker::StateName;
 use crate::machine::disposition::{Bounds, Drained, End, drained, overdue};
 use crate::machine::due_queue::DueQueue;
 use crate::machine::share::Owned;
 use crate::machine::time::Tick;
-use ordered::{Condemned, Ordered};
+use ordered::{Lane, Paced};
 
 /// When a breaker is asked again that refuses without saying until when, should no change be heard of.
 const UNHEARD: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ pub struct Settings {
     /// Records finish together, in transactions that begin at least so far apart; `None`: each by itself.
     pub together: Option<Duration>,
     /// Dead letters.
-    pub dead_letters: Topic,
+    pub dead_letters: Letterbox,
     /// Where it is said how each parked call ended.
     pub deliveries: Option<Topic>,
 }
@@ -185,8 +185,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     let queues = routes.into_iter().map(|route| Queue {
         route: Arc::new(route),
         waiting: DueQueue::new(),
-        condemned: DueQueue::new(),
-        paces: Vec::new(),
+        lanes: BTreeMap::new(),
         running: 0,
         places: 0,
         refused_until: None,
@@ -215,6 +214,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         running: Running::default(),
         hand_overs: HandOvers::default(),
         owned: Owned::default(),
+        paces: BTreeMap::new(),
     };
     let mut next_commit = clock.now().plus(commit_interval);
     let mut next_look = clock.now();
@@ -336,15 +336,15 @@ struct Drain<W: World> {
     running: Running<(usize, Stub), Ran>,
     hand_overs: HandOvers,
     owned: Owned,
+    /// Of each order that has a rate and calls here.
+    paces: BTreeMap<Uuid, Paced>,
 }
 
 struct Queue<W: World> {
     route: Arc<Route<W>>,
     waiting: DueQueue<Waiting>,
-    /// What is to become dead letters, by somebody's order.
-    condemned: DueQueue<Condemned>,
-    /// When the next call of each order that has a rate has its turn.
-    paces: Vec<(Uuid, Tick)>,
+    /// By their order, those that are due by it, or are to become dead letters.
+    lanes: BTreeMap<Uuid, Lane>,
     running: usize,
     /// How many of its calls may run here.
     places: usize,
@@ -357,8 +357,8 @@ struct Queue<W: World> {
 struct Waiting {
     begun: Begun,
     parked: Parked,
-    /// What was ordered for it.
-    ordered: Option<Ordered>,
+    /// The order that counts for it.
+    order: Option<Uuid>,
 }
 
 /// A parked call that was made, or refused.
@@ -409,7 +409,7 @@ impl<W: World> Drain<W> {
                 continue;
             };
             let due = self.due(index, &parked);
-            self.shelve(index, due, Waiting { begun, parked, ordered: None });
+            self.shelve(index, due, Waiting { begun, parked, order: None });
         }
     }
 
@@ -432,6 +432,7 @@ impl<W: World> Drain<W> {
                 queue.route.guard.share_drain(places);
             }
         }
+        self.share_paces();
     }
 
     /// Whether no more calls run than this instance has places for: it may have had more a moment ago.
@@ -449,7 +450,7 @@ impl<W: World> Drain<W> {
                 next.extend(until);
                 continue;
             }
-            while let Some(due) = self.queues[index].waiting.next_due() {
+            while let Some((due, lane)) = self.next_to_be_made(index) {
                 let queue = &self.queues[index];
                 let service = queue.route.service;
                 // While half-open one is out at a time: more would only be refused, for the permits are few.
@@ -469,15 +470,15 @@ impl<W: World> Drain<W> {
                     self.queues[index].refused_until = Some(ask_again_at(self.breakers.retry_at(service), now));
                     continue;
                 }
-                self.start(index, now);
+                self.start(index, lane, now);
             }
         }
         next
     }
 
-    fn start(&mut self, index: usize, now: Tick) {
+    fn start(&mut self, index: usize, lane: Option<Uuid>, now: Tick) {
         let queue = &mut self.queues[index];
-        let Some((due, mut waiting)) = queue.waiting.pop_due(now) else { return };
+        let Some((due, waiting)) = queue.pop_due(lane, now) else { return };
         if !self.finisher.is_current(&waiting.begun) {
             self.finisher.forget(&waiting.begun);
             return;
@@ -487,7 +488,9 @@ impl<W: World> Drain<W> {
             self.give_up(index, waiting, code, parking.attempt);
             return;
         }
-        self.told(&mut waiting);
+        if let Some(order) = lane {
+            self.take_slot(order, now);
+        }
         let queue = &mut self.queues[index];
         queue.running += 1;
         let route = Arc::clone(&queue.route);
@@ -520,7 +523,11 @@ impl<W: World> Drain<W> {
         let end = guarded
             .map_or(End::Failed { outcome: crate::machine::judgement::CallOutcome::Connect, retry_after: None }, |guarded| guarded.end);
         let bounds = queue.route.bounds;
-        match drained(end, parking.attempt, &bounds, self.chance.roll()) {
+        let ended = drained(end, parking.attempt, &bounds, self.chance.roll());
+        if !matches!(ended, Drained::Stay) {
+            self.tell_done(&waiting);
+        }
+        match ended {
             // It stays on its topic, for whoever has the partition next.
             Drained::Stay if going => self.finisher.forget(&waiting.begun),
             Drained::Stay => {
@@ -632,17 +639,18 @@ impl<W: World> Drain<W> {
         for index in 0..self.queues.len() {
             let queue = &mut self.queues[index];
             let max_age = queue.route.bounds.max_age;
-            let oldest = |queue: &Queue<W>| queue.waiting.iter().map(|waiting| waiting.parked.parking.first_parked_at).min();
+            let oldest =
+                |queue: &Queue<W>| queue.to_be_made().flat_map(DueQueue::iter).map(|waiting| waiting.parked.parking.first_parked_at).min();
             if oldest(queue).is_some_and(|oldest| wall.since(oldest) > max_age) {
-                for waiting in queue.waiting.remove(|waiting| wall.since(waiting.parked.parking.first_parked_at) > max_age) {
+                for waiting in queue.remove_to_be_made(|waiting| wall.since(waiting.parked.parking.first_parked_at) > max_age) {
                     let attempts = waiting.parked.parking.attempt;
                     self.give_up(index, waiting, Code::Expired, attempts);
                 }
             }
             let queue = &self.queues[index];
             let gauge = Gauge {
-                held: queue.waiting.len() + queue.condemned.len() + queue.running,
-                due: queue.waiting.due(now),
+                held: queue.waiting() + queue.running,
+                due: queue.to_be_made().map(|calls| calls.due(now)).sum(),
                 oldest: oldest(queue),
                 drained: queue.drained,
             };
@@ -658,17 +666,6 @@ impl<W: World> Drain<W> {
         for (index, stub) in self.running.cut_off(|(_, stub)| self.finisher.is_over(stub)) {
             self.finisher.drop_stub(&stub);
             self.queues[index].running -= 1;
-        }
-    }
-
-    fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
-        self.finisher.let_held_go(&leaves);
-        for queue in &mut self.queues {
-            let gone = |waiting: &Waiting| leaves(&waiting.begun.record.source.topic_partition());
-            let condemned = queue.condemned.remove(|condemned| gone(&condemned.waiting));
-            for waiting in queue.waiting.remove(gone).into_iter().chain(condemned.into_iter().map(|condemned| condemned.waiting)) {
-                self.finisher.forget(&waiting.begun);
-            }
         }
     }
 

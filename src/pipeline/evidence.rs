@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breakers::Breakers;
-use super::keeper::{StoreHealth, StoreState};
+use super::keeper::StoreHealth;
 use super::ports::{Clock, EvidenceStore, Telling, World};
 
 /// How long news waits for more of it.
@@ -109,13 +109,10 @@ impl<W: World, S: EvidenceStore> Teller<'_, W, S> {
 
     /// Tells of those services of which there is something to tell, and hears what the others say of them.
     async fn tell(&mut self, services: &[usize]) {
-        // Who is away is asked by the keeper alone. What is not told now is found by the next look.
-        if self.health.state() != StoreState::Up {
-            return;
-        }
         let (now, pace) = (self.clock.now(), self.pace());
         let (mut told, mut tellings) = (Vec::new(), Vec::new());
-        for &service in services {
+        // Who is away is asked by the keeper alone. What is not told now is found by the next look.
+        for &service in services.iter().filter(|service| self.health.serves(**service)) {
             let Some((testimony, of_use)) = self.breakers.testimony(service, now) else { continue };
             let Some((said, lasts)) = pace.due(self.said[service].as_ref(), testimony, of_use, now) else { continue };
             tellings.push(Telling { service: self.names[service].clone(), testimony: said.testimony.clone(), lasts });
@@ -124,8 +121,9 @@ impl<W: World, S: EvidenceStore> Teller<'_, W, S> {
         if tellings.is_empty() {
             return;
         }
-        let Ok(answers) = self.store.tell(&tellings).await else { return };
+        let answers = self.store.tell(&tellings).await;
         for (((service, said), telling), others) in told.into_iter().zip(tellings).zip(answers) {
+            let Ok(others) = others else { continue };
             self.breakers.hear(service, said.testimony.generation, &others, !telling.lasts.is_zero());
             self.said[service] = Some(said);
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::brakes::{Release, Stopped};
 use super::tuning::Tuning;
 use crate::event::dead_letter::Code;
 use crate::event::envelope::Reason;
@@ -127,6 +128,15 @@ pub enum Fact<'a> {
         /// Without warning: another instance has them already.
         lost: bool,
     },
+    /// A partition was stopped: too many of its records are bad.
+    Stopped {
+        /// Which.
+        partition: &'a TopicPartition,
+        /// Why and where.
+        stopped: &'a Stopped,
+    },
+    /// A stopped partition goes on.
+    Released(&'a Release),
     /// An expression could not be evaluated over an event.
     ExpressionFailed {
         /// Of which service's stage.

@@ -96,6 +96,9 @@ pub(crate) struct MemoryStore {
 #[derive(Default)]
 struct Stored {
     away: bool,
+    /// How many nodes it has besides the first, and which of them is away.
+    more_nodes: usize,
+    node_away: Option<usize>,
     read_only: bool,
     snapshots: BTreeMap<String, Snapshot>,
     tunings: BTreeMap<String, Tuning>,
@@ -134,6 +137,22 @@ impl MemoryStore {
         self.state.lock().expect("unpoisoned").away = away;
     }
 
+    /// Has it so many nodes.
+    pub(crate) fn set_nodes(&self, nodes: usize) {
+        self.state.lock().expect("unpoisoned").more_nodes = nodes - 1;
+    }
+
+    /// Takes one of its nodes away.
+    pub(crate) fn set_node_away(&self, node: Option<usize>) {
+        self.state.lock().expect("unpoisoned").node_away = node;
+    }
+
+    /// What comes of asking for a service, as far as its node decides.
+    fn node_answers(&self, service: &str) -> Result<(), StoreError> {
+        let away = self.state.lock().expect("unpoisoned").node_away;
+        if away == Some(self.node(service)) { Err(StoreError("a node is away".to_owned())) } else { Ok(()) }
+    }
+
     /// Has it answer questions, and take nothing.
     pub(crate) fn set_read_only(&self, read_only: bool) {
         self.state.lock().expect("unpoisoned").read_only = read_only;
@@ -146,6 +165,11 @@ impl MemoryStore {
 
     pub(crate) fn snapshot(&self, service: &str) -> Option<Snapshot> {
         self.state.lock().expect("unpoisoned").snapshots.get(service).cloned()
+    }
+
+    /// Stores a state of which nobody hears.
+    pub(crate) fn put_untold(&self, service: &str, snapshot: &Snapshot) {
+        self.state.lock().expect("unpoisoned").snapshots.insert(service.to_owned(), snapshot.clone());
     }
 
     pub(crate) fn history(&self) -> Vec<Transition> {
@@ -180,6 +204,14 @@ impl MemoryStore {
     fn tell<T>(&self, order: impl FnOnce(&mut Stored) -> T) -> Result<T, StoreError> {
         let read_only = self.state.lock().expect("unpoisoned").read_only;
         if read_only { Err(StoreError("read only".to_owned())) } else { self.ask(order) }
+    }
+}
+
+/// What came of asking for so many, of each.
+fn each<T>(all: Result<Vec<T>, StoreError>, count: usize) -> Vec<Result<T, StoreError>> {
+    match all {
+        Ok(all) => all.into_iter().map(Ok).collect(),
+        Err(error) => (0..count).map(|_| Err(error.clone())).collect(),
     }
 }
 
@@ -252,10 +284,10 @@ impl LeaseStore for Seat {
 
 impl EvidenceStore for Seat {
     #[expect(clippy::disallowed_methods, reason = "it is tokio's paused time that is read, and no clock")]
-    async fn tell(&self, tellings: &[Telling]) -> Result<Vec<Vec<Told>>, StoreError> {
+    async fn tell(&self, tellings: &[Telling]) -> Vec<Result<Vec<Told>, StoreError>> {
         let now = Instant::now();
         let holder = self.holder;
-        self.store.ask(|state| {
+        let told = self.store.ask(|state| {
             state.questions += tellings.len();
             state.said.retain(|said| said.until > now);
             let tell = |Telling { service, testimony, lasts }: &Telling| {
@@ -268,26 +300,36 @@ impl EvidenceStore for Seat {
                 }
                 others
             };
-            tellings.iter().map(tell).collect()
-        })
+            tellings.iter().map(tell).collect::<Vec<_>>()
+        });
+        each(told, tellings.len())
     }
 }
 
 impl Store for MemoryStore {
-    async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
+    async fn load(&self, services: &[String]) -> Vec<Result<Kept, StoreError>> {
         let delay = self.state.lock().expect("unpoisoned").delay;
-        let loaded = self.ask(|state| {
+        let loaded: Result<Vec<_>, _> = self.ask(|state| {
             let kept = |service| Kept { state: state.snapshots.get(service).cloned(), tuning: state.tunings.get(service).cloned() };
             state.loads.push(services.len());
             services.iter().map(kept).collect()
         });
+        let each = each(loaded, services.len()).into_iter().zip(services);
+        let loaded = each.map(|(kept, service)| self.node_answers(service).and(kept)).collect();
         tokio::time::sleep(delay).await;
         // The store keeps the sender.
         let _ = self.loads.subscribe().wait_for(|go| *go).await;
         loaded
     }
 
+    /// By the number that its name ends in.
+    fn node(&self, service: &str) -> usize {
+        let number = service.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        number % (self.state.lock().expect("unpoisoned").more_nodes + 1)
+    }
+
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
+        self.node_answers(service)?;
         let saved = self.tell(|state| match state.snapshots.get(service) {
             Some(stored) if stored.generation >= snapshot.generation => Saved::Superseded(stored.clone()),
             _ => {

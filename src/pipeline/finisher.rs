@@ -10,6 +10,8 @@
 //! is held. When a partition's life ends, what of it has not reached Kafka's client is dropped: its next owner runs it.
 
 mod batches;
+mod instead;
+mod taking;
 #[cfg(test)]
 mod tests;
 
@@ -20,14 +22,15 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use self::batches::{Batches, Item};
+use self::instead::in_place_of;
 use super::facts::Fact;
 use super::holds::Holds;
-use super::ledger::{Ledger, Life};
+use super::ledger::{Ledger, Life, NotBegun};
 use super::outbox::{Acked, Moment, Outbox};
-use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Subscription, Witness, World};
+use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Witness, World};
 use super::stages::{Leaving, Left};
-use crate::event::dead_letter::{self, Code, DeadLetter};
-use crate::event::{Incoming, Record, Source, Topic, TopicPartition, UnixMillis};
+use crate::event::dead_letter::Letterbox;
+use crate::event::{Incoming, Record, Source, TopicPartition};
 use crate::machine::time::Tick;
 
 /// A record that was begun: what must come back to finish it or let it go.
@@ -58,6 +61,8 @@ pub struct Stub {
 pub struct Finisher<W: World, T> {
     ledger: Ledger,
     holds: Holds,
+    /// Records that were not run because they had finished in earlier lives, for a loop that wants to know.
+    skipped: Option<Vec<Source>>,
     /// Lives have ended since the loop last looked.
     ended: bool,
     outbox: Outbox<W::Publisher, Owner>,
@@ -67,7 +72,7 @@ pub struct Finisher<W: World, T> {
     /// Where records are finished together; `None`: each by itself.
     batches: Option<Batches<T>>,
     budget: Arc<Budget>,
-    dead_letters: Topic,
+    dead_letters: Letterbox,
     clock: W::Clock,
     chance: W::Chance,
     witness: Arc<W::Witness>,
@@ -101,7 +106,7 @@ impl<W: World, T> Finisher<W, T> {
         publisher: W::Publisher,
         max_ahead_bytes: usize,
         budget: Arc<Budget>,
-        dead_letters: Topic,
+        dead_letters: Letterbox,
         clock: W::Clock,
         chance: W::Chance,
         witness: Arc<W::Witness>,
@@ -109,6 +114,7 @@ impl<W: World, T> Finisher<W, T> {
         Self {
             ledger: Ledger::new(max_ahead_bytes),
             holds: Holds::default(),
+            skipped: None,
             ended: false,
             outbox: Outbox::new(publisher),
             finishing: HashMap::default(),
@@ -128,73 +134,36 @@ impl<W: World, T> Finisher<W, T> {
         Self { batches: interval.map(Batches::new), ..self }
     }
 
+    /// Remembers which records are not run because they had finished in earlier lives.
+    pub fn telling_skipped(self, wanted: bool) -> Self {
+        Self { skipped: wanted.then(Vec::new), ..self }
+    }
+
     /// Partitions came.
     pub fn assign(&mut self, assignments: Vec<Assignment>) {
         let partitions: Vec<TopicPartition> = assignments.iter().map(|assignment| assignment.partition.clone()).collect();
-        // One that is held already has a new life: the old one's end was not told.
-        self.let_held_go(|partition| partitions.contains(partition));
-        self.ledger.assign(assignments);
+        self.begin_anew(assignments);
         self.witness.tell(Fact::Assigned { partitions: &partitions });
+    }
+
+    /// Partitions that were ours all the while begin new lives.
+    pub fn begin_anew(&mut self, assignments: Vec<Assignment>) {
+        // One that is held already has a new life: the old one's end was not told.
+        self.let_held_go(|partition| assignments.iter().any(|came| came.partition == *partition));
+        self.ledger.assign(assignments);
         self.end_lives();
-    }
-
-    /// Records were read. Gives those that are to be run now; some wait ([`Finisher::let_in`]), some are not to be run at all.
-    pub fn take(&mut self, records: Vec<Incoming>) -> Vec<Begun> {
-        let mut begun = Vec::with_capacity(records.len());
-        for record in records {
-            if (!self.holds.is_empty() && self.holds.has(&record.source.topic_partition())) || !self.ledger.has_room(&record.source) {
-                self.holds.push(record);
-            } else {
-                begun.extend(self.begin(record));
-            }
-        }
-        begun
-    }
-
-    /// Records were read that are left to whoever has their partition next.
-    pub fn leave(&self, records: &[Incoming]) {
-        for record in records {
-            self.budget.give(record.size());
-        }
-    }
-
-    /// Gives the records that have waited and are to be run now. A partition is let go when none of it waits and there is room for more
-    /// than a few: pausing throws away what was fetched.
-    pub fn let_in(&mut self) -> Vec<Begun> {
-        let mut begun = Vec::new();
-        for partition in self.holds.partitions() {
-            while self.holds.first(&partition).is_some_and(|record| self.ledger.has_room(&record.source)) {
-                let record = self.holds.pop(&partition);
-                begun.extend(record.and_then(|record| self.begin(record)));
-            }
-            if self.holds.first(&partition).is_none() && self.ledger.is_roomy(&partition) {
-                self.holds.end(&partition);
-            }
-        }
-        begun
-    }
-
-    /// Lets go the records that wait, and the holds of their partitions.
-    pub fn let_held_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
-        for partition in self.holds.partitions().iter().filter(|partition| leaves(partition)) {
-            for record in self.holds.end(partition) {
-                self.budget.give(record.size());
-            }
-        }
-    }
-
-    /// Tells the consumer which partitions are held and which no longer are.
-    pub fn tell_holds(&mut self, subscription: &impl Subscription) {
-        self.holds.tell(subscription);
     }
 
     /// `None` if the record must not be run: its partition is not ours, or it was read, or has finished, before.
     fn begin(&mut self, record: Incoming) -> Option<Begun> {
         let size = record.size();
         match self.ledger.begin(&record.source) {
-            Some(life) => Some(Begun { record, life, size }),
-            None => {
+            Ok(life) => Some(Begun { record, life, size }),
+            Err(why) => {
                 self.budget.give(size);
+                if let (NotBegun::Finished, Some(skipped)) = (why, &mut self.skipped) {
+                    skipped.push(record.source);
+                }
                 None
             }
         }
@@ -412,32 +381,6 @@ impl<W: World, T> Finisher<W, T> {
     pub fn is_empty(&self) -> bool {
         self.finishing.is_empty() && self.batches.as_ref().is_none_or(Batches::is_empty)
     }
-}
-
-/// What is published in place of a piece of what `read` leaves behind, which its topic does not take for its size. `None`: nothing is left to
-/// leave out, and only the topic's settings can help, so it is to be tried again, slowly.
-fn in_place_of(record: &Record, what: &Left, read: &Incoming, dead_letters: &Topic, now: UnixMillis) -> Option<(Record, Left)> {
-    let size = record.value.as_ref().map_or(0, bytes::Bytes::len);
-    let (topic, source) = (&record.topic, &read.source);
-    let too_large = |what: &str| format!("the {what} has {size} bytes, which is more than `{topic}` takes (max.message.bytes)");
-    Some(match what {
-        Left::DeadLetter { code, error } => {
-            let smaller = dead_letter::smaller(record.clone())?;
-            let said = format!("{error} [its letter was larger than `{topic}` takes, and is not whole]");
-            let letter = DeadLetter { code: *code, error: (&said).into(), origin: source };
-            (letter.of_unsent(smaller, dead_letters, now), what.clone())
-        }
-        Left::Outcome => {
-            let error = too_large("outcome");
-            let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
-            (letter.of(read, dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
-        }
-        Left::Parked { .. } | Left::Delivery => {
-            let error = too_large("parked call");
-            let letter = DeadLetter { code: Code::TooLarge, error: (&error).into(), origin: source };
-            (letter.of_unsent(record.clone(), dead_letters, now), Left::DeadLetter { code: Code::TooLarge, error })
-        }
-    })
 }
 
 fn tell(witness: &impl Witness, what: &Left, source: &Source) {

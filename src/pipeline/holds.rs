@@ -1,11 +1,11 @@
 //! Partitions that are held: what has finished of them could no longer all be said beside their commits if one more record began
 //! ([`Watermark::after`](crate::machine::watermark::Watermark::after)). So their further records wait here, in order, without having begun,
-//! and their consumer is asked to read no more of them.
+//! and their consumer is asked to read no more of them. One that is [stopped](super::brakes) is held too, and nothing of it waits.
 //!
 //! Guarantees: a hold that was asked for is taken back when it ends, however it ends; what waits is given back in the order in which it
 //! came. When it ends is the [`Finisher`](super::finisher::Finisher)'s affair.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::ports::Subscription;
 use crate::event::{Incoming, TopicPartition};
@@ -14,22 +14,25 @@ use crate::event::{Incoming, TopicPartition};
 #[derive(Debug, Default)]
 pub struct Holds {
     waiting: BTreeMap<TopicPartition, VecDeque<Incoming>>,
-    /// Partitions that are held, or no longer, since the consumer was told.
-    untold: BTreeMap<TopicPartition, bool>,
+    stopped: BTreeSet<TopicPartition>,
+    /// What the consumer was told to hold.
+    told: BTreeSet<TopicPartition>,
+    /// Whether that may have changed.
+    changed: bool,
 }
 
 impl Holds {
-    /// Whether no partition is held.
+    /// Whether nothing waits of any partition.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Whether a partition is held.
+    /// Whether a partition is held for want of room.
     pub fn has(&self, partition: &TopicPartition) -> bool {
         self.waiting.contains_key(partition)
     }
 
-    /// The partitions that are held, in order.
+    /// The partitions that are held for want of room, in order.
     pub fn partitions(&self) -> Vec<TopicPartition> {
         self.waiting.keys().cloned().collect()
     }
@@ -37,9 +40,7 @@ impl Holds {
     /// A record waits, behind those of its partition that wait already. Its partition is held from now on.
     pub fn push(&mut self, record: Incoming) {
         let partition = record.source.topic_partition();
-        if !self.has(&partition) {
-            self.untold.insert(partition.clone(), true);
-        }
+        self.changed = true;
         self.waiting.entry(partition).or_default().push_back(record);
     }
 
@@ -55,19 +56,35 @@ impl Holds {
 
     /// Ends a hold. Gives the records that still waited.
     pub fn end(&mut self, partition: &TopicPartition) -> VecDeque<Incoming> {
-        let Some(waiting) = self.waiting.remove(partition) else { return VecDeque::new() };
-        self.untold.insert(partition.clone(), false);
-        waiting
+        self.changed = true;
+        self.waiting.remove(partition).unwrap_or_default()
+    }
+
+    /// A partition is stopped: it is held until it goes on. Gives the records that still waited.
+    pub fn stop(&mut self, partition: &TopicPartition) -> VecDeque<Incoming> {
+        self.stopped.insert(partition.clone());
+        self.end(partition)
+    }
+
+    /// Partitions are stopped no longer.
+    pub fn go_on(&mut self, goes: impl Fn(&TopicPartition) -> bool) {
+        let before = self.stopped.len();
+        self.stopped.retain(|partition| !goes(partition));
+        self.changed |= self.stopped.len() < before;
     }
 
     /// Tells the consumer what has changed.
     pub fn tell(&mut self, subscription: &impl Subscription) {
-        for (partition, held) in std::mem::take(&mut self.untold) {
-            if held {
-                subscription.hold(&partition);
-            } else {
-                subscription.let_go(&partition);
-            }
+        if !std::mem::take(&mut self.changed) {
+            return;
         }
+        let held: BTreeSet<_> = self.waiting.keys().chain(&self.stopped).cloned().collect();
+        for partition in held.difference(&self.told) {
+            subscription.hold(partition);
+        }
+        for partition in self.told.difference(&held) {
+            subscription.let_go(partition);
+        }
+        self.told = held;
     }
 }

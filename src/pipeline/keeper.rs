@@ -8,13 +8,18 @@
 //! Whatever the number of services: a poll compares 256 of them, in turn, by one question; all of them, question after question, at the start, when
 //! the subscription stands anew, when the store is back, and when a poll finds what nobody had told. Between two questions, each
 //! with the store's own time limit, what is decided here is stored and what is heard taken up. Changes go out 64 at a time.
+//!
+//! A store may have several nodes, each with some of the services ([`Store::node`]). One that does not answer, or takes nothing, holds up its own
+//! services alone: what is decided of them waits for the next poll, which asks it again, and all others are stored and compared as ever. The store is
+//! up while every node is.
 
 mod health;
 mod rounds;
+mod unsaved;
 
 pub use health::{StoreHealth, StoreState};
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,13 +28,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
-use super::breakers::{self, Announcement, Breakers};
+use super::breakers::{Announcement, Breakers};
 use super::facts::Fact;
 use super::ports::{Clock, Heard, Kept, Saved, SavedTuning, Store, StoreError, Witness, World};
 use super::tuning::{Chosen, Tuning};
 use crate::machine::breaker::{Cause, Generation, Held, Snapshot};
 use crate::machine::time::Tick;
 use rounds::Rounds;
+use unsaved::{SAVED_AT_ONCE, Unsaved};
 
 /// Leaves states that have run out, when they have: without calls nobody would ask, and the drain would not wake.
 pub async fn run_timers<W: World>(breakers: Arc<Breakers<W>>, clock: W::Clock) {
@@ -45,11 +51,16 @@ pub async fn run_timers<W: World>(breakers: Arc<Breakers<W>>, clock: W::Clock) {
     }
 }
 
-/// Changes that wait for the store's return, at most: older ones are left out of its history, never out of its state.
-const KEPT: usize = 256;
-
-/// States stored side by side: enough for the way to the store to count little, few enough for each to be answered long before its time limit.
-const SAVED_AT_ONCE: usize = 64;
+/// What came of asking a service's node, since it was last to be asked anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Answers {
+    /// It has not failed.
+    Well,
+    /// It did not take what there was to store. It may still be read.
+    TakesNothing,
+    /// It could not be read.
+    Silent,
+}
 
 /// What cannot be read cannot be written either.
 fn can_be_written(tuning: &Tuning) -> bool {
@@ -69,8 +80,9 @@ pub struct Keeper<W: World, S> {
     /// The services by their names: one instance may hear of all of them within a second.
     services: HashMap<String, usize>,
     rounds: Rounds,
-    /// Changes that are decided and not stored, in order.
-    unsaved: VecDeque<Announcement>,
+    /// By service. All is asked anew with each poll.
+    answers: Vec<Answers>,
+    unsaved: Unsaved,
 }
 
 impl<W: World, S: Store> Keeper<W, S> {
@@ -83,8 +95,8 @@ impl<W: World, S: Store> Keeper<W, S> {
         clock: W::Clock,
         witness: Arc<W::Witness>,
     ) -> (Self, Arc<StoreHealth>) {
-        let health = Arc::new(StoreHealth::unasked());
         let names: Vec<String> = breakers.names().map(str::to_owned).collect();
+        let health = Arc::new(StoreHealth::unasked(names.len()));
         let keeper = Self {
             breakers,
             store,
@@ -95,15 +107,17 @@ impl<W: World, S: Store> Keeper<W, S> {
             health: Arc::clone(&health),
             services: names.iter().cloned().zip(0..).collect(),
             rounds: Rounds::new(names.len()),
+            answers: vec![Answers::Well; names.len()],
             names,
-            unsaved: VecDeque::new(),
+            unsaved: Unsaved::default(),
         };
         (keeper, health)
     }
 
-    /// Takes up what is stored, before the first call. The first question without an answer is the last: the breakers that it was of, and those
+    /// Takes up what is stored, before the first call. A node's first question without an answer is its last: the breakers that it was of, and those
     /// after them, begin closed, and are reconciled later.
     pub async fn restore(&mut self) {
+        self.ask_anew();
         self.rounds.all();
         loop {
             self.reconcile(Cause::Restored).await;
@@ -114,7 +128,7 @@ impl<W: World, S: Store> Keeper<W, S> {
     }
 
     /// Runs until `ending` does. What was decided by then is still stored, as far as the store answers: each save may take its timeout,
-    /// and the first that fails is the last.
+    /// and a node's first that fails is its last.
     pub async fn run(mut self, ending: impl Future<Output = ()>) {
         let mut ending = pin!(ending);
         let mut heard = self.store.watch();
@@ -126,14 +140,16 @@ impl<W: World, S: Store> Keeper<W, S> {
             tokio::select! {
                 biased;
                 () = &mut ending => {
-                    if self.catch_up().await {
-                        self.save_tunings().await;
-                    }
+                    self.catch_up().await;
+                    self.save_tunings().await;
                     return;
                 }
                 announcement = self.announcements.recv() => match announcement {
                     None => return,
-                    Some(announcement) => self.save(announcement).await,
+                    Some(announcement) => {
+                        self.take(announcement);
+                        self.catch_up().await;
+                    }
                 },
                 news = heard.recv(), if watching => match news {
                     Some(Heard::Changed { service, snapshot }) => self.hear(&service, &snapshot).await,
@@ -142,11 +158,15 @@ impl<W: World, S: Store> Keeper<W, S> {
                             self.breakers.take_up(*service, &tuning);
                         }
                     }
-                    Some(Heard::Connected) => self.rounds.all(),
+                    Some(Heard::Connected) => {
+                        self.ask_anew();
+                        self.rounds.all();
+                    }
                     None => watching = false,
                 },
                 () = self.clock.sleep_until(next) => {
                     if !self.rounds.is_due() {
+                        self.ask_anew();
                         self.rounds.poll();
                     }
                     self.reconcile(Cause::Adopted).await;
@@ -156,73 +176,53 @@ impl<W: World, S: Store> Keeper<W, S> {
         }
     }
 
-    async fn save(&mut self, announcement: Announcement) {
-        if self.health.state() == StoreState::Up {
-            self.unsaved.push_back(announcement);
-            self.catch_up().await;
-            return;
+    /// Every node is asked anew.
+    fn ask_anew(&mut self) {
+        self.answers.fill(Answers::Well);
+        self.unsaved.retry();
+    }
+
+    /// A node that is away is asked by the poll alone: each try may take its whole timeout.
+    fn take(&mut self, announcement: Announcement) {
+        if self.answers[announcement.service] == Answers::Well {
+            self.unsaved.push(announcement);
+        } else {
+            self.unsaved.keep(announcement);
         }
-        // A store that is away is asked by the poll alone: each try may take its whole timeout.
-        self.keep(announcement);
     }
 
-    /// Keeps a change for the store's return.
-    fn keep(&mut self, announcement: Announcement) {
-        breakers::keep(&mut self.unsaved, announcement, KEPT, |one| one.transition.alone);
-    }
-
-    /// Stores everything that was decided so far, each breaker's changes in order. False if the store did not answer.
-    async fn catch_up(&mut self) -> bool {
+    /// Stores everything that was decided so far, each breaker's changes in order, but for those whose nodes are away.
+    async fn catch_up(&mut self) {
         loop {
-            while self.unsaved.len() < SAVED_AT_ONCE
+            while self.unsaved.has_room()
                 && let Ok(announcement) = self.announcements.try_recv()
             {
-                self.unsaved.push_back(announcement);
+                self.take(announcement);
             }
-            let batch = self.next_batch();
+            let batch = self.unsaved.next_batch();
             if batch.is_empty() {
-                return true;
+                return;
             }
-            if !self.save_batch(batch).await {
-                self.rounds.failed();
-                self.gather();
-                return false;
-            }
-        }
-    }
-
-    /// Keeps all that was decided so far.
-    fn gather(&mut self) {
-        while let Ok(announcement) = self.announcements.try_recv() {
-            self.keep(announcement);
+            self.save_batch(batch).await;
         }
     }
 
     /// Whether a breaker has a lock that may not be stored, so that nobody else has heard of it: it would be gone before it could stand by
     /// itself. All else gives way to what is stored above it, stored or not.
     fn is_unsaved_lock(&self, service: usize, known: &Snapshot) -> bool {
-        let is_unsaved = || self.unsaved.len() >= KEPT || self.unsaved.iter().any(|one| one.service == service);
-        matches!(known.held, Held::Locked(_)) && is_unsaved()
+        matches!(known.held, Held::Locked(_)) && self.unsaved.may_have(service)
     }
 
-    /// The oldest unsaved changes, as many as may be stored side by side: a breaker's next one goes after the one before it.
-    fn next_batch(&mut self) -> Vec<Announcement> {
-        let first = self.unsaved.iter().take(SAVED_AT_ONCE).enumerate();
-        let repeated = first.clone().find(|(at, one)| first.clone().take(*at).any(|(_, before)| before.service == one.service));
-        let count = repeated.map_or(first.len(), |(at, _)| at);
-        self.unsaved.drain(..count).collect()
-    }
-
-    /// False if the store did not answer; what it has not stored waits again, in front of all others.
-    async fn save_batch(&mut self, batch: Vec<Announcement>) -> bool {
+    /// What is not stored waits again, in front of all others.
+    async fn save_batch(&mut self, batch: Vec<Announcement>) {
         let saves = join_all(batch.iter().map(|one| self.save_one(one))).await;
-        let mut failure = None;
+        let mut failures = Vec::new();
         let mut unsaved = Vec::new();
         for (announcement, saved) in batch.into_iter().zip(saves) {
             let Announcement { service, snapshot, .. } = &announcement;
             match saved {
                 Err(error) => {
-                    failure.get_or_insert(error);
+                    failures.push((*service, error));
                     unsaved.push(announcement);
                 }
                 Ok(None) => {}
@@ -236,10 +236,8 @@ impl<W: World, S: Store> Keeper<W, S> {
                 }
             }
         }
-        for announcement in unsaved.into_iter().rev() {
-            self.unsaved.push_front(announcement);
-        }
-        self.noted(failure.map_or(Ok(()), Err)).is_some()
+        self.unsaved.put_back(unsaved);
+        self.failed(&failures, Answers::TakesNothing);
     }
 
     /// What came of storing a change; `None` of one that is this instance's alone, and changes nothing that is stored.
@@ -255,11 +253,7 @@ impl<W: World, S: Store> Keeper<W, S> {
         let Some(&service) = self.services.get(service) else { return };
         let known = self.breakers.snapshot(service);
         // What was decided here meets what is stored first.
-        if self.health.state() == StoreState::Up {
-            self.catch_up().await;
-        } else {
-            self.gather();
-        }
+        self.catch_up().await;
         if !self.is_unsaved_lock(service, &known) {
             self.breakers.adopt(service, known.generation, snapshot, Cause::Adopted);
         }
@@ -267,68 +261,85 @@ impl<W: World, S: Store> Keeper<W, S> {
 
     /// Compares what is stored of the next breakers with what is known, and brings both to the newer of the two.
     async fn reconcile(&mut self, cause: Cause) {
-        match self.compare(self.rounds.services(), cause).await {
-            Some(differed) => {
-                self.rounds.compared(differed);
-                // Questions alone do not show that a store is there: it may answer them, and take nothing.
-                if !self.rounds.is_due() {
-                    self.note(StoreState::Up, "");
-                }
-            }
-            None => self.rounds.failed(),
+        let differed = self.compare(self.rounds.services(), cause).await;
+        self.rounds.compared(differed);
+        // Questions alone do not show that a store is there: it may answer them, and take nothing.
+        if !self.rounds.is_due() {
+            self.conclude();
         }
     }
 
-    /// Whether something differed; `None` if the store did not answer.
-    async fn compare(&mut self, services: Range<usize>, cause: Cause) -> Option<bool> {
-        let known: Vec<Snapshot> = services.clone().map(|service| self.breakers.snapshot(service)).collect();
+    /// Whether something differed.
+    async fn compare(&mut self, services: Range<usize>, cause: Cause) -> bool {
+        let known: HashMap<usize, Snapshot> = services.clone().map(|service| (service, self.breakers.snapshot(service))).collect();
         // What is known was announced before it could be known: stored without its transition, it would be missing in the history. And what
         // is stored before it is read is not missed there. Where the store takes nothing, what it holds is taken up all the same.
-        let mut takes = self.catch_up().await;
-        let loaded = self.store.load(&self.names[services.clone()]).await;
-        let kept = self.noted(loaded)?;
+        self.catch_up().await;
+        let found = self.load(services).await;
         let mut differed = false;
         let mut lost = Vec::new();
-        for ((service, known), kept) in services.clone().zip(known).zip(&kept) {
+        for (service, kept) in &found {
+            let (service, known) = (*service, &known[service]);
             match &kept.state {
-                _ if self.is_unsaved_lock(service, &known) => {}
+                _ if self.is_unsaved_lock(service, known) => {}
                 Some(stored) if stored.generation > known.generation => {
                     differed = true;
                     self.breakers.adopt(service, known.generation, stored, cause);
                 }
                 Some(stored) if stored.generation == known.generation => self.breakers.yield_to(service, known.generation, stored),
-                Some(_) => lost.push((service, known)),
+                Some(_) => lost.push((service, known.clone())),
                 // A breaker that has never changed is what the absence of a state means.
-                None if known.generation > Generation::default() => lost.push((service, known)),
+                None if known.generation > Generation::default() => lost.push((service, known.clone())),
                 None => {}
             }
         }
         differed |= !lost.is_empty();
-        for lost in lost.chunks(SAVED_AT_ONCE) {
-            takes = takes && self.put_back(lost).await.is_some();
-        }
+        self.put_back(lost).await;
         // After the states, so that an open time which a change of settings changes is the one that was stored.
-        let (news, lost) = self.compare_tunings(services.zip(kept));
-        if !takes {
-            return None;
+        let (news, lost) = self.compare_tunings(found);
+        let lost_any = !lost.is_empty();
+        self.put_tunings(lost).await;
+        differed || news || lost_any
+    }
+
+    /// What is stored of these services, as far as their nodes answer.
+    async fn load(&mut self, services: Range<usize>) -> Vec<(usize, Kept)> {
+        let asked: Vec<usize> = services.filter(|service| self.answers[*service] != Answers::Silent).collect();
+        if asked.is_empty() {
+            return Vec::new();
         }
-        self.put_tunings(&lost).await?;
-        Some(differed || news || !lost.is_empty())
+        let names: Vec<String> = asked.iter().map(|service| self.names[*service].clone()).collect();
+        let (mut found, mut failures) = (Vec::new(), Vec::new());
+        for (service, kept) in asked.into_iter().zip(self.store.load(&names).await) {
+            match kept {
+                Ok(kept) => found.push((service, kept)),
+                Err(error) => failures.push((service, error)),
+            }
+        }
+        self.failed(&failures, Answers::Silent);
+        found
     }
 
     /// Stores again what the store has lost.
-    async fn put_back(&self, lost: &[(usize, Snapshot)]) -> Option<()> {
-        let saves = lost.iter().map(|(service, known)| self.store.save(&self.names[*service], known, None));
-        for ((service, known), saved) in lost.iter().zip(join_all(saves).await) {
-            if let Saved::Superseded(stored) = self.noted(saved)? {
-                self.breakers.yield_to(*service, known.generation, &stored);
+    async fn put_back(&mut self, mut lost: Vec<(usize, Snapshot)>) {
+        while !lost.is_empty() {
+            lost.retain(|(service, _)| self.answers[*service] == Answers::Well);
+            let some: Vec<_> = lost.drain(..lost.len().min(SAVED_AT_ONCE)).collect();
+            let saves = join_all(some.iter().map(|(service, known)| self.store.save(&self.names[*service], known, None))).await;
+            let mut failures = Vec::new();
+            for ((service, known), saved) in some.iter().zip(saves) {
+                match saved {
+                    Ok(Saved::Stored) => {}
+                    Ok(Saved::Superseded(stored)) => self.breakers.yield_to(*service, known.generation, &stored),
+                    Err(error) => failures.push((*service, error)),
+                }
             }
+            self.failed(&failures, Answers::TakesNothing);
         }
-        Some(())
     }
 
     /// The same for settings: whether something was news here, and what is to be stored, over which revisions.
-    fn compare_tunings(&self, kept: impl Iterator<Item = (usize, Kept)>) -> (bool, Vec<(usize, Tuning, u64)>) {
+    fn compare_tunings(&self, kept: Vec<(usize, Kept)>) -> (bool, Vec<(usize, Tuning, u64)>) {
         let mut lost = Vec::new();
         let mut news = false;
         for (service, Kept { tuning: stored, .. }) in kept {
@@ -348,44 +359,73 @@ impl<W: World, S: Store> Keeper<W, S> {
     }
 
     /// Stores the settings that were changed while the store was away.
-    async fn save_tunings(&self) {
+    async fn save_tunings(&mut self) {
         let unsaved = |service| {
             let (standing, _) = self.breakers.standing(service);
             Some((service, standing.tuning.filter(can_be_written)?, standing.unsaved_over?))
         };
         let unsaved: Vec<_> = (0..self.names.len()).filter_map(unsaved).collect();
-        // Without an answer there is nothing more to do.
-        let _ = self.put_tunings(&unsaved).await;
+        self.put_tunings(unsaved).await;
     }
 
-    /// Stores changes of settings, each over a revision; `None` if the store did not answer.
-    async fn put_tunings(&self, changes: &[(usize, Tuning, u64)]) -> Option<()> {
-        for changes in changes.chunks(SAVED_AT_ONCE) {
-            let saves = changes.iter().map(|(service, ours, over)| self.store.save_tuning(&self.names[*service], ours, *over));
-            for ((service, ours, _), saved) in changes.iter().zip(join_all(saves).await) {
-                match self.noted(saved)? {
-                    SavedTuning::Stored => self.breakers.note_saved(*service, ours),
-                    SavedTuning::Superseded(Some(stored)) => {
+    /// Stores changes of settings, each over a revision, as far as the store takes them.
+    async fn put_tunings(&mut self, mut changes: Vec<(usize, Tuning, u64)>) {
+        while !changes.is_empty() {
+            changes.retain(|(service, ..)| self.answers[*service] == Answers::Well);
+            let some: Vec<_> = changes.drain(..changes.len().min(SAVED_AT_ONCE)).collect();
+            let saves = some.iter().map(|(service, ours, over)| self.store.save_tuning(&self.names[*service], ours, *over));
+            let saves = join_all(saves).await;
+            let mut failures = Vec::new();
+            for ((service, ours, _), saved) in some.iter().zip(saves) {
+                match saved {
+                    Ok(SavedTuning::Stored) => self.breakers.note_saved(*service, ours),
+                    Ok(SavedTuning::Superseded(Some(stored))) => {
                         self.breakers.take_up(*service, &stored);
                     }
-                    SavedTuning::Superseded(None) => {}
+                    Ok(SavedTuning::Superseded(None)) => {}
+                    Err(error) => failures.push((*service, error)),
                 }
             }
+            self.failed(&failures, Answers::TakesNothing);
         }
-        Some(())
     }
 
-    /// The answer, if there is one; if not, the store is away. That it is there again shows when all has been compared, and what had to be
-    /// stored was.
-    fn noted<T>(&self, result: Result<T, StoreError>) -> Option<T> {
-        result.map_err(|StoreError(error)| self.note(StoreState::Down, &error)).ok()
+    /// Notes what came of services whose nodes have failed: so have the nodes' others, which are not asked now. What they have missed may be
+    /// anything.
+    fn failed(&mut self, failures: &[(usize, StoreError)], answers: Answers) {
+        let Some((_, StoreError(error))) = failures.first() else { return };
+        let nodes: Vec<usize> = self.names.iter().map(|name| self.store.node(name)).collect();
+        let failed: BTreeSet<usize> = failures.iter().map(|(service, _)| nodes[*service]).collect();
+        for (known, _) in self.answers.iter_mut().zip(&nodes).filter(|(_, node)| failed.contains(node)) {
+            *known = (*known).max(answers);
+        }
+        let is_away = |service: usize| self.answers[service] != Answers::Well;
+        self.unsaved.set_aside(is_away);
+        self.rounds.failed();
+        let away: BTreeSet<usize> = (0..nodes.len()).filter(|service| is_away(*service)).map(|service| nodes[service]).collect();
+        let all: BTreeSet<usize> = nodes.iter().copied().collect();
+        let which = if all.len() > 1 { format!("{} of {} nodes: ", away.len(), all.len()) } else { String::new() };
+        self.note(StoreState::Down, &format!("{which}{error}"), |health, service| health.serves(service) && !is_away(service));
     }
 
-    /// Notes how the store is, and says so once when that changes.
-    fn note(&self, state: StoreState, error: &str) {
+    /// All has been compared, and what had to be stored was, but for the services of nodes that have failed meanwhile.
+    fn conclude(&mut self) {
+        let is_well = |service: usize| self.answers[service] == Answers::Well;
+        if (0..self.names.len()).all(is_well) {
+            self.note(StoreState::Up, "", |_, _| true);
+        } else {
+            self.note(StoreState::Down, &self.health.fault(), |_, service| is_well(service));
+        }
+    }
+
+    /// Notes how the store is, and which services it serves, and says so once when that changes.
+    fn note(&self, state: StoreState, error: &str, serves: impl Fn(&StoreHealth, usize) -> bool) {
+        let changed = self.health.serve(|service| serves(&self.health, service));
         if self.health.set(state, error) {
-            self.breakers.share_probes(state == StoreState::Up);
             self.witness.tell(Fact::Store { up: state == StoreState::Up, error });
+        }
+        if changed {
+            self.breakers.share_probes(|service| self.health.serves(service));
         }
     }
 }

@@ -26,7 +26,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
 use super::breakers::Breakers;
-use super::keeper::{StoreHealth, StoreState};
+use super::keeper::StoreHealth;
 use super::ports::{Chance, Clock, LeaseStore, LeaseWish, Leasing, World};
 use crate::machine::breaker::{Lease, RESERVE, Tenure, Terms};
 use crate::machine::time::Tick;
@@ -161,7 +161,7 @@ impl<W: World, S: LeaseStore> Tenant<'_, W, S> {
             return self.fall_back();
         }
         let Some(terms) = tenure.terms else { return Tick::NEVER };
-        if self.health.state() != StoreState::Up {
+        if !self.health.serves(self.service) {
             // Who is away is asked by the keeper alone, and its return is a change.
             return Tick::NEVER;
         }
@@ -234,7 +234,7 @@ impl<W: World, S: LeaseStore> Tenant<'_, W, S> {
     async fn give_back(&mut self, tenure: &Tenure) -> Option<()> {
         let idle: Vec<u64> = self.held.iter().copied().filter(|id| !tenure.has(*id)).collect();
         self.held.retain(|id| tenure.has(*id));
-        if idle.is_empty() || self.health.state() != StoreState::Up {
+        if idle.is_empty() || !self.health.serves(self.service) {
             return Some(());
         }
         self.store.give_back(self.name, &idle).await.ok()

@@ -10,13 +10,24 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::ports::{Assignment, CommitPoint};
-use crate::event::{Source, TopicPartition};
+use crate::event::{Offset, Source, TopicPartition};
 use crate::machine::progress::{self, Progress};
 use crate::machine::watermark::{Received, Watermark};
 
 /// One assignment of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life(u64);
+
+/// Why a record must not be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotBegun {
+    /// Its partition is not ours.
+    NotOurs,
+    /// It was read before.
+    Again,
+    /// It has finished in an earlier life.
+    Finished,
+}
 
 #[derive(Debug)]
 struct Held {
@@ -70,19 +81,22 @@ impl Ledger {
         held.watermark.is_empty() || held.watermark.size() <= progress::capacity(self.max_ahead_bytes) / 4 * 3
     }
 
-    /// A record was read. `None` if it must not be run: its partition is not ours, or it was read, or has finished, before.
-    pub fn begin(&mut self, source: &Source) -> Option<Life> {
-        let held = self.held.get_mut(&source.topic_partition())?;
+    /// A record was read.
+    ///
+    /// # Errors
+    /// It must not be run.
+    pub fn begin(&mut self, source: &Source) -> Result<Life, NotBegun> {
+        let held = self.held.get_mut(&source.topic_partition()).ok_or(NotBegun::NotOurs)?;
         match held.watermark.begin(source.offset) {
             Received::New => {
                 held.unfinished += 1;
-                Some(held.life)
+                Ok(held.life)
             }
             Received::Finished => {
                 held.moved = true;
-                None
+                Err(NotBegun::Finished)
             }
-            Received::Again => None,
+            Received::Again => Err(NotBegun::Again),
         }
     }
 
@@ -150,6 +164,14 @@ impl Ledger {
             .collect()
     }
 
+    /// What a life would have to know that begins where this one of the partition stands: how far it is finished, and what has finished above
+    /// that. `None` if nothing was read of it, or it is not ours.
+    pub fn standing(&self, partition: &TopicPartition) -> Option<CommitPoint> {
+        let watermark = &self.held.get(partition)?.watermark;
+        let next = watermark.commit_point().or_else(|| watermark.unfinished().next())?;
+        Some(point_at(partition, watermark, next, self.max_ahead_bytes))
+    }
+
     /// The commit points that have moved since they were last asked for.
     pub fn moved(&mut self) -> Vec<CommitPoint> {
         self.held
@@ -186,14 +208,17 @@ impl Ledger {
 }
 
 fn point(partition: &TopicPartition, watermark: &Watermark, max_ahead_bytes: usize) -> Option<CommitPoint> {
-    let next = watermark.commit_point()?;
-    Some(CommitPoint { partition: partition.clone(), next, ahead: watermark.progress().encode(next, max_ahead_bytes) })
+    Some(point_at(partition, watermark, watermark.commit_point()?, max_ahead_bytes))
+}
+
+fn point_at(partition: &TopicPartition, watermark: &Watermark, next: Offset, max_ahead_bytes: usize) -> CommitPoint {
+    CommitPoint { partition: partition.clone(), next, ahead: watermark.progress().encode(next, max_ahead_bytes) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Offset, Partition, Topic};
+    use crate::event::{Partition, Topic};
     use crate::machine::progress::MAX_BYTES;
 
     fn at(offset: i64) -> Source {
@@ -209,7 +234,7 @@ mod tests {
         let partitions = [at(0).topic_partition()];
         let committed = |next: i64| CommitPoint { partition: partitions[0].clone(), next: Offset(next), ahead: String::new() };
         let mut ledger = Ledger::new(MAX_BYTES);
-        assert_eq!(ledger.begin(&at(0)), None, "not ours yet");
+        assert_eq!(ledger.begin(&at(0)), Err(NotBegun::NotOurs), "not ours yet");
         ledger.assign(fresh());
         let old = ledger.begin(&at(0)).expect("begins");
         let other = ledger.begin(&at(1)).expect("begins");
@@ -246,13 +271,13 @@ mod tests {
             ledger
         };
         let mut ledger = next_owner(&committed[0]);
-        let ran: Vec<i64> = (1..8).filter(|offset| ledger.begin(&at(*offset)).is_some()).collect();
+        let ran: Vec<i64> = (1..8).filter(|offset| ledger.begin(&at(*offset)).is_ok()).collect();
         assert_eq!(ran, [1, 4, 6, 7]);
         // One that has read only the first again knows of the others all the same when it goes.
         let mut ledger = next_owner(&committed[0]);
         ledger.begin(&at(1)).expect("begins");
         let mut ledger = next_owner(&ledger.release(&ledger.lives(&partitions)).first().cloned().unwrap_or_else(|| committed[0].clone()));
-        let ran: Vec<i64> = (1..8).filter(|offset| ledger.begin(&at(*offset)).is_some()).collect();
+        let ran: Vec<i64> = (1..8).filter(|offset| ledger.begin(&at(*offset)).is_ok()).collect();
         assert_eq!(ran, [1, 4, 6, 7]);
     }
 
@@ -267,7 +292,7 @@ mod tests {
         let mut offset = 1;
         // Far apart, so that a bit for each would be more.
         while ledger.has_room(&at(offset)) {
-            assert!(ledger.begin(&at(offset)).is_some());
+            assert!(ledger.begin(&at(offset)).is_ok());
             offset += 12;
         }
         assert_eq!((offset, ledger.is_roomy(&partition)), (85, false));
@@ -299,6 +324,6 @@ mod tests {
         let committed = CommitPoint { partition: partition.clone(), next: Offset(3), ahead: "theirs".to_owned() };
         let mut ledger = Ledger::new(MAX_BYTES);
         ledger.assign(vec![Assignment { partition, committed: Some(committed) }]);
-        assert!(ledger.begin(&at(3)).is_some());
+        assert!(ledger.begin(&at(3)).is_ok());
     }
 }

@@ -3,6 +3,7 @@
 //! - [`process`] reads events, runs their stages and publishes what they leave behind; [`drain`] does the same for parked calls.
 //! - Both call services through the one [`guard`], keep their partitions' books in a [`ledger`], and publish through an [`outbox`].
 //!   What could not be told of beside a commit waits in [`holds`]; what [`running`] holds of a life that has ended is cut off.
+//! - [`brakes`] stops a partition that turns bad, instead of emptying it into the dead letters.
 //! - [`breakers`] holds the breakers and tells who must know of a change; [`keeper`] runs their timers and shares them through a store, and
 //!   [`leases`] the probes of half-open ones; [`evidence`] tells the fleet what is seen here of services; [`tuning`] changes their settings while they run.
 //! - [`orders`] is what operators have ordered for parked calls, which the drains carry out.
@@ -10,6 +11,7 @@
 //! - Each loop shows a [`pulse`], and a record that has been [`running`] for too long is named.
 
 pub mod acks;
+pub mod brakes;
 pub mod breakers;
 pub mod drain;
 pub mod evidence;
@@ -30,6 +32,7 @@ pub mod outbox;
 pub mod ports;
 pub mod process;
 pub mod pulse;
+pub mod redrive;
 pub mod running;
 pub mod stages;
 pub mod stop;

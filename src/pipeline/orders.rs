@@ -30,17 +30,21 @@ pub struct OrderBook {
     caught_up: watch::Sender<bool>,
 }
 
-impl Default for OrderBook {
-    fn default() -> Self {
-        Self { orders: Mutex::default(), done: Mutex::default(), changes: broadcast::Sender::new(1), caught_up: watch::Sender::new(false) }
-    }
-}
-
 impl OrderBook {
+    /// A fleet's, by its consumer group.
+    pub fn of(group: &str) -> Self {
+        Self {
+            orders: Mutex::new(Orders::of(group)),
+            done: Mutex::default(),
+            changes: broadcast::Sender::new(1),
+            caught_up: watch::Sender::new(false),
+        }
+    }
+
     /// One in which nothing is written, and nothing ever will be by others.
-    pub fn closed() -> Arc<Self> {
-        let book = Self::default();
-        book.caught_up.send_replace(true);
+    pub fn closed(group: &str) -> Arc<Self> {
+        let book = Self::of(group);
+        book.note_caught_up();
         Arc::new(book)
     }
 
@@ -96,13 +100,22 @@ impl OrderBook {
     }
 }
 
-/// Tells how far orders have come here, and lets go those that can be about no call any more, since none is parked for longer than `longest`.
-pub async fn run<C: Clock, L: OrderLog>(book: Arc<OrderBook>, log: Arc<L>, instance: String, longest: Duration, clock: C) {
+/// Tells how far orders have come here, and lets go those that can be about no call any more, since none is parked for longer than `longest`;
+/// an instance that parks nothing does not know that.
+pub async fn run<C: Clock, L: OrderLog>(
+    book: Arc<OrderBook>,
+    log: Arc<L>,
+    (group, instance): (String, String),
+    longest: Option<Duration>,
+    clock: C,
+) {
+    // Of what is not read yet it is not known whether it is of use.
+    book.caught_up().await;
     loop {
         clock.sleep_until(clock.now().plus(TELL_EVERY)).await;
         for (order, done) in book.untold() {
             // What is not taken is told with the next.
-            if log.write(&Change::Progress(Progress { order, instance: instance.clone(), done })).await.is_ok() {
+            if log.write(&Change::Progress(Progress { order, group: group.clone(), instance: instance.clone(), done })).await.is_ok() {
                 book.note_told(order, done);
             }
         }

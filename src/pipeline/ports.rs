@@ -285,6 +285,10 @@ pub trait Subscription: Send + 'static {
     fn hold(&self, partition: &TopicPartition);
     /// Takes records of a held partition again, unless there is another reason not to.
     fn let_go(&self, partition: &TopicPartition);
+    /// Reads a held partition again, from this point on, and lets it go: nothing of it that was read before is wanted. The answer is
+    /// [`Intake::Assigned`] with the point: what comes behind that was read again. There is none if partitions have come or gone of which the loop
+    /// has not heard yet; it may ask again then.
+    fn read_again(&self, point: CommitPoint);
     /// How many partitions a topic that it reads has, as far as it knows by now. Partitions that are added show soon.
     fn size(&self, topic: &Topic) -> Option<usize>;
     /// Commits, waits for the broker's answer, leaves the group. False if the last commit was not taken.
@@ -349,8 +353,14 @@ impl Budget {
 
 /// Where breakers are shared and survive a restart.
 pub trait Store: Send + Sync + 'static {
-    /// What is stored of each service's breaker, in the order asked. One question, answered or given up as a whole, so a few hundred at most.
-    fn load(&self, services: &[String]) -> impl Future<Output = Result<Vec<Kept>, StoreError>> + Send;
+    /// What is stored of each service's breaker, in the order asked. One question, answered or given up for each node as a whole, so a few hundred
+    /// at most.
+    fn load(&self, services: &[String]) -> impl Future<Output = Vec<Result<Kept, StoreError>>> + Send;
+
+    /// Which node of the store is thought to have a service, of those that fail each for itself. A store that fails as a whole has one.
+    fn node(&self, _service: &str) -> usize {
+        0
+    }
 
     /// Stores a breaker's state, with the transition that led to it (kept in the history and published to the others; `None` when the
     /// state is only put back after the store was away), unless what is stored is of the same generation or a newer one.

@@ -7,7 +7,6 @@
 //! was begun before a partition was given up changes nothing after, and calls no service any more.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,6 +15,8 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use futures_util::future::FutureExt;
 
+use self::intake::Suspect;
+use super::brakes::{Board, Brakes};
 use super::facts::Fact;
 use super::finisher::{Begun, Finish, Finisher, Stub};
 use super::hand_over::HandOvers;
@@ -28,9 +29,12 @@ use super::stop::{Ended, Stop};
 use super::timers::Alarm;
 use crate::event::dead_letter::Code;
 use crate::event::outcome::Status;
-use crate::event::{Event, Incoming, Partition, TopicPartition, decode};
+use crate::event::{Event, Incoming, Partition, TopicPartition};
+use crate::machine::brake;
 use crate::machine::lanes::Lanes;
 use crate::machine::time::Tick;
+
+mod intake;
 
 /// What is kept in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +48,7 @@ pub enum Ordering {
 }
 
 /// How events are processed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// What is kept in order.
     pub ordering: Ordering,
@@ -62,6 +66,8 @@ pub struct Settings {
     pub max_ahead_bytes: usize,
     /// Records finish together, in transactions that begin at least so far apart; `None`: each by itself.
     pub together: Option<Duration>,
+    /// When a partition whose records are bad is stopped; `None`: never.
+    pub brake: Option<brake::Settings>,
 }
 
 /// What a processor is made of.
@@ -82,16 +88,21 @@ pub struct Parts<W: World, S> {
     pub stop: Stop,
     /// Where it shows that it goes on.
     pub pulse: Arc<Pulse>,
+    /// Where its partitions are shown, and let go on.
+    pub board: Arc<Board>,
 }
 
 /// Runs until told to stop, or until the consumer ends.
 pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
-    let Parts { settings, stages, mut subscription, publisher, mut acks, budget, stop, pulse } = parts;
+    let Parts { settings, stages, mut subscription, publisher, mut acks, budget, stop, pulse, board } = parts;
     let (clock, chance, witness) = (stages.clock.clone(), stages.chance.clone(), Arc::clone(&stages.witness));
+    let (commit_interval, stop_timeout, hand_over_timeout) = (settings.commit_interval, settings.stop_timeout, settings.hand_over_timeout);
     let mut processor = Processor {
-        settings,
         finisher: Finisher::new(publisher, settings.max_ahead_bytes, budget, stages.dead_letters.clone(), clock.clone(), chance, witness)
-            .together(settings.together),
+            .together(settings.together)
+            .telling_skipped(settings.brake.is_some()),
+        brakes: Brakes::new(settings.brake.clone(), Arc::clone(&board)),
+        settings,
         longest: stages.longest(),
         stages,
         clock: clock.clone(),
@@ -104,7 +115,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         held: HashMap::default(),
         cut_short: 0,
     };
-    let mut next_commit = clock.now().plus(settings.commit_interval);
+    let mut next_commit = clock.now().plus(commit_interval);
     let mut next_look = clock.now().plus(ROUND);
     let mut stopping: Option<Tick> = None;
     let mut cut = false;
@@ -132,12 +143,20 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         processor.hand_overs.advance(&mut processor.finisher, true, now);
         processor.cut_off_ended();
         processor.finisher.tell_holds(&subscription);
+        if stopping.is_none() {
+            processor.read_again(&subscription);
+        }
         processor.finisher.transact(&subscription);
         if stopping.is_some() && processor.is_idle() {
             break;
         }
         let wake = [Some(next_commit), Some(next_look), stopping, processor.finisher.next_retry(), processor.hand_overs.next_deadline()];
-        let wake = wake.into_iter().chain([processor.finisher.next_transaction()]).flatten().min().unwrap_or(Tick::NEVER);
+        let wake = wake
+            .into_iter()
+            .chain([processor.finisher.next_transaction(), processor.brakes.next_due()])
+            .flatten()
+            .min()
+            .unwrap_or(Tick::NEVER);
         alarm.set(wake, &clock);
         tokio::select! {
             biased;
@@ -149,8 +168,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 subscription.stop_taking();
                 processor.finisher.hurry();
                 processor.let_waiting_go(|_| true);
-                stopping = Some(clock.now().plus(settings.stop_timeout));
-                cut_calls_later(&stop, &clock, settings.stop_timeout);
+                stopping = Some(clock.now().plus(stop_timeout));
+                cut_calls_later(&stop, &clock, stop_timeout);
             }
             intake = subscription.next() => match intake {
                 None => return Ended::ConsumerGone,
@@ -159,16 +178,22 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                     // What still waits of a life whose end was not told belongs to nobody: begun in the new one, it would hide what comes before it.
                     processor.let_waiting_go(|partition| assignments.iter().any(|came| came.partition == *partition));
                     processor.hand_overs.came(&assignments);
-                    processor.finisher.assign(assignments);
+                    if processor.brakes.came(&assignments) {
+                        processor.finisher.begin_anew(assignments);
+                    } else {
+                        processor.finisher.assign(assignments);
+                    }
                 }
                 Some(Intake::Revoked(partitions, give_up)) => {
                     processor.let_waiting_go(|partition| partitions.contains(partition));
+                    processor.brakes.gone(&partitions);
                     let lives = processor.finisher.lives(&partitions);
-                    processor.hand_overs.begin(lives, give_up, clock.now().plus(settings.hand_over_timeout));
+                    processor.hand_overs.begin(lives, give_up, clock.now().plus(hand_over_timeout));
                     processor.finisher.hurry();
                 }
                 Some(Intake::Lost(partitions)) => {
                     processor.let_waiting_go(|partition| partitions.contains(partition));
+                    processor.brakes.gone(&partitions);
                     processor.finisher.lose(&partitions);
                 }
                 Some(Intake::Transacted(answer)) => processor.transacted(answer),
@@ -178,17 +203,19 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 processor.acked(ack);
             }
             Some(ran) = processor.running.next(), if !processor.running.is_empty() => processor.ran(ran),
+            () = board.asked() => processor.take_orders(),
             () = alarm.rings() => {}
         }
         processor.cut_off_ended();
         let now = clock.now();
         processor.finisher.retry();
+        processor.give_up_due(now);
         if next_commit <= now {
             let moved = processor.finisher.moved();
             if !moved.is_empty() {
                 subscription.commit(moved);
             }
-            next_commit = now.plus(settings.commit_interval);
+            next_commit = now.plus(commit_interval);
         }
         if next_look <= now {
             pulse.show_stuck(processor.look(now));
@@ -221,6 +248,7 @@ struct Processor<W: World> {
     hasher: RandomState,
     running: Running<(Option<LaneId>, Stub), Ran>,
     hand_overs: HandOvers,
+    brakes: Brakes<Suspect>,
     /// Lanes of events whose outcomes wait for what they speak of.
     held: HashMap<u64, Option<LaneId>, foldhash::fast::RandomState>,
     /// Events that a stop has left to the next instance in the middle of their stages.
@@ -271,50 +299,6 @@ impl<W: World> Processor<W> {
             return;
         }
         self.arrived.push_back(records);
-    }
-
-    /// Begins what has arrived, as far as it may soon run: what is read long before it runs is out of the processor's caches by then.
-    fn take(&mut self) {
-        while self.lanes.ready() < self.settings.concurrency
-            && let Some(records) = self.arrived.pop_front()
-        {
-            let begun = self.finisher.take(records);
-            self.queue(begun);
-        }
-    }
-
-    /// Takes what has waited for room beside its partition's commit, and has it now.
-    fn let_in(&mut self) {
-        let begun = self.finisher.let_in();
-        if !begun.is_empty() {
-            self.queue(begun);
-        }
-    }
-
-    fn queue(&mut self, records: Vec<Begun>) {
-        let (since, now) = (self.clock.micros(), self.clock.wall());
-        for begun in records {
-            match decode::decode(&begun.record, self.settings.max_event_bytes, now) {
-                Ok(event) => {
-                    let lane = self.lane(&event);
-                    self.lanes.push(lane, Box::new(Waiting { begun, event, since }));
-                }
-                Err(error) => {
-                    let leaving = unreadable(&begun.record, error.code, &error.message, &self.stages.dead_letters, now);
-                    self.finish(None, begun, vec![leaving], Done { status: None, since });
-                }
-            }
-        }
-    }
-
-    fn lane(&self, event: &Event) -> Option<LaneId> {
-        let partition = event.source.partition;
-        match self.settings.ordering {
-            // Two keys with one hash share a lane: they wait for each other, and nothing else.
-            Ordering::Key => Some((partition, self.hasher.hash_one(&event.key))),
-            Ordering::Partition => Some((partition, 0)),
-            Ordering::Unordered => None,
-        }
     }
 
     fn start_ready(&mut self, now: Tick) {
@@ -409,6 +393,9 @@ impl<W: World> Processor<W> {
             self.finisher.leave(&left);
         }
         self.finisher.let_held_go(&leaves);
+        for suspect in self.brakes.let_go(&leaves) {
+            self.finisher.forget(&suspect.begun);
+        }
         for waiting in self.lanes.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
             self.finisher.forget(&waiting.begun);
         }

@@ -13,7 +13,7 @@ use super::guard::{Guard, Guarded, Request};
 use super::ports::{Chance, Clock, Witness, World};
 use super::running::at_stage;
 use super::turns::Class;
-use crate::event::dead_letter::{Code, DeadLetter};
+use crate::event::dead_letter::{Code, DeadLetter, Letterbox};
 use crate::event::envelope::{self, Parking, Reason};
 use crate::event::headers::name;
 use crate::event::outcome::{self, NULL, StageOutcome, Status};
@@ -29,7 +29,7 @@ pub struct Stages<W: World> {
     /// Outcomes.
     pub outcomes: Topic,
     /// Dead letters.
-    pub dead_letters: Topic,
+    pub dead_letters: Letterbox,
     /// Unique to the process.
     pub instance: String,
     /// Time.
@@ -308,7 +308,7 @@ impl<W: World> Stages<W> {
         let now = self.clock.wall();
         let (topic, delay) = match &stage.fallback {
             Fallback::Park { topic, bounds } => (topic, first_delay(guarded, bounds, self.chance.roll())),
-            _ => (&self.dead_letters, Duration::ZERO),
+            _ => (&self.dead_letters.topic, Duration::ZERO),
         };
         let call = envelope::Call { service: &stage.name, event, method: &stage.method, path: &stage.path, body, results };
         let parking = Parking { reason, attempt: guarded.failed_calls, parks: 1, not_before: now.plus(delay), first_parked_at: now };
@@ -396,8 +396,8 @@ fn milliseconds(took: Duration) -> f64 {
 }
 
 /// What is said of an event that cannot be read: its dead letter.
-pub fn unreadable(record: &Incoming, code: Code, error: &str, topic: &Topic, now: UnixMillis) -> Leaving {
+pub fn unreadable(record: &Incoming, code: Code, error: &str, dead_letters: &Letterbox, now: UnixMillis) -> Leaving {
     let letter = DeadLetter { code, error: error.into(), origin: &record.source };
-    let made = if code == Code::TooLarge { letter.of_too_large(record, topic, now) } else { letter.of(record, topic, now) };
+    let made = if code == Code::TooLarge { letter.of_too_large(record, dead_letters, now) } else { letter.of(record, dead_letters, now) };
     Leaving { record: made, what: Left::DeadLetter { code, error: error.to_owned() } }
 }

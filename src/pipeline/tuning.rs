@@ -185,7 +185,7 @@ pub async fn tune<W: World, S: Store, E>(
     for _ in 0..TRIES {
         // What another instance has just answered may not have been heard here yet.
         let stored = match store {
-            Some(store) => store.load(&names).await.ok().and_then(|loaded| loaded.into_iter().next()).map(|kept| kept.tuning),
+            Some(store) => store.load(&names).await.into_iter().next().and_then(Result::ok).map(|kept| kept.tuning),
             None => None,
         };
         if let Some(Some(stored)) = &stored {

@@ -3,7 +3,8 @@
 //! | fact | level | |
 //! |---|---|---|
 //! | a breaker opens | warn | |
-//! | any other transition, partitions come and go | info | |
+//! | a partition is stopped | warn | |
+//! | any other transition, partitions come and go, a stopped one goes on | info | |
 //! | the store goes, comes | warn, info | on change only |
 //! | dead letter, failed publish, failed expression, stuck record | warn | a few a second of each kind, then a count |
 //! | park, drain, fallback, refusal, late verdict, call, health check, end of an event | debug | |
@@ -29,6 +30,7 @@ use crate::event::outcome::Status;
 use crate::event::{Source, Topic, TopicPartition};
 use crate::machine::breaker::{StateName, Transition};
 use crate::machine::verdict::Rule;
+use crate::pipeline::brakes::{Release, Stopped};
 use crate::pipeline::facts::Fact;
 use crate::pipeline::ports::{Clock, Witness};
 use crate::pipeline::tuning::{Chosen, Tuning};
@@ -339,6 +341,8 @@ impl<C: Clock> Witness for Teller<C> {
                 info!(target: TARGET, count = partitions.len(), partitions = %Listed(partitions), "partitions assigned");
             }
             Fact::Revoked { partitions, lost } => self.revoked(partitions, lost),
+            Fact::Stopped { partition, stopped } => stop(partition, stopped),
+            Fact::Released(release) => released(release),
             Fact::ExpressionFailed { service, source, error } => self.expression_failed(service, source, error),
             Fact::VerdictFailed { service, rule, error } => self.verdict_failed(service, rule, error),
             Fact::Stuck { service, source, event, ran } => self.stuck(service, source, event, ran),
@@ -347,8 +351,35 @@ impl<C: Clock> Witness for Teller<C> {
     }
 }
 
+fn stop(partition: &TopicPartition, stopped: &Stopped) {
+    warn!(
+        target: TARGET,
+        topic = partition.topic.as_str(),
+        partition = partition.partition.0,
+        bad = stopped.bad,
+        among_good = (stopped.rule.good() > 0).then_some(stopped.rule.good()),
+        from = stopped.first.0,
+        at = stopped.at.0,
+        code = stopped.code.as_str(),
+        "a partition is stopped: too many of its records are bad; they are held, and are no dead letters until `fusebox partitions release`"
+    );
+}
+
+fn released(release: &Release) {
+    info!(
+        target: TARGET,
+        topic = release.partition.topic.as_str(),
+        partition = release.partition.partition.0,
+        at = release.at.0,
+        through = release.through.0,
+        actor = release.actor,
+        reason = release.reason,
+        "a stopped partition goes on"
+    );
+}
+
 /// Whether the sentence of such a dead letter may quote what somebody sent: it stands on the letter, and not in the log.
-fn quotes_the_event(code: Code) -> bool {
+pub fn quotes_the_event(code: Code) -> bool {
     match code {
         Code::InvalidJson | Code::NotAnObject | Code::MissingField | Code::InvalidField => true,
         Code::TooLarge

@@ -15,7 +15,7 @@ fn says(generation: u64, failures: u64, lasts_ms: u64) -> Telling {
 
 /// Tells, and who was heard with how many failures.
 async fn tell(store: &RedisStore<Still>, telling: Telling) -> Vec<(String, u64)> {
-    let heard = store.tell(&[telling]).await.expect("Redis is there").remove(0);
+    let heard = store.tell(&[telling]).await.remove(0).expect("Redis is there");
     let mut heard: Vec<_> = heard.into_iter().map(|Told { instance, testimony }| (instance, testimony.figures[0].failures)).collect();
     heard.sort();
     heard
@@ -80,8 +80,8 @@ async fn many_services_are_told_of_together() {
     let all = |failures| {
         (0..250u64).map(|number| Telling { service: format!("s{number}"), ..says(7, failures + number, 60_000) }).collect::<Vec<_>>()
     };
-    a.tell(&all(1)).await.expect("Redis is there");
-    let heard = b.tell(&all(0)).await.expect("Redis is there");
+    a.tell(&all(1)).await.into_iter().collect::<Result<Vec<_>, _>>().expect("Redis is there");
+    let heard: Vec<_> = b.tell(&all(0)).await.into_iter().collect::<Result<_, _>>().expect("Redis is there");
     let failures: Vec<_> = heard.iter().map(|told| told[0].testimony.figures[0].failures).collect();
     assert_eq!(failures, (1..251).collect::<Vec<_>>(), "in the order told");
 }

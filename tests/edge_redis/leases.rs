@@ -130,17 +130,7 @@ async fn damage_is_written_over() {
 #[tokio::test]
 async fn the_user_of_the_handbook_may_lease() {
     let server = Server::start(&[]);
-    let handbook = include_str!("../../docs/operations.md");
-    let (_, rest) = handbook.split_once("ACL SETUSER fusebox on").expect("the handbook has a user");
-    let (rules, _) = rest.split_once("```").expect("in a block");
-    let rules = rules.replace('\\', " ").replace('\'', "").replace("PASSWORD", "pw");
-    let () = redis::cmd("ACL")
-        .arg("SETUSER")
-        .arg("ann")
-        .arg("on")
-        .arg(rules.split_whitespace().collect::<Vec<_>>())
-        .query(&mut raw(&server.url()))
-        .expect("a user");
+    add_user(&mut raw(&server.url()), &[]);
     let store = store_at(&config(&format!("redis://ann:pw@127.0.0.1:{}/0", server.port), "fusebox"), "a", Tick(1_000_000));
     assert_eq!(store.save("rag", &snapshot(7, Held::HalfOpen), Some(&transition(7))).await, Ok(Saved::Stored));
     assert!(granted(&store, wish(1, 1)).await);

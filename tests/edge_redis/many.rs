@@ -42,9 +42,9 @@ async fn what_is_stored_of_thousands_is_read_by_one_script_in_the_order_asked() 
     }
     let mut raw = raw(&server.url());
     // It is in the server's memory from now on, and the connection stands.
-    let _ = store.load(&services[..1]).await.expect("loaded");
+    let _ = load(&store, &services[..1]).await.expect("loaded");
     let before = commands(&mut raw);
-    let kept = store.load(&services).await.expect("within one time limit");
+    let kept = load(&store, &services).await.expect("within one time limit");
     let after = commands(&mut raw);
     let ran = |name: &str| after.get(name).unwrap_or(&0) - before.get(name).unwrap_or(&0);
     assert_eq!((ran("evalsha"), ran("eval"), ran("time")), (1, 0, 1));
@@ -70,7 +70,7 @@ async fn services_of_different_slots_are_read_one_by_one() {
     let mut ran = Vec::new();
     for _ in 0..2 {
         let before = commands(&mut raw);
-        let kept = store.load(services).await.expect("loaded");
+        let kept = load(&store, services).await.expect("loaded");
         let stored: Vec<_> = (0..).zip(&kept).filter_map(|(number, kept)| Some((number, kept.state.as_ref()?.generation.0))).collect();
         assert_eq!((kept.len(), stored), (256, vec![(7, 3)]));
         ran.push(commands(&mut raw)["evalsha"] - before["evalsha"]);

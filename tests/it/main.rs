@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod bounds;
+mod brake;
 mod commands;
 mod drained;
 mod evidence;
@@ -25,11 +26,14 @@ mod kafka_away;
 mod main_job;
 mod orders;
 mod outage;
+mod parked;
 mod probes;
 mod ramp;
 mod recorded;
 mod redis_away;
 mod redis_failures;
+mod redis_several;
+mod redrive;
 mod replies;
 mod restart;
 mod settings;

@@ -170,3 +170,60 @@ fn what_cannot_be_meant_is_refused_with_a_word() {
     assert_eq!(instance.post("/api/v1/retry/discard", Some(&world.viewer), &json!({ "filter": {} })).status, 403);
     assert_eq!(instance.post("/api/v1/retry/discard", None, &json!({ "filter": {} })).status, 401);
 }
+
+#[test]
+fn what_another_fleet_orders_on_the_same_topic_is_left_alone() {
+    let world = World::new("two-fleets").partitions(2).config(CONFIG).start();
+    let ours = world.run();
+    park(&world, 0..4);
+    until("all are parked", || world.count(world.topics()[3]) == 4);
+    let given = order(&world, &ours, "delay", &json!({ "filter": {}, "for": "2h" }));
+    let id = given["order"].as_str().expect("an order was given");
+    let pause = "/api/v1/retry/services/notifier/pause";
+    assert_eq!(ours.post(pause, Some(&world.operator), &json!({})).status, 200);
+
+    // Theirs lets calls wait for two seconds only, and has an order of its own that is older than that.
+    let (orders, old) = (format!("{}.orders", world.group), "00000000-0000-4000-8000-000000000001");
+    let told = world.read(&orders);
+    let mut theirs = told.iter().find(|record| record.key() == format!("order/{id}")).expect("it was written").json();
+    (theirs["id"], theirs["group"], theirs["at"]) = (json!(old), json!(format!("{}-2", world.group)), json!(1));
+    let mut record = Event::raw(Some(theirs.to_string().as_bytes()));
+    record.key = Some(format!("order/{old}").into());
+    world.publish_to(&orders, &[record]);
+    let settings = [
+        format!("kafka.group={}-2", world.group),
+        format!("topics.events={}-2", world.topics()[0]),
+        format!("services.notifier.retry.topic={}-2", world.topics()[3]),
+        "services.notifier.retry.initial=100ms".to_owned(),
+        "services.notifier.retry.max=1s".to_owned(),
+        "services.notifier.retry.max_age=2s".to_owned(),
+    ];
+    let flags: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let other = world.spawn(&flags);
+    let forgotten = |id: &str| {
+        let told = world.read(&orders);
+        told.iter().any(|record| record.key() == format!("order/{id}") && record.value.is_none())
+    };
+    until("theirs is forgotten", || forgotten(old));
+    assert!(!forgotten(id), "ours is not theirs to forget");
+    let known = other.get("/api/v1/retry/orders").json();
+    assert_eq!((&known["orders"], &known["pauses"]), (&json!([]), &json!([])));
+    let known = ours.get("/api/v1/retry/orders").json();
+    assert_eq!((&known["orders"][0]["id"], known["orders"].as_array().map(Vec::len)), (&given["order"], Some(1)));
+    assert_eq!(known["pauses"][0]["service"], "notifier");
+}
+
+#[test]
+fn a_rate_bounds_the_whole_fleet() {
+    let world = World::new("rate").partitions(2).config(CONFIG).start();
+    let fleet = [world.run(), world.run()];
+    park(&world, 0..16);
+    until("all are parked", || world.count(world.topics()[3]) == 16);
+    until("each has a partition", || world.drain_shares() == [1, 1]);
+    order(&world, &fleet[0], "discard", &json!({ "filter": { "service": "notifier" }, "rate": 4 }));
+    let letters = world.wait_for(world.topics()[2], 16);
+    let times: Vec<i64> = letters.iter().map(|letter| letter.number("fusebox-dead-lettered-at")).collect();
+    let took = times.iter().max().zip(times.iter().min()).map(|(last, first)| last - first).expect("letters");
+    // Sixteen at four a second, but one of each instance, and a timer's grain.
+    assert!(took >= (16 - 2) * 250 - 50, "{took} ms");
+}

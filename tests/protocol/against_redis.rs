@@ -125,6 +125,7 @@ impl World {
     fn new(redis: &Redis, prefix: String) -> Self {
         let config = config::Redis {
             url: redis.url.as_str().into(),
+            sentinels: None,
             prefix: prefix.clone(),
             timeout: Duration::from_secs(20),
             poll_interval: Duration::from_secs(1),
@@ -257,7 +258,7 @@ impl World {
         let reply = self.stores[0].load(&["rag".to_owned()]).await;
         self.agrees(before, &"load", &reply, |keys, now| {
             let state = keys.state(now).unwrap_or(None).map(|state| wire::snapshot_of(&state, NOW));
-            Ok(vec![Kept { state, tuning: keys.change(now).map(|change| tuning_of(&change)) }])
+            vec![Ok(Kept { state, tuning: keys.change(now).map(|change| tuning_of(&change)) })]
         });
     }
 
@@ -367,9 +368,8 @@ impl World {
         let telling = wire::tell_of(&testimony, lasts, ["a", "b", "c"][by]);
         let generation = testimony.generation;
         let before = self.time();
-        let reply = self.stores[by].tell(&[Telling { service: "rag".to_owned(), testimony, lasts }]).await;
+        let reply = self.stores[by].tell(&[Telling { service: "rag".to_owned(), testimony, lasts }]).await.remove(0);
         let reply = reply.map(|mut heard| {
-            let mut heard = heard.remove(0);
             heard.sort_by(|one, other| one.instance.cmp(&other.instance));
             heard
         });

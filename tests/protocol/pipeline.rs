@@ -182,10 +182,12 @@ fn change_of(tuning: &Tuning, now: UnixMillis) -> Change {
 }
 
 impl Store for Link {
-    async fn load(&self, _: &[String]) -> Result<Vec<Kept>, StoreError> {
-        let (state, change) = self.run(|redis, now| (redis.keys.state(now).expect("sound"), redis.keys.change(now))).await?;
-        let state = state.map(|state| snapshot_of(&state, self.clock.now()));
-        Ok(vec![Kept { state, tuning: change.map(|change| tuning_of(&change, self.clock.wall())) }])
+    async fn load(&self, _: &[String]) -> Vec<Result<Kept, StoreError>> {
+        let found = self.run(|redis, now| (redis.keys.state(now).expect("sound"), redis.keys.change(now))).await;
+        vec![found.map(|(state, change)| {
+            let state = state.map(|state| snapshot_of(&state, self.clock.now()));
+            Kept { state, tuning: change.map(|change| tuning_of(&change, self.clock.wall())) }
+        })]
     }
 
     async fn save(&self, _: &str, snapshot: &Snapshot, _: Option<&Transition>) -> Result<Saved, StoreError> {
@@ -258,10 +260,14 @@ impl LeaseStore for Link {
 }
 
 impl EvidenceStore for Link {
-    async fn tell(&self, tellings: &[Telling]) -> Result<Vec<Vec<Told>>, StoreError> {
+    async fn tell(&self, tellings: &[Telling]) -> Vec<Result<Vec<Told>, StoreError>> {
         let tell = |Telling { testimony, lasts, .. }: &Telling| (tell_of(testimony, *lasts, &self.name), testimony.generation);
         let tells: Vec<_> = tellings.iter().map(tell).collect();
-        self.run(|redis, now| tells.iter().map(|(tell, of)| told_of(redis.keys.tell(now, tell, redis.without), *of)).collect()).await
+        let told = self.run(|redis, now| tells.iter().map(|(tell, of)| told_of(redis.keys.tell(now, tell, redis.without), *of)).collect());
+        match told.await {
+            Ok(told) => Vec::into_iter(told).map(Ok).collect(),
+            Err(error) => tellings.iter().map(|_| Err(error.clone())).collect(),
+        }
     }
 }
 

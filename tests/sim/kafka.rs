@@ -197,6 +197,8 @@ pub struct FakeSubscription {
     handed_over: Option<(Instant, oneshot::Receiver<Vec<CommitPoint>>)>,
     /// Partitions that the loop holds.
     held: Mutex<BTreeSet<TopicPartition>>,
+    /// Where partitions are to be read again.
+    again: Mutex<Vec<CommitPoint>>,
     stopped: AtomicBool,
     paused: bool,
     dice: StdRng,
@@ -233,6 +235,7 @@ impl FakeSubscription {
             pending: VecDeque::new(),
             handed_over: None,
             held: Mutex::default(),
+            again: Mutex::default(),
             stopped: AtomicBool::new(false),
             paused: false,
             dice: StdRng::seed_from_u64(seed),
@@ -339,6 +342,7 @@ impl FakeSubscription {
         }
         drop((state, held));
         self.oracle.handed(&records);
+        self.holdings.let_go(&self.oracle.halted());
         self.holdings.take(&records, |record| self.oracle.has_ended(self.group, &record.source, &record.headers));
         (!records.is_empty()).then_some(Intake::Records(records))
     }
@@ -365,6 +369,17 @@ impl Subscription for FakeSubscription {
             }
             if let Some(intake) = self.pending.pop_front() {
                 return Some(intake);
+            }
+            if let Some(point) = self.again.get_mut().expect("unpoisoned").pop() {
+                let partition = point.partition.clone();
+                // Of a shove that was not handed on, the loop has not heard.
+                if self.shoves.is_empty() && self.positions.contains_key(&partition) {
+                    self.oracle.read_again(&partition);
+                    self.holdings.let_go(std::slice::from_ref(&partition));
+                    self.positions.insert(partition.clone(), point.next);
+                    return Some(Intake::Assigned(vec![Assignment { partition, committed: Some(point) }]));
+                }
+                continue;
             }
             if let Ok(shove) = self.shoves.try_recv() {
                 return Some(self.shoved(shove));
@@ -415,6 +430,12 @@ impl Subscription for FakeSubscription {
     fn let_go(&self, partition: &TopicPartition) {
         assert!(self.held.lock().expect("unpoisoned").remove(partition), "{partition} was not held");
         self.oracle.held(partition, false);
+    }
+
+    fn read_again(&self, point: CommitPoint) {
+        assert!(self.held.lock().expect("unpoisoned").contains(&point.partition), "{} is read on meanwhile", point.partition);
+        self.again.lock().expect("unpoisoned").push(point);
+        self.kafka.changed.notify_waiters();
     }
 
     fn size(&self, _topic: &Topic) -> Option<usize> {

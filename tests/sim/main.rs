@@ -49,6 +49,8 @@ fn whatever_happens_nothing_is_lost() {
         "cut off",
         "failed publishes",
         "dead letters",
+        "stopped partitions",
+        "read again",
         "too large",
         "clean stops",
         "worlds of lanes",

@@ -44,6 +44,10 @@ struct State {
     handed: Handed,
     /// Partitions that are held for want of room beside their commits.
     held: BTreeSet<TopicPartition>,
+    /// Partitions that are stopped for their bad records, and from which on none is a dead letter.
+    stopped: BTreeMap<TopicPartition, Offset>,
+    /// Those that were, until they are read again: what of them has not begun is not kept.
+    halted: BTreeSet<TopicPartition>,
     /// Keys of calls to the service that parks which are in flight, each with the lives that it may be made in.
     parking: Vec<(String, Vec<u64>)>,
     /// Events whose parked call was answered well.
@@ -129,6 +133,17 @@ impl Oracle {
         }
     }
 
+    /// The partitions that were stopped and are not read again yet.
+    pub fn halted(&self) -> Vec<TopicPartition> {
+        self.state().halted.iter().cloned().collect()
+    }
+
+    /// A partition that was stopped is read again.
+    pub fn read_again(&self, partition: &TopicPartition) {
+        self.count("read again");
+        self.state().halted.remove(partition);
+    }
+
     /// The program has ended as it was asked to: nothing of it is repeated.
     pub fn stopped(&self) {
         let mut state = self.state();
@@ -157,6 +172,12 @@ impl Oracle {
     pub fn publishing(&self, record: &Record) -> Option<LastWords> {
         let state = &mut *self.state();
         state.handed.publishing(record, &state.lives);
+        if let Some(origin) = envelope::origin(&record.headers).filter(|_| record.topic.as_str() == DEAD_LETTERS)
+            && state.produced.get(&origin).is_some_and(|produced| produced.id.is_none())
+            && let Some(first) = state.stopped.get(&origin.topic_partition())
+        {
+            assert!(origin.offset < *first, "{origin} is a dead letter, though its partition is stopped from {first} on");
+        }
         let source = match record.topic.as_str() {
             OUTCOMES => Outcome::of(record).source,
             DEAD_LETTERS if record.headers.text(name::EVENT_ID).is_none() => envelope::origin(&record.headers)?,
@@ -183,6 +204,13 @@ impl Oracle {
         match fact {
             Fact::Assigned { partitions } => state.begin_lives(at, partitions),
             Fact::Revoked { partitions, .. } => state.end_lives(at, partitions),
+            Fact::Stopped { partition, stopped } => {
+                state.stopped.insert((*partition).clone(), stopped.first);
+                state.halted.insert((*partition).clone());
+            }
+            Fact::Released(release) => {
+                state.stopped.remove(&release.partition);
+            }
             Fact::Stuck { source, ran, .. } => panic!("{source} is said to hang at {at:?}: it has run for {ran:?}"),
             _ => {}
         }
@@ -199,6 +227,7 @@ impl Oracle {
                     _ => return,
                 }
             }
+            Fact::Stopped { .. } => "stopped partitions",
             Fact::Parked { .. } => "parked",
             Fact::Drained { .. } => "drained",
             Fact::DeadLettered { .. } => "dead letters",
@@ -388,6 +417,8 @@ impl State {
 
     fn end_lives(&mut self, at: Duration, partitions: &[TopicPartition]) {
         for partition in partitions {
+            self.stopped.remove(partition);
+            self.halted.remove(partition);
             if let Some(life) = self.lives.remove(partition) {
                 self.ended.insert(life, at);
             }

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fusebox::event::{Partition, Topic, TopicPartition, UnixMillis};
+use fusebox::event::dead_letter::Letterbox;
+use fusebox::event::{Offset, Partition, Topic, TopicPartition, UnixMillis};
+use fusebox::machine::brake::{self, Rule};
 use fusebox::machine::breaker::{AdaptiveSettings, PolicySettings, Rates, Settings};
 use fusebox::machine::disposition::Bounds;
 use fusebox::machine::limit::{self, Law, aimd, gradient};
@@ -11,6 +13,7 @@ use fusebox::machine::progress::MAX_BYTES;
 use fusebox::machine::schedule::Schedule;
 use fusebox::machine::time::Tick;
 use fusebox::machine::verdict::Rules;
+use fusebox::pipeline::brakes::Board;
 use fusebox::pipeline::breakers::Breakers;
 use fusebox::pipeline::facts::Fact;
 use fusebox::pipeline::guard::{Guard, Manner};
@@ -126,6 +129,8 @@ pub struct Plan {
     exactly_once: bool,
     /// The longest text beside a commit: Kafka's, or so short that partitions must be held.
     max_ahead_bytes: usize,
+    /// When partitions are stopped for their bad records; somebody lets them go on after a while.
+    brake: Option<brake::Settings>,
     /// Nothing goes wrong but this, and nothing is scarce: what it holds up can be seen.
     slow_key: Option<SlowKey>,
 }
@@ -159,6 +164,7 @@ impl Plan {
             }
             .map(|law| limit::Settings { law, minimum: 1, initial: 4 }),
             max_ahead_bytes: if dice.random_bool(0.5) { MAX_BYTES } else { dice.random_range(11..20) },
+            brake: brake(seed),
             slow_key: None,
         };
         if dice.random_bool(0.9) {
@@ -172,6 +178,7 @@ impl Plan {
             service_concurrency: 1_000,
             adaptive: None,
             max_ahead_bytes: MAX_BYTES,
+            brake: None,
             slow_key: Some(SlowKey { key: "camera-0".to_owned(), takes }),
             // What waits for its transaction is not held up by its lane.
             exactly_once: false,
@@ -181,6 +188,30 @@ impl Plan {
 
     pub fn partitions_of(&self, topic: &str) -> Vec<TopicPartition> {
         (0..self.partitions).map(|partition| TopicPartition { topic: Topic::from(topic), partition: Partition(partition) }).collect()
+    }
+}
+
+/// A third of the records is bad.
+fn brake(seed: u64) -> Option<brake::Settings> {
+    let mut dice = StdRng::seed_from_u64(seed ^ 0xb4a4e);
+    let run = Rule::run(dice.random_range(2..5));
+    let rules = match dice.random_range(0..6) {
+        0 => vec![run],
+        1 => vec![Rule::share(0.5, dice.random_range(4..12))],
+        2 => vec![run, Rule::share(0.6, dice.random_range(4..12))],
+        _ => return None,
+    };
+    Some(brake::Settings { rules, hold: Duration::from_millis(dice.random_range(50..5_000)) })
+}
+
+/// Lets partitions go on that are stopped, sooner or later, and now and then more of their records than those that are held.
+async fn let_go_on(board: Arc<Board>, mut dice: StdRng) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(below(&mut dice, 4_000))).await;
+        for (partition, stopped) in board.stopped() {
+            let through = dice.random_bool(0.3).then(|| Offset(stopped.at.0 + dice.random_range(-3..10)));
+            board.release(&partition, through, "somebody".to_owned(), "it is known".to_owned()).expect("it is stopped");
+        }
     }
 }
 
@@ -351,7 +382,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
     let stages = Arc::new(Stages {
         stages: vec![stage(0, stand_in()), stage(PARKING, Fallback::Park { topic: Topic::from(RETRY), bounds }), stage(2, stand_in())],
         outcomes: Topic::from(OUTCOMES),
-        dead_letters: Topic::from(DEAD_LETTERS),
+        dead_letters: Letterbox::plain(Topic::from(DEAD_LETTERS)),
         instance,
         clock,
         chance: chance.clone(),
@@ -384,6 +415,8 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
     let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions, holdings, Arc::clone(oracle), clock);
     let hand_over_timeout = Duration::from_millis(1_500);
     let pulses = [("live", Pulse::new(clock.now())), ("drain", Pulse::new(clock.now()))];
+    let board = Arc::new(Board::default());
+    let operator = let_go_on(Arc::clone(&board), StdRng::seed_from_u64(plan.seed ^ life ^ 0x0bea));
     let live_parts = process::Parts {
         settings: process::Settings {
             ordering: plan.ordering,
@@ -394,6 +427,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             hand_over_timeout,
             max_ahead_bytes: plan.max_ahead_bytes,
             together,
+            brake: plan.brake.clone(),
         },
         stages,
         subscription,
@@ -402,6 +436,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         budget,
         stop: stop.clone(),
         pulse: Arc::clone(&pulses[0].1),
+        board: Arc::clone(&board),
     };
     let (budget, holdings) = (Arc::clone(&budgets[1]), Holdings::new(most));
     let (subscription, drain) = subscribe(DRAIN, &budget, plan.seed ^ life ^ 1, &holdings);
@@ -413,7 +448,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             hand_over_timeout,
             max_ahead_bytes: plan.max_ahead_bytes,
             together,
-            dead_letters: Topic::from(DEAD_LETTERS),
+            dead_letters: Letterbox::plain(Topic::from(DEAD_LETTERS)),
             deliveries: None,
         },
         routes: vec![drain::Route {
@@ -434,9 +469,9 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         witness,
         gauges: drain::Gauges::new(),
         pulse: Arc::clone(&pulses[1].1),
-        orders: OrderBook::closed(),
+        orders: OrderBook::closed("g"),
     };
     let loops = vec![tokio::spawn(process::run(live_parts)), tokio::spawn(drain::run(drain_parts))];
-    let others = vec![tokio::spawn(keeper::run_timers(breakers, clock)), tokio::spawn(watch(pulses, clock))];
+    let others = vec![tokio::spawn(keeper::run_timers(breakers, clock)), tokio::spawn(watch(pulses, clock)), tokio::spawn(operator)];
     Instance { loops, others, stop, budgets, live, drain }
 }

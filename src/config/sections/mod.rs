@@ -1,7 +1,9 @@
 //! The keys, a file for each section: what they are called, what they mean, what they may hold, and what must hold between them.
 
 mod adaptive;
+mod brake;
 mod breaker;
+mod dead_letters;
 mod fallback;
 mod health;
 mod http;
@@ -43,6 +45,11 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
     let redis = root.section("redis", "Where breakers are shared and survive a restart.", redis::read);
     let http = root.section("http", "The API.", http::read);
     let processing = root.section("processing", "How much is done at once.", |section| processing::read(section, warnings));
+    let dead_letters = root.section(
+        "dead_letters",
+        "What is given up: what is said on it, how often it is redriven, and how much at once is too much.",
+        |section| dead_letters::read(section, processing.as_ref()),
+    );
     let services =
         root.each("services", "name", "A downstream service.", |name, section| services::read(name, section, &mut claims, warnings));
     let pipeline = pipeline::read(root, services.as_deref(), warnings);
@@ -62,6 +69,7 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
     Some(Config {
         kafka: kafka?,
         topics: topics?,
+        dead_letters: dead_letters?,
         redis: redis?,
         http: http?,
         processing: processing?,

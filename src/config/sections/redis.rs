@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::services::identity;
 use super::{HOUR, MILLISECOND, SECOND};
-use crate::config::checked::Redis;
+use crate::config::checked::{Credentials, Redis};
 use crate::config::reader::{Section, Shown};
 use crate::config::shape::{Problem, ReadableFile, Shape, Text, Time, Whole, wrong};
 use crate::config::tree::Written;
@@ -21,6 +21,9 @@ pub(super) fn read(section: &Section<'_>) -> Option<Option<Redis>> {
         "Where Redis is: `redis://`, `redis+sentinel://` or `redis+cluster://`, with `rediss` for TLS and `user:password@` for ACL users. Unless given, breakers live in the process.",
     );
     let password = section.secret("password", Text, Shown::Hidden, "The password, if it is not in the URL.");
+    let sentinel_user = section.optional("sentinel_user", Text, "The sentinels' own user, if they want one.");
+    let sentinel_password =
+        section.secret("sentinel_password", Text, Shown::Hidden, "The sentinels' own password, if they want one; the servers' is another.");
     let prefix = section.required("prefix", Prefix, "What every key begins with; fleets with the same prefix share their breakers.");
     let timeout = section.required("timeout", Time::between(MILLISECOND, 60 * SECOND), "How long one command may take.");
     let poll_interval = section.required(
@@ -32,8 +35,10 @@ pub(super) fn read(section: &Section<'_>) -> Option<Option<Redis>> {
     let ca = section.optional("ca", ReadableFile, "A CA certificate to trust for `rediss://` (PEM).");
     let identity = identity(section);
     let Some(url) = url? else {
-        if password.is_some_and(|password| password.is_some()) {
-            section.fault("password", "is given without `url`");
+        for (name, given) in [("password", password), ("sentinel_password", sentinel_password), ("sentinel_user", sentinel_user)] {
+            if given.is_some_and(|given| given.is_some()) {
+                section.fault(name, "is given without `url`");
+            }
         }
         return Some(None);
     };
@@ -45,6 +50,14 @@ pub(super) fn read(section: &Section<'_>) -> Option<Option<Redis>> {
             }
         }
     }
+    let sentinels = match (sentinel_user?, sentinel_password?) {
+        (user, Some(password)) => Some(Credentials { user, password: SecretString::from(password) }),
+        (Some(_), None) => return section.report("sentinel_user", "needs `sentinel_password` besides it"),
+        (None, None) => None,
+    };
+    if sentinels.is_some() && !url.scheme.ends_with("+sentinel") {
+        return section.report("sentinel_password", "is of use with a `redis+sentinel://` URL only; change `url`, or leave it out");
+    }
     let url = match password? {
         None => url.text,
         Some(password) => match url.with_password(&password) {
@@ -54,6 +67,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Option<Redis>> {
     };
     Some(Some(Redis {
         url: SecretString::from(url),
+        sentinels,
         prefix: prefix?,
         timeout: timeout?,
         poll_interval: poll_interval?,

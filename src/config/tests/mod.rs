@@ -1,6 +1,7 @@
 //! The config from the outside: sources in, checked values or faults out.
 
 mod bodies;
+mod brake;
 mod changed;
 mod layers;
 mod manual;

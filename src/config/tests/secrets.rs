@@ -68,6 +68,14 @@ fn a_file_gives_a_value_less_one_line_break() {
         let world = World::file("[kafka.properties]\nsasl.password_file = 'DIR/p'").and_secret("p", content);
         assert_eq!(world.loaded().config.kafka.properties["sasl.password"].expose_secret(), expect);
     }
+    let world = World::file("[redis]\nurl = 'redis+sentinel://h/m'\nsentinel_user = 'ann'\nsentinel_password_file = 'DIR/p'")
+        .and_secret("p", "hunter2\n");
+    let loaded = world.loaded();
+    for output in [loaded.show(Format::Toml), loaded.show(Format::Json), format!("{loaded:#?}")] {
+        assert!(output.contains("ann") && !output.contains("hunter2"), "{output}");
+    }
+    let given = loaded.config.redis.and_then(|redis| redis.sentinels).expect("given");
+    assert_eq!((given.user.as_deref(), given.password.expose_secret()), (Some("ann"), "hunter2"));
     let world = World::file("[redis]\nurl = 'rediss://user@h:1/0'\npassword_file = 'DIR/p'").and_secret("p", "a:b/c@d\n");
     assert_eq!(world.loaded().config.redis.unwrap().url.expose_secret(), "rediss://user:a%3Ab%2Fc%40d@h:1/0");
 }

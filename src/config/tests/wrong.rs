@@ -216,6 +216,15 @@ const WRONG: &[(&str, &[&str])] = &[
         "[redis]\nurl = 'redis://u:p4ss@h'\npassword = 'p4ss'",
         &["a.toml:3: redis.password: is given besides the one in `url`; keep one of the two"],
     ),
+    ("[redis]\nsentinel_password = 'p4ss'", &["a.toml:2: redis.sentinel_password: is given without `url`"]),
+    (
+        "[redis]\nurl = 'redis+sentinel://h/m'\nsentinel_user = 'ann'",
+        &["a.toml:3: redis.sentinel_user: needs `sentinel_password` besides it"],
+    ),
+    (
+        "[redis]\nurl = 'redis+cluster://h'\nsentinel_password = 'p4ss'",
+        &["a.toml:3: redis.sentinel_password: is of use with a `redis+sentinel://` URL only; change `url`, or leave it out"],
+    ),
     ("[redis]\nprefix = 'a{b'", &["a.toml:2: redis.prefix: \"a{b\" is no prefix: 1 to 100 characters, no spaces, no braces"]),
     ("[redis]\nca = '/nowhere/ca.pem'", &["a.toml:2: redis.ca: /nowhere/ca.pem cannot be read: No such file or directory (os error 2)"]),
     ("[redis]\ncertificate = 'DIR/a.toml'", &["a.toml:2: redis.certificate: needs `key` besides it"]),

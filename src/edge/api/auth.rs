@@ -74,7 +74,7 @@ impl Access {
         found.map(Some).ok_or_else(|| unauthorized("the token is not known here"))
     }
 
-    fn check(&self, headers: &HeaderMap, needed: Permission) -> Result<Actor, Problem> {
+    pub(super) fn check(&self, headers: &HeaderMap, needed: Permission) -> Result<Actor, Problem> {
         match self.holder(headers)? {
             Some(holder) if holder.permission >= needed => Ok(Actor(holder.name.clone())),
             Some(holder) => Err(Problem::new(

@@ -1,12 +1,16 @@
 //! The HTTP API: what operators and their programs ask of a running instance.
 //!
 //! It reads through the views that [`Api`] is made with and changes breakers through the same orders as everybody else. Errors are
-//! `application/problem+json` (RFC 9457); no answer carries a secret, an event's body or an inner address.
+//! `application/problem+json` (RFC 9457); no answer carries a secret or an inner address, and what an event said only dead letters and parked
+//! calls that are shown to those who may operate.
 
 mod auth;
 mod breakers;
 pub mod client;
+pub mod dead_letters;
 pub mod orders;
+pub mod parked;
+pub mod partitions;
 mod problem;
 mod settings;
 mod status;
@@ -28,7 +32,7 @@ use tower_http::timeout::TimeoutLayer;
 
 pub use auth::{Access, Credential, Permission, digest};
 pub use problem::Problem;
-pub use status::{Part, PartState, Readiness, RetryService, RetryStatus};
+pub use status::{Looked, Part, PartState, Readiness, RetryService, RetryStatus};
 
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::keeper::StoreHealth;
@@ -64,6 +68,12 @@ pub struct Api<W: World, S> {
     pub retry: Box<dyn Fn() -> BoxFuture<'static, RetryStatus> + Send + Sync>,
     /// What is ordered for parked calls.
     pub orders: orders::Ordering,
+    /// What was given up.
+    pub letters: dead_letters::Letters,
+    /// The parked calls themselves.
+    pub parked: parked::Reading,
+    /// The partitions of the events.
+    pub partitions: partitions::Desk,
 }
 
 /// Routes that an instance serves beside the API's.
@@ -76,19 +86,29 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .route("/api/v1/circuit-breakers/health", get(breakers::health))
         .route("/api/v1/circuit-breakers/{service}", get(breakers::one))
         .route("/api/v1/circuit-breakers/{service}/history", get(breakers::history))
+        .route("/api/v1/partitions", get(partitions::list))
         .route("/api/v1/retry", get(status::retry))
+        .route("/api/v1/retry/messages", get(parked::list))
         .route("/api/v1/retry/orders", get(orders::list))
         .route("/api/v1/retry/orders/{id}", get(orders::one))
+        .route("/api/v1/dead-letters", get(dead_letters::list))
+        .route("/api/v1/dead-letters/redrives", get(dead_letters::redrives))
+        .route("/api/v1/dead-letters/redrives/{id}", get(dead_letters::one))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_read));
     let changing = Router::new()
         .route("/api/v1/circuit-breakers/{service}/force-state", post(breakers::force_state))
         .route("/api/v1/circuit-breakers/{service}/settings", patch(settings::change).delete(settings::reset))
+        .route("/api/v1/partitions/{partition}/release", post(partitions::release))
         .route("/api/v1/retry/release", post(orders::release))
         .route("/api/v1/retry/delay", post(orders::delay))
         .route("/api/v1/retry/discard", post(orders::discard))
         .route("/api/v1/retry/orders/{id}/cancel", post(orders::cancel))
+        .route("/api/v1/dead-letters/redrive", post(dead_letters::redrive))
+        .route("/api/v1/dead-letters/redrives/{id}/cancel", post(dead_letters::cancel))
         .route("/api/v1/retry/services/{service}/pause", post(orders::pause))
         .route("/api/v1/retry/services/{service}/resume", post(orders::resume))
+        // What an event said is not for everybody who may read.
+        .route("/api/v1/retry/messages/{topic}/{partition}/{offset}", get(parked::one))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::may_operate));
     Router::new()
         .route("/livez", get(status::livez))
@@ -102,6 +122,14 @@ pub fn router<W: World, S: Store>(api: Arc<Api<W, S>>) -> Router {
         .layer(CatchPanicLayer::custom(|_| problem::defect()))
         .layer(middleware::map_response(no_store))
         .with_state(api)
+}
+
+/// Makes a change to its end, though nobody may wait for the answer any more: a request's time may be over, its client gone.
+async fn to_its_end<T: Send + 'static>(making: impl Future<Output = Result<T, Problem>> + Send + 'static) -> Result<T, Problem> {
+    tokio::spawn(making).await.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the instance is stopping; ask another whether the change was made")),
+    })
 }
 
 /// Answers say how things are now; nobody may keep them.

@@ -1,5 +1,7 @@
 //! Orders for parked calls: due now, due later, discarded; and pauses of a service's draining.
 //!
+//! A change is written, heard here and audited to its end, whoever has gone meanwhile that asked for it.
+//!
 //! An order is counted, written to the log that every instance reads, and carried out by whoever drains the calls that it is about. So it may be
 //! given to any instance, and the answer says how many calls it is about, not that they have gone.
 
@@ -17,12 +19,17 @@ use uuid::Uuid;
 
 use super::auth::Actor;
 use super::breakers::{reasonable, unread};
-use super::{Api, Problem};
+use super::{Api, Problem, to_its_end};
 use crate::event::UnixMillis;
-use crate::machine::orders::{Act, Change, Order, Pause};
+use crate::machine::orders::{Act, Change, MOST_IN_FORCE, Order, Pause};
 use crate::machine::selection::Selection;
 use crate::pipeline::orders::OrderBook;
 use crate::pipeline::ports::{Clock as _, Store, World};
+
+mod shown;
+
+use shown::{Shown, ShownPause, ShownSelection, show, show_pause};
+pub(super) use shown::{list, one};
 
 /// The most ids that an order may name.
 const MOST_IDS: usize = 1_000;
@@ -57,14 +64,14 @@ pub struct Counted {
 /// Which calls, in the words of a request.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Filter {
-    service: Option<String>,
-    reason: Option<String>,
-    camera: Option<String>,
-    event_id: Option<Uuid>,
-    older_than: Option<String>,
-    attempts: Option<u32>,
-    text: Option<String>,
+pub(super) struct Filter {
+    pub(super) service: Option<String>,
+    pub(super) reason: Option<String>,
+    pub(super) camera: Option<String>,
+    pub(super) event_id: Option<Uuid>,
+    pub(super) older_than: Option<String>,
+    pub(super) attempts: Option<u32>,
+    pub(super) text: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -74,7 +81,7 @@ pub(super) struct Wanted {
     filter: Option<Filter>,
     #[serde(default)]
     reason: String,
-    /// Calls a second, on each instance.
+    /// Calls a second, in the whole fleet.
     rate: Option<u32>,
     /// Of a delay: from now on.
     #[serde(rename = "for")]
@@ -94,56 +101,12 @@ pub(super) struct Given {
     dry_run: bool,
 }
 
-/// An order, and how far it has come.
-#[derive(Serialize)]
-pub(super) struct Shown {
-    id: Uuid,
-    act: &'static str,
-    until: Option<String>,
-    selection: Selection,
-    at: String,
-    actor: String,
-    reason: String,
-    rate: Option<u32>,
-    calls: u64,
-    counted_all: bool,
-    /// Calls that it was carried out for: released ones that have gone, delayed ones, discarded ones.
-    done: u64,
-    cancelled_by: Option<String>,
-}
-
-#[derive(Serialize)]
-pub(super) struct All {
-    orders: Vec<Shown>,
-    pauses: Vec<ShownPause>,
-}
-
-#[derive(Serialize)]
-pub(super) struct ShownPause {
-    service: String,
-    at: String,
-    actor: String,
-    reason: String,
-    until: Option<String>,
-}
-
-pub(super) async fn list<W: World, S: Store>(State(api): State<Arc<Api<W, S>>>) -> Json<All> {
-    let now = api.clock.wall();
-    let orders = api.orders.book.orders();
-    let pauses = api.orders.services.keys().filter_map(|service| orders.pause(service, now)).map(show_pause).collect();
-    Json(All { orders: orders.list().map(|(order, done)| show(order, done)).collect(), pauses })
-}
-
-pub(super) async fn one<W: World, S: Store>(State(api): State<Arc<Api<W, S>>>, Path(id): Path<Uuid>) -> Result<Json<Shown>, Problem> {
-    find(&api, id).map(|(order, done)| Json(show(&order, done)))
-}
-
 pub(super) async fn release<W: World, S: Store>(
     state: State<Arc<Api<W, S>>>,
     actor: Extension<Actor>,
     wanted: Result<Json<Wanted>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Given>), Problem> {
-    give(state, actor, wanted, |_, wanted| at_once(Act::Release, wanted)).await
+    give(state, actor, wanted, |_, wanted, _| at_once(Act::Release, wanted)).await
 }
 
 pub(super) async fn discard<W: World, S: Store>(
@@ -151,7 +114,7 @@ pub(super) async fn discard<W: World, S: Store>(
     actor: Extension<Actor>,
     wanted: Result<Json<Wanted>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Given>), Problem> {
-    give(state, actor, wanted, |_, wanted| at_once(Act::Discard, wanted)).await
+    give(state, actor, wanted, |_, wanted, _| at_once(Act::Discard, wanted)).await
 }
 
 pub(super) async fn delay<W: World, S: Store>(
@@ -159,17 +122,18 @@ pub(super) async fn delay<W: World, S: Store>(
     actor: Extension<Actor>,
     wanted: Result<Json<Wanted>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Given>), Problem> {
-    give(state, actor, wanted, |api, wanted| {
+    give(state, actor, wanted, |api, wanted, selection| {
         if wanted.rate.is_some() {
             return Err(Problem::bad_request("a delay has no rate: it calls nobody"));
         }
-        let longest = api.orders.services.values().max().copied().unwrap_or_default();
+        let chosen = api.orders.services.iter().filter(|(service, _)| selection.is_of(service));
+        let longest = chosen.map(|(_, max_age)| *max_age).min().unwrap_or_default();
         match wanted.lasts.as_deref().map(humantime::parse_duration) {
             Some(Ok(lasts)) if !lasts.is_zero() && lasts < longest => Ok(Act::Delay { until: api.clock.wall().plus(lasts) }),
             Some(Ok(_)) => {
                 let longest = humantime::format_duration(longest);
                 Err(Problem::bad_request(format!(
-                    "`for` must be longer than 0 and shorter than max_age, {longest}: the calls would be given up"
+                    "`for` must be longer than 0 and shorter than max_age, {longest} for the services it may be about: the calls would be given up"
                 )))
             }
             Some(Err(_)) | None => Err(Problem::bad_request("a delay needs `for`, a duration such as \"90s\", \"30m\" or \"2h\"")),
@@ -186,7 +150,7 @@ async fn give<W: World, S: Store>(
     State(api): State<Arc<Api<W, S>>>,
     Extension(Actor(actor)): Extension<Actor>,
     wanted: Result<Json<Wanted>, JsonRejection>,
-    act: impl FnOnce(&Api<W, S>, &Wanted) -> Result<Act, Problem>,
+    act: impl FnOnce(&Api<W, S>, &Wanted, &Selection) -> Result<Act, Problem>,
 ) -> Result<(StatusCode, Json<Given>), Problem> {
     let Json(wanted) = wanted.map_err(|rejection| {
         Problem::bad_request(format!(
@@ -198,9 +162,18 @@ async fn give<W: World, S: Store>(
     if wanted.rate == Some(0) {
         return Err(Problem::bad_request("the rate must be at least 1 a second"));
     }
-    let act = act(&api, &wanted)?;
     let at = api.clock.wall();
     let selection = selection(&api, &wanted, at)?;
+    let act = act(&api, &wanted, &selection)?;
+    if !wanted.dry_run && api.orders.book.orders().in_force() >= MOST_IN_FORCE {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            format!(
+                "{MOST_IN_FORCE} orders are in force, and no more may be: see `fusebox retry orders`, and take back with `fusebox retry cancel` \
+                 what is done; each is forgotten after max_age"
+            ),
+        ));
+    }
     let away = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{why}; nothing was ordered"));
     let Counted { calls, all, ends } = (api.orders.count)(selection.clone()).await.map_err(away)?;
     let given = |order| Given { order, calls, counted_all: all, dry_run: wanted.dry_run };
@@ -209,30 +182,34 @@ async fn give<W: World, S: Store>(
     }
     let order = Order {
         id: (api.orders.new_id)(),
+        group: api.orders.group.clone(),
         act,
         selection,
         ends,
-        at,
-        actor: actor.clone(),
-        reason: wanted.reason.clone(),
+        at: api.orders.book.orders().next_order_at(at),
+        actor,
+        reason: wanted.reason,
         rate: wanted.rate,
         calls,
         counted_all: all,
         cancelled_by: None,
     };
     let id = order.id;
-    write(&api, Change::Order(order.clone())).await?;
-    tracing::info!(
-        target: "fusebox::audit",
-        order = %id,
-        act = act.as_str(),
-        actor,
-        reason = wanted.reason,
-        calls,
-        counted_all = all,
-        selection = serde_json::to_string(&order.selection).unwrap_or_default(),
-        "parked calls were ordered about"
-    );
+    make(api, order.clone().into(), move || {
+        tracing::info!(
+            target: "fusebox::audit",
+            order = %id,
+            act = order.act.as_str(),
+            actor = order.actor,
+            reason = order.reason,
+            calls,
+            counted_all = all,
+            rate = order.rate,
+            selection = serde_json::to_string(&ShownSelection::of(&order.selection)).unwrap_or_default(),
+            "parked calls were ordered about"
+        );
+    })
+    .await?;
     Ok((StatusCode::ACCEPTED, Json(given(Some(id)))))
 }
 
@@ -248,6 +225,12 @@ fn selection<W: World, S: Store>(api: &Api<W, S>, wanted: &Wanted, now: UnixMill
         (Some(_), None) => Selection::default(),
     };
     selection.event_ids.extend(wanted.ids.iter().flatten().copied());
+    known(api, &selection)?;
+    Ok(selection)
+}
+
+/// Refuses services and reasons that there are not.
+pub(super) fn known<W: World, S: Store>(api: &Api<W, S>, selection: &Selection) -> Result<(), Problem> {
     if let Some(unknown) = selection.services.iter().find(|service| !api.orders.services.contains_key(*service)) {
         return Err(parks_nothing(api, unknown, StatusCode::BAD_REQUEST));
     }
@@ -255,11 +238,11 @@ fn selection<W: World, S: Store>(api: &Api<W, S>, wanted: &Wanted, now: UnixMill
         let known: Vec<&str> = crate::event::envelope::Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         return Err(Problem::bad_request(format!("nothing is parked for the reason `{unknown}`; there are {}", known.join(", "))));
     }
-    Ok(selection)
+    Ok(())
 }
 
 impl Filter {
-    fn selection(&self, now: UnixMillis) -> Result<Selection, Problem> {
+    pub(super) fn selection(&self, now: UnixMillis) -> Result<Selection, Problem> {
         let older_than = self.older_than.as_deref().map(humantime::parse_duration).transpose();
         let older_than = older_than.map_err(|_| Problem::bad_request("older_than is no duration; write \"90s\", \"30m\" or \"2h\""))?;
         Ok(Selection {
@@ -288,8 +271,10 @@ pub(super) async fn cancel<W: World, S: Store>(
 ) -> Result<Json<Shown>, Problem> {
     let (order, done) = find(&api, id)?;
     let cancelled = Order { cancelled_by: Some(actor.clone()), ..order };
-    write(&api, Change::Order(cancelled.clone())).await?;
-    tracing::info!(target: "fusebox::audit", order = %id, actor, done, "an order about parked calls was taken back");
+    make(api, cancelled.clone().into(), move || {
+        tracing::info!(target: "fusebox::audit", order = %id, actor, done, "an order about parked calls was taken back");
+    })
+    .await?;
     Ok(Json(show(&cancelled, done)))
 }
 
@@ -310,10 +295,14 @@ pub(super) async fn pause<W: World, S: Store>(
         Some(Ok(ttl)) if !ttl.is_zero() => Some(at.plus(ttl)),
         Some(_) => return Err(Problem::bad_request("the ttl must be a duration longer than 0, such as \"30m\"")),
     };
+    let at = api.orders.book.orders().next_pause_at(&service, at);
     let pause = Pause { group: api.orders.group.clone(), service, at, actor, reason, until };
-    write(&api, Change::Pause(pause.clone())).await?;
-    tracing::info!(target: "fusebox::audit", service = pause.service, actor = pause.actor, reason = pause.reason, "draining was paused");
-    Ok(Json(show_pause(&pause)))
+    let shown = show_pause(&pause);
+    make(api, Change::Pause(pause.clone()), move || {
+        tracing::info!(target: "fusebox::audit", service = pause.service, actor = pause.actor, reason = pause.reason, "draining was paused");
+    })
+    .await?;
+    Ok(Json(shown))
 }
 
 #[derive(Serialize)]
@@ -328,9 +317,11 @@ pub(super) async fn resume<W: World, S: Store>(
     Extension(Actor(actor)): Extension<Actor>,
 ) -> Result<Json<Resumed>, Problem> {
     parks(&api, &service)?;
-    write(&api, Change::Resumed { group: api.orders.group.clone(), service: service.clone() }).await?;
-    tracing::info!(target: "fusebox::audit", service, actor, "draining goes on");
-    Ok(Json(Resumed { service, paused: false }))
+    let resumed = Resumed { service: service.clone(), paused: false };
+    let at = api.orders.book.orders().next_pause_at(&service, api.clock.wall());
+    let change = Change::Pause(Pause::end(api.orders.group.clone(), service.clone(), at, actor.clone()));
+    make(api, change, move || tracing::info!(target: "fusebox::audit", service, actor, "draining goes on")).await?;
+    Ok(Json(resumed))
 }
 
 fn parks<W: World, S: Store>(api: &Api<W, S>, service: &str) -> Result<(), Problem> {
@@ -350,41 +341,21 @@ fn find<W: World, S: Store>(api: &Api<W, S>, id: Uuid) -> Result<(Order, u64), P
     })
 }
 
-/// Writes a change, and takes note of it here: whoever asks next finds it, though it is not read from the log yet.
-async fn write<W: World, S: Store>(api: &Api<W, S>, change: Change) -> Result<(), Problem> {
-    (api.orders.write)(change.clone()).await.map_err(|why| {
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("the order could not be written: {why}. Its topic is `topics.orders`; `fusebox migrate` creates it"),
-        )
-    })?;
-    api.orders.book.hear(change);
-    Ok(())
+/// Writes a change, takes note of it here, so that whoever asks next finds it though it is not read from the log yet, and audits it.
+async fn make<W: World, S: Store>(api: Arc<Api<W, S>>, change: Change, audit: impl FnOnce() + Send + 'static) -> Result<(), Problem> {
+    to_its_end(async move {
+        (api.orders.write)(change.clone()).await.map_err(|why| {
+            Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("the order could not be written: {why}. Its topic is `topics.orders`; `fusebox migrate` creates it"),
+            )
+        })?;
+        api.orders.book.hear(change);
+        audit();
+        Ok(())
+    })
+    .await
 }
 
-fn show(order: &Order, done: u64) -> Shown {
-    Shown {
-        id: order.id,
-        act: order.act.as_str(),
-        until: if let Act::Delay { until } = order.act { Some(until.to_rfc3339()) } else { None },
-        selection: order.selection.clone(),
-        at: order.at.to_rfc3339(),
-        actor: order.actor.clone(),
-        reason: order.reason.clone(),
-        rate: order.rate,
-        calls: order.calls,
-        counted_all: order.counted_all,
-        done,
-        cancelled_by: order.cancelled_by.clone(),
-    }
-}
-
-fn show_pause(pause: &Pause) -> ShownPause {
-    ShownPause {
-        service: pause.service.clone(),
-        at: pause.at.to_rfc3339(),
-        actor: pause.actor.clone(),
-        reason: pause.reason.clone(),
-        until: pause.until.map(UnixMillis::to_rfc3339),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::auth::Actor;
 use super::breakers::{Answer, find, reasonable, show, unread};
 use super::problem::Wrong;
-use super::{Api, Problem};
+use super::{Api, Problem, to_its_end};
 use crate::config::{Fault, Faults, breaker_table, changed_breaker};
 use crate::machine::breaker::Settings;
 use crate::pipeline::ports::{Store, World};
@@ -84,16 +84,13 @@ async fn make<W: World, S: Store>(
     let service = find(&api, &name)?;
     reasonable(&reason)?;
     let over = tags(headers)?;
-    let making = tokio::spawn(async move {
+    to_its_end(async move {
         let wish = Wish { actor: &actor, reason: &reason, over: over.as_deref() };
         let tuned = tune(&api.breakers, api.store.as_deref(), service, &wish, decide).await.map_err(|error| not_tuned(&name, error))?;
         audit(&name, &wish, tuned);
         Ok(show(&api, api.breakers.view(service)).into())
-    });
-    making.await.unwrap_or_else(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the instance is stopping; ask another whether the change was made")),
     })
+    .await
 }
 
 fn not_tuned(name: &str, error: NotTuned<Faults>) -> Problem {

@@ -1,5 +1,6 @@
 //! Liveness, readiness, metrics, and the backlog.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -71,18 +72,43 @@ pub struct RetryService {
     pub circuit_breaker_state: &'static str,
     /// Parked calls in the whole fleet; null while Kafka cannot be asked.
     pub depth: Option<u64>,
-    /// Of those that this instance has read: waiting although they are due.
-    pub due: usize,
-    /// Of those that this instance has read: for how long the oldest has been parked, seconds.
+    /// Of those, calls whose time has come by their header; see `looked`.
+    pub due: u64,
+    /// For how long the oldest has been parked, seconds; null if none is.
     pub oldest_seconds: Option<f64>,
     /// Parked calls that this instance has read and not finished.
     pub held: usize,
+    /// Parked calls by why they are.
+    pub by_reason: BTreeMap<&'static str, u64>,
+    /// Parked calls by how often they have failed; 20 stands for more, too.
+    pub by_attempts: BTreeMap<u32, u64>,
+    /// What `due`, `oldest_seconds`, `by_reason` and `by_attempts` rest on; null: nothing was looked at yet, and they are of what is held here.
+    pub looked: Option<Looked>,
     /// Calls put on the topic by the whole fleet, a second, of late.
     pub parked_per_second: f64,
     /// Parked calls finished by the whole fleet, a second, of late: delivered, parked again or given up.
     pub drained_per_second: f64,
-    /// At this pace, until the backlog is gone, seconds; null while it does not shrink.
+    /// Until the backlog is gone, seconds; null while that cannot be said.
     pub time_to_drain_seconds: Option<f64>,
+    /// What that rests on, or why it cannot be said; null while Kafka cannot be asked.
+    pub time_to_drain_basis: Option<&'static str>,
+    /// Until when it is held at the least, as far as that is known: when the breaker probes, or a lock or a pause ends.
+    pub held_until: Option<String>,
+    /// For how long the topic keeps records; null if without end, or if the broker does not tell.
+    pub retention_seconds: Option<f64>,
+    /// How much of that the oldest parked record has behind it, 0 to 1.
+    pub retention_used: Option<f64>,
+}
+
+/// How much of a backlog was looked at.
+#[derive(Debug, Clone, Serialize)]
+pub struct Looked {
+    /// So many calls.
+    pub calls: u64,
+    /// Whether that was all of them: else the figures are estimates, and an older call may have been missed.
+    pub exact: bool,
+    /// When.
+    pub seconds_ago: f64,
 }
 
 pub(super) async fn livez<W: World, S: Send + Sync + 'static>(State(api): State<Arc<Api<W, S>>>) -> Response {

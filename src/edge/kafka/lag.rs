@@ -2,6 +2,7 @@
 //!
 //! Asked of the brokers each time: what a consumer knows by itself goes stale for paused partitions, and it knows only its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::properties::{self, Quiet};
 use super::{KafkaEdgeError, topics};
 use crate::config;
 use crate::event::{Offset, Partition, Topic, TopicPartition};
+use crate::machine::progress::Progress;
 
 /// One partition and its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct PartitionLag {
     pub end: Offset,
     /// Where the group goes on; `None` if it never committed.
     pub committed: Option<Offset>,
+    /// Above that, how many have finished: Kafka keeps it beside the commit.
+    pub finished: u64,
 }
 
 impl PartitionLag {
@@ -37,6 +41,16 @@ impl PartitionLag {
     pub fn lag(&self) -> u64 {
         u64::try_from(self.end.0 - self.next().0).unwrap_or(0)
     }
+
+    /// Records that are not finished: the lag without what has finished above the commit.
+    pub fn unfinished(&self) -> u64 {
+        self.lag().saturating_sub(self.finished)
+    }
+
+    /// How far the group has come, records that have finished out of turn counted too: it only rises.
+    pub fn done(&self) -> i64 {
+        self.next().0.saturating_add_unsigned(self.finished)
+    }
 }
 
 /// Where a group goes on that has committed this, or nothing, in a partition that begins at `low`.
@@ -44,11 +58,15 @@ pub(super) fn goes_on_at(committed: Option<Offset>, low: Offset) -> Offset {
     committed.map_or(low, |committed| committed.max(low))
 }
 
-/// What a group has committed of a partition; `None` if it never did.
-pub(super) fn committed(element: &TopicPartitionListElem<'_>) -> Option<Offset> {
+/// What a group has committed of a partition, `None` if it never did, and what has finished above it as far as that can be read.
+pub(super) fn committed(element: &TopicPartitionListElem<'_>) -> (Option<Offset>, Progress) {
     match element.offset() {
-        Position::Offset(offset) => Some(Offset(offset)),
-        Position::Beginning | Position::End | Position::Stored | Position::Invalid | Position::OffsetTail(_) => None,
+        Position::Offset(offset) => {
+            // The client panics over bytes that are no text, which another tool may have committed.
+            let beside = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default();
+            (Some(Offset(offset)), Progress::decode(Offset(offset), &beside).unwrap_or_default())
+        }
+        Position::Beginning | Position::End | Position::Stored | Position::Invalid | Position::OffsetTail(_) => (None, Progress::default()),
     }
 }
 
@@ -94,12 +112,16 @@ impl LagSampler {
         for element in &commits.elements() {
             let Some(topic) = self.topics.iter().find(|topic| topic.as_str() == element.topic()) else { continue };
             match self.client.fetch_watermarks(element.topic(), element.partition(), within) {
-                Ok((low, end)) => lags.push(PartitionLag {
-                    partition: TopicPartition { topic: topic.clone(), partition: Partition(element.partition()) },
-                    low: Offset(low),
-                    end: Offset(end),
-                    committed: committed(element),
-                }),
+                Ok((low, end)) => {
+                    let (committed, progress) = committed(element);
+                    lags.push(PartitionLag {
+                        partition: TopicPartition { topic: topic.clone(), partition: Partition(element.partition()) },
+                        low: Offset(low),
+                        end: Offset(end),
+                        committed,
+                        finished: progress.finished_from(Offset(low)),
+                    });
+                }
                 Err(error) => match KafkaEdgeError::from(error) {
                     // With no broker at all, every partition would take its whole time.
                     unreachable if unreachable.is_unreachable() && lags.is_empty() => return Err(unreachable),
@@ -125,8 +147,11 @@ mod tests {
                 low: Offset(low),
                 end: Offset(end),
                 committed: committed.map(Offset),
+                finished: 2,
             };
             assert_eq!(lag.lag(), expected, "{lag:?}");
+            assert_eq!(lag.unfinished(), expected.saturating_sub(2), "{lag:?}");
+            assert_eq!(lag.done(), committed.map_or(low, |committed| low.max(committed)) + 2, "{lag:?}");
         }
     }
 }

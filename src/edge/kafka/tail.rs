@@ -16,7 +16,7 @@ use super::error::is_unreachable;
 use super::properties::{self, Quiet};
 use super::{KafkaEdgeError, record, topics};
 use crate::config;
-use crate::event::{Incoming, Topic};
+use crate::event::{Incoming, Offset, Partition, Topic};
 
 /// Records read ahead of whoever takes them.
 const AHEAD: usize = 64;
@@ -24,12 +24,14 @@ const AHEAD: usize = 64;
 const POLL: Duration = Duration::from_millis(100);
 
 /// Where reading begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     /// At the oldest record that is still there.
     Beginning,
     /// So many offsets before the end, in each partition.
     Last(u64),
+    /// From one offset to before another, in these partitions.
+    Spans(BTreeMap<Partition, (Offset, Offset)>),
 }
 
 /// The records of a topic as they are read: in order within a partition, partitions interleaved. The last one is an error if reading
@@ -75,7 +77,7 @@ struct Reader {
 
 impl Reader {
     fn run(&self, start: Start, keep: impl Fn(&Incoming) -> bool) -> Result<(), KafkaEdgeError> {
-        let mut ends = self.assign(start)?;
+        let mut ends = self.assign(&start)?;
         let topics = [self.topic.clone()];
         let mut waited = Duration::ZERO;
         while !ends.is_empty() && !self.records.is_closed() {
@@ -111,7 +113,7 @@ impl Reader {
     }
 
     /// Assigns every partition that has records; gives their ends.
-    fn assign(&self, start: Start) -> Result<BTreeMap<i32, i64>, KafkaEdgeError> {
+    fn assign(&self, start: &Start) -> Result<BTreeMap<i32, i64>, KafkaEdgeError> {
         let Some(partitions) = topics::partitions(&self.client, &self.topic, self.patience)? else {
             return Err(KafkaEdgeError::Refused(format!("the topic {} does not exist", self.topic)));
         };
@@ -119,9 +121,10 @@ impl Reader {
         let mut assignment = TopicPartitionList::new();
         for partition in partitions {
             let (low, end) = self.client.fetch_watermarks(self.topic.as_str(), partition.0, self.patience)?;
-            let from = match start {
-                Start::Beginning => low,
-                Start::Last(count) => end.saturating_sub_unsigned(count).max(low),
+            let (from, end) = match start {
+                Start::Beginning => (low, end),
+                Start::Last(count) => (end.saturating_sub_unsigned(*count).max(low), end),
+                Start::Spans(spans) => spans.get(&partition).map_or((end, end), |(from, to)| (from.0.max(low), to.0.min(end))),
             };
             if from < end {
                 assignment.add_partition_offset(self.topic.as_str(), partition.0, Position::Offset(from))?;

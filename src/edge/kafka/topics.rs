@@ -94,6 +94,8 @@ pub struct Inspection {
     pub missing: Vec<Topic>,
     /// Topics that delete records sooner than is needed: topic, kept, needed.
     pub too_short: Vec<(Topic, Duration, Duration)>,
+    /// For how long topics keep records of which that matters; those that are not here keep them without end, or the broker does not tell.
+    pub kept: Vec<(Topic, Duration)>,
 }
 
 impl Inspection {
@@ -191,10 +193,12 @@ impl TopicAdmin {
             // A topic that is only compacted deletes nothing for its age.
             let deletes = config.and_then(|config| config.get("cleanup.policy")).is_none_or(|policy| policy.contains("delete"));
             if let Some(Retention::For(kept)) = config.and_then(|config| config.get("retention.ms")).and_then(|millis| retention(millis))
-                && kept < wanted
                 && deletes
             {
-                inspection.too_short.push((topic.clone(), kept, wanted));
+                inspection.kept.push((topic.clone(), kept));
+                if kept < wanted {
+                    inspection.too_short.push((topic.clone(), kept, wanted));
+                }
             }
         }
         Ok(inspection)

@@ -1,7 +1,8 @@
 //! Looks through what a group has not finished of topics: from its commits to the ends that they have at the start, without what has finished above
 //! them as the commits' metadata tells. It asks as nobody's member, so it sees all partitions, whoever has them.
 //!
-//! Looking is bounded by time: of a backlog that is too long for it, what was looked at is told, and that there is more.
+//! Looking is bounded by time: of a backlog that is too long for it, what was looked at is told, and that there is more. The ends are asked for first,
+//! all of them; if there is no time even for that, it is an error. Whoever drops the question ends it.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -21,8 +22,8 @@ use crate::config;
 use crate::event::{Incoming, Offset, Topic};
 use crate::machine::progress::Progress;
 
-/// How long one question to a broker may take.
-const WITHIN: Duration = Duration::from_secs(4);
+/// How long one question to a broker may take; the one that is under way when the time is over is waited for.
+const WITHIN: Duration = Duration::from_secs(2);
 /// How long one poll waits.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -40,7 +41,7 @@ pub struct Looked {
 /// Shows every unfinished record of the topics to `see`, for at most `longest`.
 ///
 /// # Errors
-/// No broker answers, or one refuses.
+/// No broker answers in time, or one refuses.
 pub async fn look(
     settings: &config::Kafka,
     group: &str,
@@ -51,12 +52,22 @@ pub async fn look(
     let client: BaseConsumer<Quiet> = properties::onlooker(settings, Some(group)).create_with_context(Quiet)?;
     let over = Arc::new(AtomicBool::new(false));
     let looking = Looking { client, over: Arc::clone(&over) };
+    let _over = Over(Arc::clone(&over));
     let mut looking = pin!(topics::blocking(move || looking.run(&topics, see)));
     tokio::select! {
         looked = &mut looking => return looked,
         () = tokio::time::sleep(longest) => over.store(true, Ordering::Relaxed),
     }
     looking.await
+}
+
+/// Nobody waits any more: the thread that looks would else go on to the end.
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 struct Looking {
@@ -67,6 +78,7 @@ struct Looking {
 
 /// A partition that is not read to its end.
 struct Unread {
+    from: i64,
     end: i64,
     finished: Progress,
 }
@@ -74,16 +86,30 @@ struct Unread {
 impl Looking {
     fn run(&self, topics: &[Topic], mut see: impl FnMut(Incoming)) -> Result<Looked, KafkaEdgeError> {
         let mut looked = Looked { all: true, ..Looked::default() };
-        // One topic at a time: the end of a partition is told without its topic.
+        let mut asked = Vec::new();
         for topic in topics {
-            looked.all &= self.look_through(topic, &mut looked, &mut see)?;
+            asked.push((topic, self.ask(topic, &mut looked)?));
+        }
+        // One topic at a time: the end of a partition is told without its topic.
+        for (topic, unread) in asked {
+            looked.all &= self.look_through(topic, unread, &mut looked, &mut see)?;
         }
         Ok(looked)
     }
 
     /// False if there was no time for all of it.
-    fn look_through(&self, topic: &Topic, looked: &mut Looked, see: &mut impl FnMut(Incoming)) -> Result<bool, KafkaEdgeError> {
-        let mut unread = self.assign(topic, looked)?;
+    fn look_through(
+        &self,
+        topic: &Topic,
+        mut unread: BTreeMap<i32, Unread>,
+        looked: &mut Looked,
+        see: &mut impl FnMut(Incoming),
+    ) -> Result<bool, KafkaEdgeError> {
+        let mut assignment = TopicPartitionList::new();
+        for (number, partition) in &unread {
+            assignment.add_partition_offset(topic.as_str(), *number, Position::Offset(partition.from))?;
+        }
+        self.client.assign(&assignment)?;
         while !unread.is_empty() && !self.over.load(Ordering::Relaxed) {
             match self.client.poll(POLL) {
                 Some(Ok(message)) if message.topic() == topic.as_str() => {
@@ -107,10 +133,9 @@ impl Looking {
         Ok(unread.is_empty())
     }
 
-    /// Assigns every partition of a topic of which something may be unfinished.
-    fn assign(&self, topic: &Topic, looked: &mut Looked) -> Result<BTreeMap<i32, Unread>, KafkaEdgeError> {
-        let (mut unread, mut assignment) = (BTreeMap::new(), TopicPartitionList::new());
-        let mut all = TopicPartitionList::new();
+    /// Asks for every partition of a topic; gives those of which something may be unfinished.
+    fn ask(&self, topic: &Topic, looked: &mut Looked) -> Result<BTreeMap<i32, Unread>, KafkaEdgeError> {
+        let (mut unread, mut all) = (BTreeMap::new(), TopicPartitionList::new());
         for partition in topics::partitions(&self.client, topic, WITHIN)?.unwrap_or_default() {
             all.add_partition(topic.as_str(), partition.0);
         }
@@ -119,18 +144,77 @@ impl Looking {
         }
         let ends = looked.ends.entry(topic.to_string()).or_default();
         for element in &self.client.committed_offsets(all, WITHIN)?.elements() {
+            if self.over.load(Ordering::Relaxed) {
+                return Err(KafkaEdgeError::Unreachable(format!("there was no time to ask for the ends of {topic}")));
+            }
             let number = element.partition();
             let (low, end) = self.client.fetch_watermarks(topic.as_str(), number, WITHIN)?;
             ends.insert(number, end);
-            let committed = lag::committed(element);
+            let (committed, finished) = lag::committed(element);
             let from = lag::goes_on_at(committed, Offset(low));
             if from.0 < end {
-                let finished = committed.and_then(|next| Progress::decode(next, element.metadata()).ok()).unwrap_or_default();
-                assignment.add_partition_offset(topic.as_str(), number, Position::Offset(from.0))?;
-                unread.insert(number, Unread { end, finished });
+                unread.insert(number, Unread { from: from.0, end, finished });
             }
         }
-        self.client.assign(&assignment)?;
         Ok(unread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use rdkafka::ClientConfig;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+
+    use super::*;
+
+    const PARTITIONS: i32 = 12;
+
+    /// A broker with records in each partition of a topic.
+    fn cluster() -> (MockCluster<'static, DefaultProducerContext>, config::Kafka, Topic) {
+        let cluster = MockCluster::new(1).expect("a cluster");
+        let topic = Topic::from("retry");
+        cluster.create_topic(topic.as_str(), PARTITIONS, 1).expect("a topic");
+        let brokers = cluster.bootstrap_servers();
+        let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
+        for number in 0..240 {
+            let record = BaseRecord::<(), [u8]>::to(topic.as_str()).partition(number % PARTITIONS).payload(b"{}");
+            assert!(producer.send(record).is_ok());
+        }
+        producer.flush(Duration::from_secs(10)).expect("flushed");
+        (cluster, config::Kafka { brokers, group: "g".to_owned(), properties: BTreeMap::new().into_iter().collect() }, topic)
+    }
+
+    fn see(seen: &Arc<AtomicU64>) -> impl FnMut(Incoming) + Send + 'static {
+        let seen = Arc::clone(seen);
+        move |_| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[tokio::test]
+    async fn looking_ends_with_whoever_wanted_it() {
+        let (_cluster, settings, topic) = cluster();
+        let seen = Arc::default();
+        let looking = look(&settings, "g", vec![topic], Duration::from_secs(60), see(&seen));
+        assert!(tokio::time::timeout(Duration::from_millis(2_000), looking).await.is_err());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let then = seen.load(Ordering::Relaxed);
+        assert!(then > 0 && then < 240, "{then}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(seen.load(Ordering::Relaxed), then);
+    }
+
+    #[tokio::test]
+    async fn asking_for_the_ends_takes_no_longer_than_looking_may() {
+        let (cluster, settings, topic) = cluster();
+        cluster.broker_round_trip_time(1, Duration::from_millis(200)).expect("slow");
+        let begun = tokio::time::Instant::now();
+        let looked = look(&settings, "g", vec![topic], Duration::from_millis(1_500), |_| {}).await;
+        assert!(begun.elapsed() < Duration::from_millis(3_000), "{:?}", begun.elapsed());
+        assert!(looked.is_err_and(|error| error.is_unreachable()), "an order about half the ends would be about half the calls");
     }
 }

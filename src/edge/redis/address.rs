@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::cluster::ClusterClient;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
@@ -13,6 +12,7 @@ use redis::{
 use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 
+use super::nodes::Cluster;
 use super::servers::Servers;
 use crate::config;
 use crate::edge::tls;
@@ -24,9 +24,6 @@ const PEER_GONE: Duration = Duration::from_secs(10);
 /// Where Redis and a sentinel listen unless the URL says so.
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
-
-/// How often a cluster's client tries one command: enough to follow a slot that has moved. The time of all tries is bounded outside.
-const CLUSTER_RETRIES: u32 = 5;
 
 /// A fault of `[redis]` that is found when the client is built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +95,8 @@ pub(super) fn servers(config: &config::Redis) -> Result<Servers, ConfigError> {
                 let sentinel = url.host("", host, SENTINEL_PORT)?.addr().clone();
                 // User and password are the servers'; any host does to read them by.
                 let servers = url.host(url.credentials, host, SENTINEL_PORT)?;
-                let builder = sentinel_client(sentinel, master, database, servers.redis_settings(), certificates.as_ref());
+                let builder =
+                    sentinel_client(sentinel, master, database, servers.redis_settings(), config.sentinels.as_ref(), certificates.as_ref());
                 let client = builder.map_err(|_| url.unreadable())?.build().map_err(|_| unreadable_pem())?;
                 clients.push(Mutex::new(client));
             }
@@ -109,12 +107,10 @@ pub(super) fn servers(config: &config::Redis) -> Result<Servers, ConfigError> {
                 return Err(ConfigError::new("redis.url", "names a database; a cluster has database 0 alone"));
             }
             let nodes: Vec<_> = url.hosts().map(|host| url.host(url.credentials, host, REDIS_PORT)).collect::<Result<_, _>>()?;
-            let mut builder = ClusterClient::builder(nodes.clone()).tcp_settings(socket_options()).retries(CLUSTER_RETRIES);
-            if let Some(certificates) = &certificates {
-                builder = builder.certs(certificates.clone());
+            for node in &nodes {
+                open(node.clone())?;
             }
-            let client = builder.build().map_err(|_| unreadable_pem())?;
-            Ok(Servers::Cluster { client: Box::new(client), nodes: nodes.into_iter().map(open).collect::<Result<_, _>>()? })
+            Ok(Servers::Cluster(Arc::new(Cluster::new(nodes, certificates, config.timeout))))
         }
     }
 }
@@ -125,6 +121,7 @@ fn sentinel_client(
     master: &str,
     database: i64,
     servers: &RedisConnectionInfo,
+    sentinels: Option<&config::Credentials>,
     certificates: Option<&TlsCertificates>,
 ) -> RedisResult<SentinelClientBuilder> {
     let mut builder = SentinelClientBuilder::new([sentinel], master, SentinelServerType::Master)?
@@ -136,6 +133,12 @@ fn sentinel_client(
     }
     if let Some(password) = servers.password() {
         builder = builder.set_client_to_redis_password(password);
+    }
+    if let Some(config::Credentials { user, password }) = sentinels {
+        builder = builder.set_client_to_sentinel_password(password.expose_secret());
+        if let Some(user) = user {
+            builder = builder.set_client_to_sentinel_username(user);
+        }
     }
     if let Some(certificates) = certificates {
         builder = builder
@@ -251,6 +254,7 @@ mod tests {
     fn config(url: &str) -> config::Redis {
         config::Redis {
             url: url.into(),
+            sentinels: None,
             prefix: "fusebox".into(),
             timeout: Duration::from_millis(500),
             poll_interval: Duration::from_secs(5),

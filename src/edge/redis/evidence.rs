@@ -15,7 +15,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use redis::Script;
 
 use super::{RedisStore, wire};
@@ -31,20 +31,9 @@ pub(super) fn script() -> Script {
 }
 
 impl<C: Clock> EvidenceStore for RedisStore<C> {
-    async fn tell(&self, tellings: &[Telling]) -> Result<Vec<Vec<Told>>, StoreError> {
-        let replies: Result<Vec<Vec<Vec<u8>>>, StoreError> = self
-            .link
-            .run(|connection| {
-                try_join_all(tellings.iter().map(|telling| {
-                    let mut connection = connection.clone();
-                    let mut call = self.evidence.key(self.keys.window(&telling.service));
-                    let lasts = if telling.testimony.is_empty() { Duration::ZERO } else { telling.lasts.min(LONGEST) };
-                    call.arg(&self.instance).arg(telling.testimony.generation.0).arg(lasts.as_millis()).arg(text(&telling.testimony));
-                    async move { call.invoke_async(&mut connection).await }
-                }))
-            })
-            .await;
-        if let Err(StoreError(error)) = &replies {
+    async fn tell(&self, tellings: &[Telling]) -> Vec<Result<Vec<Told>, StoreError>> {
+        let answers = join_all(tellings.iter().map(|telling| self.tell_one(telling))).await;
+        if let Some(StoreError(error)) = answers.iter().find_map(|answer| answer.as_ref().err()) {
             if self.fails_alone(&self.evidence_failing) {
                 tracing::warn!(
                     error,
@@ -54,16 +43,22 @@ impl<C: Clock> EvidenceStore for RedisStore<C> {
         } else if self.evidence_failing.end() {
             tracing::info!("instances hear what the others see of services again");
         }
-        let replies = replies?;
-        let heard = |(telling, reply): (&Telling, &Vec<Vec<u8>>)| {
-            let told = |pair: &[Vec<u8>]| {
-                let [instance, what] = pair else { return None };
-                let testimony = parse(std::str::from_utf8(what).ok()?, telling.testimony.generation)?;
-                Some(Told { instance: String::from_utf8_lossy(instance).into_owned(), testimony })
-            };
-            reply.chunks(2).filter_map(told).collect()
+        answers
+    }
+}
+
+impl<C: Clock> RedisStore<C> {
+    async fn tell_one(&self, Telling { service, testimony, lasts }: &Telling) -> Result<Vec<Told>, StoreError> {
+        let mut call = self.evidence.key(self.keys.window(service));
+        let lasts = if testimony.is_empty() { Duration::ZERO } else { (*lasts).min(LONGEST) };
+        call.arg(&self.instance).arg(testimony.generation.0).arg(lasts.as_millis()).arg(text(testimony));
+        let reply: Vec<Vec<u8>> = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await?;
+        let told = |pair: &[Vec<u8>]| {
+            let [instance, what] = pair else { return None };
+            let testimony = parse(std::str::from_utf8(what).ok()?, testimony.generation)?;
+            Some(Told { instance: String::from_utf8_lossy(instance).into_owned(), testimony })
         };
-        Ok(tellings.iter().zip(&replies).map(heard).collect())
+        Ok(reply.chunks(2).filter_map(told).collect())
     }
 }
 

@@ -13,11 +13,22 @@ use rustls::CertificateError;
 
 use crate::pipeline::ports::StoreError;
 
+/// What an error of credentials carries that a sentinel has refused.
+const SENTINEL: &str = "a sentinel";
+
+/// A sentinel's failure: its credentials are not the servers'.
+pub(super) fn of_sentinel(error: RedisError) -> RedisError {
+    let refused = error.kind() == ErrorKind::AuthenticationFailed || matches!(word(&error), Some("NOAUTH" | "WRONGPASS"));
+    if refused { (ErrorKind::AuthenticationFailed, "refused", SENTINEL.to_owned()).into() } else { error }
+}
+
 /// The failure as people see it.
 pub(super) fn describe(error: &RedisError) -> StoreError {
     StoreError(match error.kind() {
+        ErrorKind::AuthenticationFailed if error.detail() == Some(SENTINEL) => "a sentinel refused the credentials".to_owned(),
         ErrorKind::AuthenticationFailed => "Redis refused the credentials".to_owned(),
         ErrorKind::MasterNameNotFoundBySentinel => "no sentinel names a master that can be used".to_owned(),
+        ErrorKind::ClusterConnectionNotFound => "no node of the Redis cluster has what is asked for".to_owned(),
         _ if word(error).is_some() => match word(error).unwrap_or_default() {
             "NOAUTH" | "WRONGPASS" => "Redis refused the credentials".to_owned(),
             "LOADING" => "Redis is still loading its data".to_owned(),
@@ -26,6 +37,8 @@ pub(super) fn describe(error: &RedisError) -> StoreError {
             "MISCONF" => "Redis cannot save to its disk and takes no writes".to_owned(),
             "NOREPLICAS" => "Redis has too few replicas and takes no writes".to_owned(),
             "BUSY" => "Redis is busy with a script".to_owned(),
+            "CLUSTERDOWN" => "a part of the Redis cluster is gone, and the rest does not serve without it".to_owned(),
+            "MOVED" | "ASK" | "TRYAGAIN" => "a slot of the Redis cluster is on its way from one node to another".to_owned(),
             "MAXCLIENTS" => "Redis has no room for another client".to_owned(),
             "NOPERM" => "the Redis user may not do this (NOPERM): see the ACL in docs/operations.md".to_owned(),
             word => format!("Redis answered {word}"),
@@ -58,6 +71,40 @@ fn word(error: &RedisError) -> Option<&str> {
     QUOTED.into_iter().find(|word| detail.contains(&format!(" -{word} "))).or(Some(code))
 }
 
+/// Why there is no connection.
+#[derive(Clone)]
+pub(super) enum Away {
+    /// Nothing came within this time.
+    Silent(Duration),
+    /// The last attempt ended in this.
+    Failed(RedisError),
+}
+
+impl Away {
+    /// The failure as people see it.
+    pub(super) fn describe(&self) -> StoreError {
+        match self {
+            Self::Silent(bound) => too_late(*bound),
+            Self::Failed(error) => describe(error),
+        }
+    }
+
+    /// The failure as the client's own.
+    pub(super) fn error(self) -> RedisError {
+        match self {
+            Self::Silent(_) => io::Error::from(io::ErrorKind::TimedOut).into(),
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+impl std::fmt::Debug for Away {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The client's own form may name the server.
+        self.describe().fmt(f)
+    }
+}
+
 /// Nothing came within the time that a command may take.
 pub(super) fn too_late(timeout: Duration) -> StoreError {
     StoreError(format!("Redis did not answer within {}", humantime::format_duration(timeout)))
@@ -68,7 +115,8 @@ pub(super) fn ends_connection(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.is_io_error()
         || error.kind() == ErrorKind::AuthenticationFailed
-        || matches!(word(error), Some("READONLY" | "MASTERDOWN"))
+        || error.kind() == ErrorKind::ClusterConnectionNotFound
+        || matches!(word(error), Some("READONLY" | "MASTERDOWN" | "CLUSTERDOWN"))
 }
 
 /// What was wrong with TLS, if that is what was wrong.
@@ -120,11 +168,17 @@ mod tests {
             ("-ERR The user executing the script can't run this command or subcommand script: 9b8c, on @user_script:1.".to_owned(), NOPERM),
             (format!("{script}-NOPERM The user executing the script can't run this command or subcommand"), NOPERM),
             ("-ERR hunter2 at redis.internal".to_owned(), "Redis answered ERR"),
-            ("-CLUSTERDOWN The cluster is down".to_owned(), "Redis answered CLUSTERDOWN"),
+            ("-MOVED 7 redis.internal:6379".to_owned(), "a slot of the Redis cluster is on its way from one node to another"),
+            ("-TRYAGAIN Multiple keys".to_owned(), "a slot of the Redis cluster is on its way from one node to another"),
+            ("-CLUSTERDOWN The cluster is down".to_owned(), "a part of the Redis cluster is gone, and the rest does not serve without it"),
         ] {
             let parsed = redis::parse_redis_value(format!("{answer}\r\n").as_bytes()).expect("an error in the protocol's form");
             let error = parsed.extract_error().expect_err("an error");
-            assert_eq!((describe(&error).0.as_str(), ends_connection(&error)), (expect, answer.contains("READONLY")), "{answer}");
+            assert_eq!(
+                (describe(&error).0.as_str(), ends_connection(&error)),
+                (expect, answer.contains("READONLY") || answer.contains("CLUSTERDOWN")),
+                "{answer}"
+            );
         }
     }
 

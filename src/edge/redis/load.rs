@@ -1,12 +1,12 @@
 //! Reading what is stored of many breakers: all of them by one script, in one round trip.
 //!
-//! Where services lie on different nodes no script may read several of them. The server says so (`CROSSSLOT`), and from then on each is read by a
-//! script of its own; they go out together.
+//! In a cluster no script may read several of them. Each is read by a script of its own there, whose time is its own too; they go out together, to
+//! each node its own. So it is where a URL names one node of a cluster alone, once that has said so (`CROSSSLOT`).
 
 use std::sync::atomic::Ordering;
 
-use futures_util::future::try_join_all;
-use redis::{ErrorKind, RedisResult, Script, ServerErrorKind};
+use futures_util::future::join_all;
+use redis::{ErrorKind, Script, ServerErrorKind};
 
 use super::{RedisStore, unreadable};
 use crate::pipeline::ports::{Clock, Kept, StoreError};
@@ -20,37 +20,41 @@ pub(super) fn script() -> Script {
 }
 
 impl<C: Clock> RedisStore<C> {
-    /// What is stored of these services.
-    pub(super) async fn read(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
-        let keys: Vec<String> = services.iter().map(|service| self.keys.breaker(service)).collect();
-        let replies = self
-            .link
-            .run(|connection| async move {
-                let read = async |keys: &[String]| -> RedisResult<Vec<Reply>> {
-                    let mut call = self.load.prepare_invoke();
-                    for key in keys {
-                        call.key(key);
-                    }
-                    call.invoke_async(&mut connection.clone()).await
-                };
-                if keys.is_empty() {
-                    return Ok(Vec::new());
+    /// What is stored of these services. Where one script may not read several of them, each is answered, or fails, for itself.
+    pub(super) async fn read(&self, services: &[String]) -> Vec<Result<Kept, StoreError>> {
+        if self.together.load(Ordering::Relaxed) {
+            match self.read_together(services).await {
+                Ok(Some(replies)) if replies.len() == services.len() => {
+                    return services.iter().zip(&replies).map(|(service, reply)| self.kept(service, reply)).collect();
                 }
-                if self.together.load(Ordering::Relaxed) {
-                    match read(&keys).await {
-                        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot) => {
-                            self.together.store(false, Ordering::Relaxed);
-                        }
-                        replies => return replies,
-                    }
-                }
-                Ok(try_join_all(keys.chunks(1).map(read)).await?.into_iter().flatten().collect())
-            })
-            .await?;
-        if replies.len() != services.len() {
-            return Err(unreadable());
+                Ok(Some(_)) => return vec![Err(unreadable()); services.len()],
+                Ok(None) => self.together.store(false, Ordering::Relaxed),
+                Err(error) => return vec![Err(error); services.len()],
+            }
         }
-        services.iter().zip(&replies).map(|(service, reply)| self.kept(service, reply)).collect()
+        join_all(services.iter().map(async |service| match self.read_together(std::slice::from_ref(service)).await?.as_deref() {
+            Some([reply]) => self.kept(service, reply),
+            _ => Err(unreadable()),
+        }))
+        .await
+    }
+
+    /// What the script answers; `None` if the services lie apart.
+    async fn read_together(&self, services: &[String]) -> Result<Option<Vec<Reply>>, StoreError> {
+        if services.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let mut call = self.load.prepare_invoke();
+        for service in services {
+            call.key(self.keys.breaker(service));
+        }
+        let replies = self.link.run(|mut connection| async move {
+            match call.invoke_async(&mut connection).await {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot) => Ok(None),
+                replies => replies.map(Some),
+            }
+        });
+        replies.await
     }
 
     fn kept(&self, service: &str, reply: &[Vec<Vec<u8>>]) -> Result<Kept, StoreError> {

@@ -31,6 +31,7 @@ mod layout;
 mod leases;
 mod link;
 mod load;
+mod nodes;
 mod servers;
 mod tunings;
 mod watch;
@@ -101,6 +102,7 @@ impl<C: Clock> RedisStore<C> {
     pub fn open(config: &config::Redis, instance: String, clock: C) -> Result<Self, ConfigError> {
         let servers = address::servers(config)?;
         let database = servers.database();
+        let together = AtomicBool::new(!servers.is_cluster());
         Ok(Self {
             link: Link::new(servers.clone(), config.timeout),
             servers,
@@ -117,7 +119,7 @@ impl<C: Clock> RedisStore<C> {
                 include_str!("scripts/settings.lua"),
                 include_str!("scripts/save_settings.lua")
             )),
-            together: AtomicBool::new(true),
+            together,
             lease: leases::script(),
             evidence: evidence::script(),
             note: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/note.lua"))),
@@ -160,8 +162,16 @@ impl<C: Clock> RedisStore<C> {
 }
 
 impl<C: Clock> Store for RedisStore<C> {
-    async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
-        self.read(services).await.inspect_err(|_| self.all_fails())
+    async fn load(&self, services: &[String]) -> Vec<Result<Kept, StoreError>> {
+        let read = self.read(services).await;
+        if read.iter().any(Result::is_err) {
+            self.all_fails();
+        }
+        read
+    }
+
+    fn node(&self, service: &str) -> usize {
+        self.servers.node(&self.keys.breaker(service))
     }
 
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {

@@ -1,21 +1,25 @@
 //! Where Redis is: one server, the one that sentinels call the master, or a cluster; and a connection to any of them.
 //!
 //! Guarantees:
-//! - Sentinels are asked each time that a connection is made, one after the other until one answers, none for longer than its share of the time; so
-//!   after a failover the next attempt goes to the new master. One that has become a replica refuses writes, which ends the connection.
-//! - In a cluster a command goes to the node of its key; `MOVED` and `ASK` are followed, and the map of slots is read anew.
+//! - Sentinels are asked each time that a connection is made, and so are the nodes of a cluster: the one that answered last first, the next as well
+//!   when it is silent for its share of the time. So after a failover the next attempt goes to the new master. One that has become a replica
+//!   refuses writes, which ends the connection.
+//! - A cluster is one connection too: [`nodes`](super::nodes) says what holds of it.
 //! - No error names a server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
-use redis::cluster::ClusterClient;
-use redis::cluster_async::ClusterConnection;
 use redis::sentinel::SentinelClient;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisFuture, RedisResult, Value};
 use tokio::sync::Mutex;
+
+use super::failure;
+use super::nodes::{Cluster, Nodes};
 
 /// Commands in flight at once. A breaker's keeper has a handful; a bound keeps a burst from filling memory before the first timeout.
 const IN_FLIGHT: usize = 256;
@@ -34,18 +38,14 @@ pub(super) enum Servers {
         database: i64,
     },
     /// All nodes of a cluster.
-    Cluster {
-        client: Box<ClusterClient>,
-        /// Some of its nodes: what is published on one is heard on all.
-        nodes: Vec<Client>,
-    },
+    Cluster(Arc<Cluster>),
 }
 
 /// A connection for commands; clones share it.
 #[derive(Clone)]
 pub(super) enum Connection {
     One(MultiplexedConnection),
-    Cluster(ClusterConnection),
+    Cluster(Nodes),
 }
 
 impl std::fmt::Debug for Servers {
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Servers {
         f.write_str(match self {
             Self::One(_) => "One",
             Self::Sentinels { .. } => "Sentinels",
-            Self::Cluster { .. } => "Cluster",
+            Self::Cluster(_) => "Cluster",
         })
     }
 }
@@ -71,86 +71,121 @@ impl Servers {
         match self {
             Self::One(client) => client.get_connection_info().redis_settings().db(),
             Self::Sentinels { database, .. } => *database,
-            Self::Cluster { .. } => 0,
+            Self::Cluster(_) => 0,
         }
     }
 
-    /// Makes a connection. It is bounded by whoever waits for it, and so are its commands; but of a cluster each command has `timeout`, lest
-    /// what nobody waits for any more be tried on.
+    /// Whether they are a cluster, in which services lie apart.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// The number of the node that is thought to have a key.
+    pub(super) fn node(&self, key: &str) -> usize {
+        match self {
+            Self::One(_) | Self::Sentinels { .. } => 0,
+            Self::Cluster(cluster) => cluster.number_of(key).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Makes a connection, on which something was answered. It is bounded by whoever waits for it, and so are its commands.
     pub(super) async fn connect(&self, timeout: Duration) -> RedisResult<Connection> {
         match self {
-            Self::One(client) => one(client).await,
-            Self::Sentinels { clients, first, .. } => one(&master(clients, first, timeout).await?).await,
-            Self::Cluster { client, .. } => {
-                let config = redis::cluster::ClusterConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
-                client.get_async_connection_with_config(config).await.map(Connection::Cluster)
-            }
+            Self::One(client) => one(client).await.map(Connection::One),
+            Self::Sentinels { clients, first, .. } => one(&master(clients, first, timeout).await?).await.map(Connection::One),
+            Self::Cluster(cluster) => Arc::clone(cluster).connect(timeout).await.map(Connection::Cluster),
         }
     }
 
-    /// Makes a connection for a subscription.
-    pub(super) async fn subscribe(&self, timeout: Duration) -> RedisResult<PubSub> {
-        match self {
-            Self::One(client) => client.get_async_pubsub().await,
-            Self::Sentinels { clients, first, .. } => master(clients, first, timeout).await?.get_async_pubsub().await,
-            Self::Cluster { nodes, .. } => {
-                let mut failure = None;
-                for node in nodes {
-                    match node.get_async_pubsub().await {
-                        Ok(subscription) => return Ok(subscription),
-                        Err(error) => failure = Some(error),
-                    }
-                }
-                Err(failure.unwrap_or_else(|| (redis::ErrorKind::InvalidClientConfig, "no node is named").into()))
-            }
-        }
+    /// Makes a connection that is subscribed to a channel.
+    pub(super) async fn subscribe(&self, channel: &str, timeout: Duration) -> RedisResult<PubSub> {
+        let mut subscription = match self {
+            Self::One(client) => client.get_async_pubsub().await?,
+            Self::Sentinels { clients, first, .. } => master(clients, first, timeout).await?.get_async_pubsub().await?,
+            Self::Cluster(cluster) => return cluster.subscribe(channel, timeout).await,
+        };
+        subscription.subscribe(channel).await?;
+        Ok(subscription)
     }
 }
 
 /// The master, as the first sentinel says that answers.
 async fn master(sentinels: &[Mutex<SentinelClient>], first: &AtomicUsize, timeout: Duration) -> RedisResult<Client> {
-    let share = timeout / u32::try_from(sentinels.len()).unwrap_or(1).max(1);
+    let ask = async |place: usize| {
+        let mut sentinel = sentinels[place].lock().await;
+        // Asked for itself before it is asked for the master, whose credentials are others.
+        sentinel.async_get_sentinel_client().await.map_err(failure::of_sentinel)?;
+        sentinel.async_get_client().await
+    };
+    first_answer(sentinels.len(), first, timeout, ask).await
+}
+
+/// Asks several the same, beginning with the one that answered last. Each has a share of the time before the next is asked as well, or less if it
+/// fails; the first answer counts.
+pub(super) async fn first_answer<T, F: Future<Output = RedisResult<T>>>(
+    count: usize,
+    first: &AtomicUsize,
+    timeout: Duration,
+    ask: impl Fn(usize) -> F,
+) -> RedisResult<T> {
+    let share = timeout / u32::try_from(count).unwrap_or(u32::MAX).max(1);
     let from = first.load(Ordering::Relaxed);
     let mut failure = None;
-    for place in (0..sentinels.len()).map(|place| (from + place) % sentinels.len()) {
-        let asked = tokio::time::timeout(share, async { sentinels[place].lock().await.async_get_client().await });
-        match asked.await {
-            Ok(Ok(master)) => {
+    let mut asked = FuturesUnordered::new();
+    let mut places = (0..count).map(|place| (from + place) % count);
+    loop {
+        if let Some(place) = places.next() {
+            let answer = ask(place);
+            asked.push(async move { (place, answer.await) });
+        }
+        match tokio::time::timeout(share, asked.next()).await {
+            Ok(Some((place, Ok(answer)))) => {
                 first.store(place, Ordering::Relaxed);
-                return Ok(master);
+                return Ok(answer);
             }
-            Ok(Err(error)) => failure = Some(error),
+            Ok(Some((_, Err(error)))) => failure = Some(error),
+            Ok(None) => return Err(failure.unwrap_or_else(|| std::io::Error::from(std::io::ErrorKind::TimedOut).into())),
             Err(_elapsed) => {}
         }
     }
-    Err(failure.unwrap_or_else(|| std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
 
-async fn one(client: &Client) -> RedisResult<Connection> {
+/// A connection to one server, which has answered on it: a frozen one's kernel accepts connections all the same.
+pub(super) async fn one(client: &Client) -> RedisResult<MultiplexedConnection> {
     // The bounds are set outside, over several commands at once.
     let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None).set_concurrency_limit(IN_FLIGHT);
-    client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    redis::cmd("PING").exec_async(&mut connection).await?;
+    Ok(connection)
+}
+
+impl Connection {
+    /// Whether it leads to several servers, of which some may serve while another does not.
+    pub(super) fn is_to_several(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
 }
 
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::One(connection) => connection.req_packed_command(cmd),
-            Self::Cluster(connection) => connection.req_packed_command(cmd),
+            Self::Cluster(nodes) => Box::pin(nodes.ask(cmd)),
         }
     }
 
-    fn req_packed_commands<'a>(&'a mut self, cmd: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Self::One(connection) => connection.req_packed_commands(cmd, offset, count),
-            Self::Cluster(connection) => connection.req_packed_commands(cmd, offset, count),
+            Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            // Its commands may be of several nodes.
+            Self::Cluster(_) => Box::pin(async { Err((ErrorKind::Client, "no pipelines in a cluster").into()) }),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
             Self::One(connection) => connection.get_db(),
-            Self::Cluster(connection) => connection.get_db(),
+            Self::Cluster(_) => 0,
         }
     }
 }

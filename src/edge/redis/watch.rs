@@ -104,13 +104,11 @@ impl<C: Clock> Watch<C> {
         let ended = || StoreError("Redis ended the subscription".to_owned());
         // Room for `Connected` is taken before there is a subscription, so that nothing piles up behind a receiver that is busy.
         let room = tell.reserve().await.map_err(|_| ended())?;
-        let subscribed = tokio::time::timeout(attempt_bound(self.timeout), async {
-            let (mut sink, stream) = self.servers.subscribe(attempt_bound(self.timeout)).await?.split();
-            sink.subscribe(self.keys.transitions()).await?;
-            Ok::<_, redis::RedisError>((sink, stream))
-        });
-        let (mut sink, mut stream) =
-            subscribed.await.map_err(|_| failure::too_late(attempt_bound(self.timeout)))?.map_err(|error| failure::describe(&error))?;
+        let bound = attempt_bound(self.timeout);
+        let channel = self.keys.transitions();
+        let subscribed = tokio::time::timeout(bound, self.servers.subscribe(&channel, bound)).await;
+        let subscribed = subscribed.map_err(|_| failure::too_late(bound))?.map_err(|error| failure::describe(&error))?;
+        let (mut sink, mut stream) = subscribed.split();
         attempts.succeeded();
         room.send(Heard::Connected);
 

@@ -78,7 +78,12 @@ fn a_parked_call_is_read_as_it_was_parked() {
 #[test]
 fn headers_are_replaced_and_not_piled_up_over_ten_hops() {
     let mut record = parked(FIRST);
-    let first = headers(&record.headers);
+    let mut first = record.headers.clone();
+    // A copy says where the call was parked first, and copies of it say the same.
+    let place = arrived(record.clone(), 1).source;
+    first.set(name::FIRST_PARKED_PARTITION, place.partition.0.to_string());
+    first.set(name::FIRST_PARKED_OFFSET, place.offset.0.to_string());
+    let first = headers(&first);
     let names = |headers: &[(String, String)]| {
         let mut names: Vec<_> = headers.iter().map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
@@ -92,6 +97,7 @@ fn headers_are_replaced_and_not_piled_up_over_ten_hops() {
         record = call.again(parking, at);
         assert_eq!(names(&headers(&record.headers)), names(&first), "hop {hop}");
         let read = read(arrived(record.clone(), 99), UnixMillis(1)).expect("an envelope");
+        assert_eq!(read.first, (place.partition, place.offset), "hop {hop}");
         assert_eq!((read.parking, read.origin, record.timestamp), (parking, source("surveillance.events", 3, 7), at), "hop {hop}");
     }
     assert_eq!((record.value, record.key), (parked(FIRST).value, parked(FIRST).key));

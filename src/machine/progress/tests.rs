@@ -168,3 +168,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_has_finished_is_counted_from_anywhere() {
+    let progress = Progress::new(Offset(10), vec![Offset(10), Offset(13)], Some(Offset(15)));
+    for (from, expected) in [(0, 4), (10, 4), (11, 4), (12, 3), (13, 2), (14, 2), (15, 1), (16, 0)] {
+        let one_by_one = (from.max(10)..20).filter(|offset| progress.has_finished(Offset(*offset))).count() as u64;
+        assert_eq!((progress.finished_from(Offset(from)), one_by_one), (expected, expected), "{from}");
+    }
+    assert_eq!(Progress::default().finished_from(Offset(0)), 0);
+}

@@ -29,11 +29,11 @@ impl Wanted {
 }
 
 impl<W: World> Breakers<W> {
-    /// Whether the fleet shares its probes from now on, or each instance has its own.
-    pub fn share_probes(&self, shared: bool) {
+    /// Whether the fleet shares a service's probes from now on, or each instance has its own.
+    pub fn share_probes(&self, shared: impl Fn(usize) -> bool) {
         let now = self.clock.now();
-        for entry in &self.entries {
-            entry.breaker.with(|breaker| breaker.share_probes(shared, now));
+        for (service, entry) in self.entries.iter().enumerate() {
+            entry.breaker.with(|breaker| breaker.share_probes(shared(service), now));
         }
         self.tell_changed();
     }

@@ -1,63 +1,97 @@
 //! Carries out what operators have ordered for the parked calls that wait here.
+//!
+//! Calls that are released or discarded wait in their order's own lane; an order with a rate lets one go when its pace says so. A slot is taken by a
+//! call that goes to its service, or becomes a dead letter: none is while the breaker refuses, or the service is paused.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Drain, Waiting};
+use super::{Drain, Queue, Waiting};
+use crate::event::TopicPartition;
 use crate::event::dead_letter::Code;
+use crate::machine::due_queue::DueQueue;
 use crate::machine::orders::{Act, Order};
+use crate::machine::pace::Pace;
 use crate::machine::time::Tick;
 use crate::pipeline::ports::{Clock as _, World};
 
-/// An order for one call.
-#[derive(Debug, Clone)]
-pub(super) struct Ordered {
-    pub id: Uuid,
-    /// Carrying it out for this call is still to be told.
-    pub untold: bool,
+/// The calls of one order that wait for their turn.
+pub(super) struct Lane {
+    calls: DueQueue<Waiting>,
+    /// Why they are not to be made, if they are not.
+    condemned: Option<String>,
 }
 
-/// A call that is to become a dead letter, and why.
-pub(super) struct Condemned {
-    /// With the order that wants it.
-    pub waiting: Waiting,
-    pub error: String,
+/// How fast an order is carried out here.
+pub(super) struct Paced {
+    rate: u32,
+    pace: Pace,
+    /// Of the order's partitions those that are this instance's, and all.
+    part: (usize, usize),
 }
 
-impl Waiting {
-    /// The order that was last heeded for it.
-    fn order(&self) -> Option<Uuid> {
-        self.ordered.as_ref().map(|ordered| ordered.id)
+impl Lane {
+    fn of(order: &Order) -> Self {
+        let why = || if order.reason.is_empty() { String::new() } else { format!(": {}", order.reason) };
+        let condemned = (order.act == Act::Discard).then(|| format!("discarded by {}{}", order.actor, why()));
+        Self { calls: DueQueue::new(), condemned }
+    }
+}
+
+impl<W: World> Queue<W> {
+    /// Whatever waits to be made.
+    pub fn to_be_made(&self) -> impl Iterator<Item = &DueQueue<Waiting>> {
+        std::iter::once(&self.waiting).chain(self.lanes.values().filter(|lane| lane.condemned.is_none()).map(|lane| &lane.calls))
+    }
+
+    /// How many calls wait, also those that are not to be made.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len() + self.lanes.values().map(|lane| lane.calls.len()).sum::<usize>()
+    }
+
+    /// Takes out what waits to be made and for which `leaves` holds.
+    pub fn remove_to_be_made(&mut self, leaves: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+        let lanes = self.lanes.values_mut().filter(|lane| lane.condemned.is_none()).map(|lane| &mut lane.calls);
+        std::iter::once(&mut self.waiting).chain(lanes).flat_map(|calls| calls.remove(&leaves)).collect()
+    }
+
+    /// Takes out everything that waits and for which `leaves` holds.
+    pub fn remove(&mut self, leaves: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+        let lanes = self.lanes.values_mut().map(|lane| &mut lane.calls);
+        std::iter::once(&mut self.waiting).chain(lanes).flat_map(|calls| calls.remove(&leaves)).collect()
+    }
+
+    /// Takes out the next call of a lane, or of those of no lane.
+    pub fn pop_due(&mut self, lane: Option<Uuid>, now: Tick) -> Option<(Tick, Waiting)> {
+        match lane {
+            None => self.waiting.pop_due(now),
+            Some(order) => self.lanes.get_mut(&order)?.calls.pop_due(now),
+        }
     }
 }
 
 impl<W: World> Drain<W> {
-    /// Puts a call where it belongs: among those that wait for their time, or those that are not to be made.
+    /// Puts a call where it belongs: among those that wait for their time, or in the lane of its order.
     pub(super) fn shelve(&mut self, index: usize, due: Tick, mut waiting: Waiting) {
         let book = Arc::clone(&self.orders);
         let orders = book.orders();
-        let Some(order) = orders.about(&waiting.parked).filter(|order| waiting.order() != Some(order.id)) else {
-            self.queues[index].waiting.push(due, waiting);
-            return;
-        };
-        waiting.ordered = Some(Ordered { id: order.id, untold: true });
+        let order = orders.about(&waiting.parked);
+        // A call that comes back has had its time.
+        let again = order.is_some() && waiting.order == order.map(|order| order.id);
+        waiting.order = order.map(|order| order.id);
         let now = self.clock.now();
-        match order.act {
-            Act::Release => {
-                let due = self.paced(index, order, now);
-                self.queues[index].waiting.push(due, waiting);
-            }
-            Act::Delay { until } => {
-                self.told(&mut waiting);
-                self.queues[index].waiting.push(self.clock.tick_of(until).max(now), waiting);
-            }
-            Act::Discard => {
-                let due = self.paced(index, order, now);
-                let why = if order.reason.is_empty() { String::new() } else { format!(": {}", order.reason) };
-                let error = format!("discarded by {}{why}", order.actor);
-                self.queues[index].condemned.push(due, Condemned { waiting, error });
+        let queue = &mut self.queues[index];
+        match order {
+            None => queue.waiting.push(due, waiting),
+            Some(Order { act: Act::Delay { until }, .. }) => queue.waiting.push(due.max(self.clock.tick_of(*until)), waiting),
+            Some(order) => {
+                let due = if again { due } else { due.min(now) };
+                queue.lanes.entry(order.id).or_insert_with(|| Lane::of(order)).calls.push(due, waiting);
+                if let Some(rate) = order.rate {
+                    let part = || order.part(self.owned.partitions());
+                    self.paces.entry(order.id).or_insert_with(|| Paced { rate, pace: Pace::default(), part: part() });
+                }
             }
         }
     }
@@ -66,34 +100,70 @@ impl<W: World> Drain<W> {
     pub(super) fn reconsider(&mut self) {
         let book = Arc::clone(&self.orders);
         for index in 0..self.queues.len() {
-            let queue = &mut self.queues[index];
-            let (spared, concerned) = {
+            let concerned = {
                 let orders = book.orders();
-                queue.paces.retain(|(order, _)| orders.stands(*order));
-                // What was condemned by an order that is taken back waits again.
-                let spared = queue.condemned.remove(|condemned| !condemned.waiting.order().is_some_and(|order| orders.stands(order)));
-                (spared, queue.waiting.remove(|waiting| orders.about(&waiting.parked).map(|order| order.id) != waiting.order()))
+                self.paces.retain(|order, _| orders.stands(*order));
+                self.queues[index].remove(|waiting| orders.about(&waiting.parked).map(|order| order.id) != waiting.order)
             };
-            for mut waiting in spared.into_iter().map(|condemned| condemned.waiting).chain(concerned) {
-                waiting.ordered = None;
+            self.queues[index].lanes.retain(|_, lane| !lane.calls.is_empty());
+            for mut waiting in concerned {
+                waiting.order = None;
                 let due = self.due(index, &waiting.parked);
                 self.shelve(index, due, waiting);
             }
         }
     }
 
+    /// What is this instance's of orders' rates, as partitions are now.
+    pub(super) fn share_paces(&mut self) {
+        let orders = self.orders.orders();
+        for (order, paced) in &mut self.paces {
+            if let Some((order, _)) = orders.find(*order) {
+                paced.part = order.part(self.owned.partitions());
+            }
+        }
+    }
+
+    /// The call that goes next, and when: the lane in which it waits, or none.
+    pub(super) fn next_to_be_made(&self, index: usize) -> Option<(Tick, Option<Uuid>)> {
+        let queue = &self.queues[index];
+        let lanes = queue.lanes.iter().filter(|(_, lane)| lane.condemned.is_none());
+        let lanes = lanes.filter_map(|(order, lane)| Some((self.turn_of(*order, lane)?, Some(*order))));
+        queue.waiting.next_due().map(|due| (due, None)).into_iter().chain(lanes).min()
+    }
+
+    fn turn_of(&self, order: Uuid, lane: &Lane) -> Option<Tick> {
+        let due = lane.calls.next_due()?;
+        let paced = self.paces.get(&order);
+        Some(paced.map_or(due, |paced| due.max(paced.pace.ready_at())))
+    }
+
+    /// A call of an order goes.
+    pub(super) fn take_slot(&mut self, order: Uuid, now: Tick) {
+        if let Some(paced) = self.paces.get_mut(&order) {
+            paced.pace.take(now, paced.rate, paced.part);
+        }
+    }
+
     /// Gives up what is condemned and whose turn has come; when the next one's does.
     pub(super) fn give_up_condemned(&mut self, index: usize, now: Tick) -> Option<Tick> {
-        while let Some((_, Condemned { mut waiting, error, .. })) = self.queues[index].condemned.pop_due(now) {
+        loop {
+            let lanes = self.queues[index].lanes.iter().filter_map(|(order, lane)| Some((*order, lane, lane.condemned.as_ref()?)));
+            let (turn, order, error) = lanes.filter_map(|(order, lane, why)| Some((self.turn_of(order, lane)?, order, why))).min()?;
+            if turn > now {
+                return Some(turn);
+            }
+            let error = error.clone();
+            let (_, waiting) = self.queues[index].pop_due(Some(order), now)?;
             if !self.finisher.is_current(&waiting.begun) {
                 self.finisher.forget(&waiting.begun);
                 continue;
             }
-            self.told(&mut waiting);
+            self.take_slot(order, now);
+            self.tell_done(&waiting);
             let attempts = waiting.parked.parking.attempt;
             self.end_as_dead_letter(waiting, Code::Discarded, error, attempts);
         }
-        self.queues[index].condemned.next_due()
     }
 
     /// Whether nothing parked for a service goes now, by somebody's order; then when it may again, if that is known.
@@ -103,25 +173,20 @@ impl<W: World> Drain<W> {
         orders.pause(&self.queues[index].route.name, now).map(|pause| pause.until.map(|until| self.clock.tick_of(until)))
     }
 
-    /// Notes that an order was carried out for a call.
-    pub(super) fn told(&self, waiting: &mut Waiting) {
-        if let Some(ordered) = &mut waiting.ordered
-            && std::mem::take(&mut ordered.untold)
-        {
-            self.orders.note_done(ordered.id, 1);
+    /// Notes that an order was carried out for a call: it has gone.
+    pub(super) fn tell_done(&self, waiting: &Waiting) {
+        if let Some(order) = waiting.order {
+            self.orders.note_done(order, 1);
         }
     }
 
-    /// When an order's next call has its turn.
-    fn paced(&mut self, index: usize, order: &Order, now: Tick) -> Tick {
-        let Some(rate) = order.rate else { return now };
-        let paces = &mut self.queues[index].paces;
-        let place = paces.iter().position(|(id, _)| *id == order.id).unwrap_or_else(|| {
-            paces.push((order.id, now));
-            paces.len() - 1
-        });
-        let due = paces[place].1.max(now);
-        paces[place].1 = due.plus(Duration::from_secs(1) / rate.max(1));
-        due
+    /// Lets go what waits of partitions.
+    pub(super) fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
+        self.finisher.let_held_go(&leaves);
+        for queue in &mut self.queues {
+            for waiting in queue.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
+                self.finisher.forget(&waiting.begun);
+            }
+        }
     }
 }

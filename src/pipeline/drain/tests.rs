@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::event::Record;
-use crate::event::{Headers, Offset, Partition, Source};
+use crate::event::{Headers, Offset, Partition, Source, TopicPartition};
 use crate::machine::breaker::{self, PolicySettings};
 use crate::machine::schedule::Schedule;
 use crate::machine::verdict::Rules;
@@ -72,6 +72,7 @@ impl Subscription for Given {
     fn stop_taking(&self) {}
     fn hold(&self, _partition: &TopicPartition) {}
     fn let_go(&self, _partition: &TopicPartition) {}
+    fn read_again(&self, _point: CommitPoint) {}
     fn size(&self, _topic: &Topic) -> Option<usize> {
         Some(self.size.load(Relaxed)).filter(|size| *size > 0)
     }
@@ -89,6 +90,7 @@ struct Rig {
     size: Arc<AtomicUsize>,
     service: Arc<Held>,
     orders: Arc<OrderBook>,
+    breakers: Arc<Breakers<Waiting>>,
     published: Arc<Mutex<Vec<Record>>>,
     clock: PausedClock,
     _running: JoinHandle<Ended>,
@@ -114,7 +116,7 @@ impl Rig {
         let bounds = Bounds { max_attempts: 8, max_age: Duration::from_secs(3_600), schedule };
         let (intake, given) = mpsc::unbounded_channel();
         let size = Arc::new(AtomicUsize::new(size));
-        let (orders, published) = (OrderBook::closed(), Arc::<Mutex<Vec<Record>>>::default());
+        let (orders, published) = (OrderBook::closed("g"), Arc::<Mutex<Vec<Record>>>::default());
         let (sender, acks) = crate::pipeline::acks::channel();
         let parts = Parts {
             settings: Settings {
@@ -123,7 +125,7 @@ impl Rig {
                 hand_over_timeout: HAND_OVER,
                 max_ahead_bytes: crate::machine::progress::MAX_BYTES,
                 together: None,
-                dead_letters: Topic::from("dead-letters"),
+                dead_letters: Letterbox::plain(Topic::from("dead-letters")),
                 deliveries: None,
             },
             routes: vec![Route { service: 0, name: "notifier".to_owned(), guard: Arc::new(guard), bounds, concurrency: 6 }],
@@ -132,7 +134,7 @@ impl Rig {
             acks,
             budget: Budget::new(1_000, 1 << 20),
             stop,
-            breakers,
+            breakers: Arc::clone(&breakers),
             clock,
             chance: Always(0.5),
             witness,
@@ -140,7 +142,7 @@ impl Rig {
             pulse: Pulse::new(clock.now()),
             orders: Arc::clone(&orders),
         };
-        Self { intake, size, service, orders, published, clock, _running: tokio::spawn(run(parts)) }
+        Self { intake, size, service, orders, breakers, published, clock, _running: tokio::spawn(run(parts)) }
     }
 
     async fn tell(&self, intake: Intake) {
@@ -165,30 +167,31 @@ impl Rig {
 
     /// Parked calls of a camera.
     async fn park_as(&self, number: i32, offsets: std::ops::Range<i64>, camera: &str, parking: Parking) {
+        self.tell(Intake::Records(offsets.map(|offset| self.record(number, offset, camera, parking)).collect())).await;
+    }
+
+    fn record(&self, number: i32, offset: i64, camera: &str, parking: Parking) -> Incoming {
         let now = self.clock.wall();
-        let record = |offset| {
-            let source = Source { topic: Topic::from("retry"), partition: Partition(number), offset: Offset(offset) };
-            let id = Uuid::from_u128(0x4000_8000_0000_0000_0001);
-            let event = crate::event::Event {
-                id,
-                source: source.clone(),
-                headers: Headers::new(),
-                camera_id: camera.into(),
-                key: Bytes::from_static(b"c"),
-                json: Bytes::from_static(b"{}"),
-            };
-            let call = envelope::Call {
-                service: "notifier",
-                event: &event,
-                method: "POST",
-                path: "/",
-                body: &Bytes::from_static(b"{}"),
-                results: &[],
-            };
-            let record = envelope::park(&source.topic, &call, parking, now);
-            Incoming { source, key: record.key, value: record.value, headers: record.headers, timestamp: None }
+        let source = Source { topic: Topic::from("retry"), partition: Partition(number), offset: Offset(offset) };
+        let id = Uuid::from_u128(0x4000_8000_0000_0000_0001);
+        let event = crate::event::Event {
+            id,
+            source: source.clone(),
+            headers: Headers::new(),
+            camera_id: camera.into(),
+            key: Bytes::from_static(b"c"),
+            json: Bytes::from_static(b"{}"),
         };
-        self.tell(Intake::Records(offsets.map(record).collect())).await;
+        let call = envelope::Call {
+            service: "notifier",
+            event: &event,
+            method: "POST",
+            path: "/",
+            body: &Bytes::from_static(b"{}"),
+            results: &[],
+        };
+        let record = envelope::park(&source.topic, &call, parking, now);
+        Incoming { source, key: record.key, value: record.value, headers: record.headers, timestamp: None }
     }
 
     /// How many calls are at the service.

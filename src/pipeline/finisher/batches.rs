@@ -14,9 +14,10 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Begun, Finisher, in_place_of, tell};
-use crate::event::dead_letter::{Code, DeadLetter};
-use crate::event::{Incoming, Record, Topic, TopicPartition, UnixMillis};
+use super::instead::{event_of, in_place_of};
+use super::{Begun, Finisher, tell};
+use crate::event::dead_letter::{Code, DeadLetter, Letterbox};
+use crate::event::{Incoming, Record, TopicPartition, UnixMillis};
 use crate::machine::schedule::Schedule;
 use crate::machine::time::Tick;
 use crate::pipeline::facts::Fact;
@@ -233,11 +234,12 @@ impl<W: World, T> Finisher<W, T> {
 }
 
 /// What is published in place of a piece whose topic takes no record like it. `None`: nothing is left to change.
-fn in_place_of_invalid(leaving: &Leaving, read: &Incoming, dead_letters: &Topic, now: UnixMillis) -> Option<Leaving> {
+fn in_place_of_invalid(leaving: &Leaving, read: &Incoming, dead_letters: &Letterbox, now: UnixMillis) -> Option<Leaving> {
     let Leaving { record, what } = leaving;
     let (topic, source) = (&record.topic, &read.source);
     let error = |what: &str| format!("`{topic}` takes no record like the {what}, as one without a key where the topic is compacted");
-    let letter = |error: &str| DeadLetter { code: Code::NotTaken, error: error.to_owned().into(), origin: source };
+    let event = event_of(record, read);
+    let letter = |error: &str| DeadLetter { code: Code::NotTaken, error: error.to_owned().into(), origin: &event };
     let (record, error) = match what {
         Left::DeadLetter { .. } => {
             let keyed = || Leaving { record: Record { key: Some(source.to_string().into()), ..record.clone() }, what: what.clone() };

@@ -1,7 +1,8 @@
 use super::*;
-use crate::event::{Headers, Offset, Partition, UnixMillis};
+use crate::event::dead_letter::{Code, DeadLetter};
+use crate::event::{Headers, Offset, Partition, Topic, UnixMillis};
 use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock, Small};
-use crate::pipeline::ports::{Batch, Intake};
+use crate::pipeline::ports::{Batch, Intake, Subscription};
 use std::sync::Mutex;
 
 /// What a consumer was told, as text, and the batches that it was handed.
@@ -28,6 +29,9 @@ impl Subscription for Told {
     }
     fn let_go(&self, partition: &TopicPartition) {
         self.0.lock().expect("unpoisoned").push(format!("let go {}", partition.partition));
+    }
+    fn read_again(&self, point: CommitPoint) {
+        self.0.lock().expect("unpoisoned").push(format!("again {}", point.partition.partition));
     }
     fn size(&self, _topic: &Topic) -> Option<usize> {
         None
@@ -60,7 +64,8 @@ pub(super) fn rig() -> Rig {
     let budget = Budget::new(1_000, 1 << 20);
     let witness = Arc::new(Notes::default());
     let clock = PausedClock::new();
-    let mut finisher = Finisher::new(Nowhere, 22, Arc::clone(&budget), Topic::from("dead"), clock, Always(0.5), Arc::clone(&witness));
+    let mut finisher =
+        Finisher::new(Nowhere, 22, Arc::clone(&budget), Letterbox::plain(Topic::from("dead")), clock, Always(0.5), Arc::clone(&witness));
     finisher.assign(vec![Assignment::fresh(partition(0)), Assignment::fresh(partition(1))]);
     Rig { finisher, budget, told: Told::default(), witness }
 }
@@ -147,4 +152,28 @@ async fn what_an_ended_life_leaves_behind_is_dropped_and_its_lane_is_free() {
     rig.finisher.lose(&[partition(0)]);
     assert_eq!((rig.finisher.left(), rig.finisher.len(), rig.finisher.next_retry()), (vec![1], 0, None));
     assert_eq!(rig.budget.held(), (0, 0));
+}
+
+#[test]
+fn the_letter_of_a_drained_call_still_says_which_event_it_belongs_to() {
+    let at = |topic: &str, offset| Source { topic: Topic::from(topic), partition: Partition(2), offset: Offset(offset) };
+    let event = at("events", 7);
+    let read = Incoming {
+        source: at("retry", 40),
+        key: None,
+        value: Some("call".into()),
+        headers: Headers::new(),
+        timestamp: Some(UnixMillis(1)),
+    };
+    let letter = DeadLetter { code: Code::Expired, error: "why".into(), origin: &event };
+    let letterbox = Letterbox::plain(Topic::from("dead"));
+    let made = letter.of(&read, &letterbox, UnixMillis(9));
+    let too_large = [
+        (made.clone(), Left::DeadLetter { code: Code::Expired, error: "why".into() }),
+        (Record { topic: Topic::from("retry"), ..made }, Left::Parked { service: 0, reason: crate::event::envelope::Reason::Timeout }),
+    ];
+    for (record, what) in too_large {
+        let (instead, _) = in_place_of(&record, &what, &read, &letterbox, UnixMillis(9)).expect("a smaller one");
+        assert_eq!(crate::event::envelope::origin(&instead.headers), Some(event.clone()), "{what:?}");
+    }
 }

@@ -136,7 +136,7 @@ async fn calls_are_no_probes_where_checks_are() {
 #[tokio::test(start_paused = true)]
 async fn a_check_waits_for_a_lease_on_a_probe_and_goes_as_soon_as_it_has_one() {
     let world = Fixture::new(true, (0..4).map(|_| Ok(says(StatusCode::OK))));
-    world.breakers.share_probes(true);
+    world.breakers.share_probes(|_| true);
     world.trip();
     for moment in [14, 16, 18] {
         tokio::time::sleep_until(world.clock.instant(Tick(moment * 1_000 - 500)).expect("it comes")).await;

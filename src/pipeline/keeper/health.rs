@@ -1,6 +1,6 @@
 //! How the store is, for those who show it, and those who ask it only while it is there. The keeper alone notes it.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Whether the store can be asked, as far as is known.
@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 pub struct StoreHealth {
     state: AtomicU8,
     fault: Mutex<String>,
+    /// By service, whether the node that has it does.
+    serves: Box<[AtomicBool]>,
 }
 
 const ABSENT: u8 = 0;
@@ -21,16 +23,29 @@ const UP: u8 = 3;
 pub enum StoreState {
     /// None is configured.
     Absent,
-    /// It has not been reached yet, or not lately; or it answers, and takes nothing.
+    /// It, or one of its nodes, has not been reached yet, or not lately; or it answers, and takes nothing.
     Down,
     /// It answers, and takes what there is to store.
     Up,
 }
 
 impl StoreHealth {
-    /// Of a store that was not asked yet.
-    pub(super) fn unasked() -> Self {
-        Self { state: AtomicU8::new(UNASKED), fault: Mutex::default() }
+    /// Of a store that was not asked yet, for so many services.
+    pub(super) fn unasked(services: usize) -> Self {
+        Self { state: AtomicU8::new(UNASKED), fault: Mutex::default(), serves: (0..services).map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    /// Whether a service's node answers, and takes what there is to store of it. The store may be down all the same, for others.
+    pub fn serves(&self, service: usize) -> bool {
+        self.serves.get(service).is_some_and(|serves| serves.load(Ordering::Relaxed))
+    }
+
+    /// Notes which services are served; whether that is news of any.
+    pub(super) fn serve(&self, serves: impl Fn(usize) -> bool) -> bool {
+        self.serves.iter().enumerate().fold(false, |news, (service, known)| {
+            let now = serves(service);
+            news | (known.swap(now, Ordering::Relaxed) != now)
+        })
     }
 
     /// What is known.

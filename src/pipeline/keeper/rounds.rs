@@ -53,9 +53,9 @@ impl Rounds {
         self.owed = self.owed.saturating_sub(count);
     }
 
-    /// The store has failed: what was to be compared is left to the next poll, and what it has missed may be anything.
+    /// The store has failed, or a part of it: what it has missed may be anything.
     pub(super) fn failed(&mut self) {
-        (self.left, self.owed) = (0, self.services);
+        self.owed = self.services;
     }
 }
 
@@ -105,6 +105,8 @@ mod tests {
         assert_eq!(of(compare(&mut rounds, Some(300))), 600, "a difference that nobody had told");
         rounds.all();
         rounds.compared(false);
+        rounds.failed();
+        compare(&mut rounds, None);
         rounds.failed();
         assert!(!rounds.is_due(), "not before the next poll");
         rounds.poll();

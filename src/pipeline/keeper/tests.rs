@@ -389,4 +389,5 @@ async fn announcements_come_in_order_with_their_own_states() {
 }
 
 mod many;
+mod nodes;
 mod tunings;

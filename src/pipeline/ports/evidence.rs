@@ -20,6 +20,6 @@ pub struct Telling {
 /// Keeps what each instance says, for as long as it is of use.
 pub trait EvidenceStore: Send + Sync + 'static {
     /// Puts what this instance says in place of what it said before, and answers what all others say of the same generations, in the order
-    /// told. Whoever tells last hears of everybody.
-    fn tell(&self, tellings: &[Telling]) -> impl Future<Output = Result<Vec<Vec<Told>>, StoreError>> + Send;
+    /// told. Whoever tells last hears of everybody. Each is answered, or fails, for itself.
+    fn tell(&self, tellings: &[Telling]) -> impl Future<Output = Vec<Result<Vec<Told>, StoreError>>> + Send;
 }

@@ -3,6 +3,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
+use crate::event::dead_letter::Letterbox;
 use crate::event::{Headers, Offset, Source, Topic, UnixMillis};
 use crate::machine::breaker::{self, PolicySettings};
 use crate::machine::verdict::Rules;
@@ -59,6 +60,7 @@ impl Subscription for Given {
     fn stop_taking(&self) {}
     fn hold(&self, _partition: &TopicPartition) {}
     fn let_go(&self, _partition: &TopicPartition) {}
+    fn read_again(&self, _point: CommitPoint) {}
     fn size(&self, _topic: &Topic) -> Option<usize> {
         None
     }
@@ -92,7 +94,7 @@ fn stages(clock: ShortTimers, witness: &Arc<Notes>, stop: &Stop) -> Arc<Stages<B
     Arc::new(Stages {
         stages: vec![stage],
         outcomes: Topic::from("outcomes"),
-        dead_letters: Topic::from("dead-letters"),
+        dead_letters: Letterbox::plain(Topic::from("dead-letters")),
         instance: "here".to_owned(),
         clock,
         chance: Always(0.0),
@@ -118,6 +120,7 @@ fn parts(
             commit_interval: Duration::from_secs(3_600),
             stop_timeout: Duration::from_secs(60),
             hand_over_timeout: TIMEOUT,
+            brake: None,
         },
         stages: stages(clock, witness, stop),
         subscription: Given(given),
@@ -126,6 +129,7 @@ fn parts(
         budget: Arc::clone(budget),
         stop: stop.clone(),
         pulse: Arc::clone(pulse),
+        board: Arc::default(),
     }
 }
 

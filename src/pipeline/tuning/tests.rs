@@ -195,7 +195,7 @@ struct Busy {
 }
 
 impl Store for Busy {
-    async fn load(&self, services: &[String]) -> Result<Vec<crate::pipeline::ports::Kept>, StoreError> {
+    async fn load(&self, services: &[String]) -> Vec<Result<crate::pipeline::ports::Kept, StoreError>> {
         self.inner.load(services).await
     }
     async fn save(

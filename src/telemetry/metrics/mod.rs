@@ -19,6 +19,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Histogram, IntCounter, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub use self::labels::{Series, ServiceLabels};
+pub use self::service::Backlogged;
 use self::service::{Families, ServiceSeries};
 pub use self::table::{BUCKETS, Family, Kind, TABLE};
 use super::pipe::DroppedLines;
@@ -67,6 +68,7 @@ pub struct Metrics {
     in_flight: IntGauge,
     in_flight_bytes: IntGauge,
     paused_partitions: IntGauge,
+    braked_partitions: IntGauge,
     stalled_partitions: IntGauge,
     stuck_records: IntGauge,
     rebalances: IntCounter,
@@ -104,6 +106,7 @@ impl Metrics {
             in_flight: register::gauge(&registry, &table::IN_FLIGHT),
             in_flight_bytes: register::gauge(&registry, &table::IN_FLIGHT_BYTES),
             paused_partitions: register::gauge(&registry, &table::PAUSED_PARTITIONS),
+            braked_partitions: register::gauge(&registry, &table::BRAKED_PARTITIONS),
             stalled_partitions: register::gauge(&registry, &table::STALLED_PARTITIONS),
             stuck_records: register::gauge(&registry, &table::STUCK_RECORDS),
             rebalances: register::counter(&registry, &table::REBALANCES),
@@ -151,6 +154,11 @@ impl Metrics {
         self.paused_partitions.set(level(partitions as u64));
     }
 
+    /// How many partitions are stopped because too many of their records are bad.
+    pub fn set_braked(&self, partitions: usize) {
+        self.braked_partitions.set(level(partitions as u64));
+    }
+
     /// How many partitions have stalled, and how many records run for too long, of all loops together.
     pub fn set_hanging(&self, partitions: usize, records: usize) {
         self.stalled_partitions.set(level(partitions as u64));
@@ -170,11 +178,10 @@ impl Metrics {
         let _ = self.lag.remove_label_values(&[partition.topic.as_str(), &number]);
     }
 
-    /// What is parked for a service: calls, of these those that are due, and the age of the oldest. Does nothing for a service that
-    /// does not park.
-    pub fn set_retry(&self, service: usize, depth: u64, due: u64, oldest: Duration) {
+    /// What is parked for a service. Does nothing for a service that does not park.
+    pub fn set_retry(&self, service: usize, backlog: &Backlogged) {
         if let Some(series) = self.services.get(service) {
-            series.set_retry(depth, due, oldest);
+            series.set_retry(backlog);
         }
     }
 

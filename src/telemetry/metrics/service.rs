@@ -13,6 +13,25 @@ use crate::machine::breaker::{Cause, StateName};
 use crate::machine::health::Health;
 use crate::machine::judgement::CallOutcome;
 
+/// A service's backlog, as it is shown.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Backlogged {
+    /// Parked calls.
+    pub depth: u64,
+    /// Of these, calls whose time has come.
+    pub due: u64,
+    /// The age of the oldest.
+    pub oldest: Duration,
+    /// When it will be gone, seconds from now, if that can be said.
+    pub drain_seconds: Option<f64>,
+    /// How long its topic keeps records, seconds, if that is known and has an end.
+    pub retention_seconds: Option<f64>,
+    /// How much of that the oldest record has behind it.
+    pub retention_used: f64,
+    /// Whether that is less than a call may be parked.
+    pub retention_short: bool,
+}
+
 /// The families whose series belong to services.
 pub(super) struct Families {
     calls: IntCounterVec,
@@ -31,6 +50,10 @@ pub(super) struct Families {
     depth: IntGaugeVec,
     due: IntGaugeVec,
     oldest: GaugeVec,
+    drain: GaugeVec,
+    retention: GaugeVec,
+    retention_used: GaugeVec,
+    retention_short: IntGaugeVec,
 }
 
 impl Families {
@@ -52,6 +75,10 @@ impl Families {
             depth: register::gauges(registry, &table::RETRY_DEPTH),
             due: register::gauges(registry, &table::RETRY_DUE),
             oldest: register::seconds(registry, &table::RETRY_OLDEST),
+            drain: register::seconds(registry, &table::RETRY_DRAIN),
+            retention: register::seconds(registry, &table::RETRY_RETENTION),
+            retention_used: register::seconds(registry, &table::RETRY_RETENTION_USED),
+            retention_short: register::gauges(registry, &table::RETRY_RETENTION_SHORT),
         }
     }
 }
@@ -80,6 +107,10 @@ struct Parking {
     depth: IntGauge,
     due: IntGauge,
     oldest: Gauge,
+    drain: Gauge,
+    retention: Gauge,
+    retention_used: Gauge,
+    retention_short: IntGauge,
 }
 
 impl ServiceSeries {
@@ -107,12 +138,21 @@ impl ServiceSeries {
             health_checks: service
                 .checked
                 .then(|| Health::ALL.map(|health| families.health_checks.with_label_values(&[name, health.as_str()]))),
-            parking: service.parks.then(|| Parking {
-                parked: Reason::ALL.map(|reason| families.parked.with_label_values(&[name, reason.as_str()])),
-                drained: families.drained.with_label_values(&[name]),
-                depth: families.depth.with_label_values(&[name]),
-                due: families.due.with_label_values(&[name]),
-                oldest: families.oldest.with_label_values(&[name]),
+            parking: service.parks.then(|| {
+                let parking = Parking {
+                    parked: Reason::ALL.map(|reason| families.parked.with_label_values(&[name, reason.as_str()])),
+                    drained: families.drained.with_label_values(&[name]),
+                    depth: families.depth.with_label_values(&[name]),
+                    due: families.due.with_label_values(&[name]),
+                    oldest: families.oldest.with_label_values(&[name]),
+                    drain: families.drain.with_label_values(&[name]),
+                    retention: families.retention.with_label_values(&[name]),
+                    retention_used: families.retention_used.with_label_values(&[name]),
+                    retention_short: families.retention_short.with_label_values(&[name]),
+                };
+                // Nothing was asked yet.
+                parking.set(&Backlogged::default());
+                parking
             }),
         }
     }
@@ -146,12 +186,23 @@ impl ServiceSeries {
         }
     }
 
-    pub(super) fn set_retry(&self, depth: u64, due: u64, oldest: Duration) {
+    pub(super) fn set_retry(&self, backlog: &Backlogged) {
         if let Some(parking) = &self.parking {
-            parking.depth.set(super::level(depth));
-            parking.due.set(super::level(due));
-            parking.oldest.set(oldest.as_secs_f64());
+            parking.set(backlog);
         }
+    }
+}
+
+impl Parking {
+    fn set(&self, backlog: &Backlogged) {
+        self.depth.set(super::level(backlog.depth));
+        self.due.set(super::level(backlog.due));
+        self.oldest.set(backlog.oldest.as_secs_f64());
+        // What is not known compares with nothing: no alert fires for it.
+        self.drain.set(backlog.drain_seconds.unwrap_or(f64::NAN));
+        self.retention.set(backlog.retention_seconds.unwrap_or(f64::NAN));
+        self.retention_used.set(backlog.retention_used);
+        self.retention_short.set(i64::from(backlog.retention_short));
     }
 }
 

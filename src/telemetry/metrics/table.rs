@@ -135,11 +135,27 @@ table! {
     );
     RETRY_DUE = gauge(
         "fusebox_retry_due", &["service"],
-        "Of the parked calls known to this instance, those whose time has come."
+        "Of the parked calls, those whose time has come; an estimate where more than 2,000 are parked."
     );
     RETRY_OLDEST = gauge(
         "fusebox_retry_oldest_seconds", &["service"],
         "Age of the call that has been parked longest; 0 if none is."
+    );
+    RETRY_DRAIN = gauge(
+        "fusebox_retry_drain_seconds", &["service"],
+        "Forecast of the time until no call is parked; NaN while there is none, as without any draining."
+    );
+    RETRY_RETENTION = gauge(
+        "fusebox_retry_retention_seconds", &["service"],
+        "For how long the service's retry topic keeps records; NaN while that is not known, and if it is without end."
+    );
+    RETRY_RETENTION_USED = gauge(
+        "fusebox_retry_retention_used_ratio", &["service"],
+        "How much of its topic's retention the oldest parked record has behind it: at 1 Kafka may delete it, undelivered."
+    );
+    RETRY_RETENTION_SHORT = gauge(
+        "fusebox_retry_retention_short", &["service"],
+        "1 while the retry topic keeps records for less than `retry.max_age`, so that parked calls could be deleted."
     );
     CONSUMER_LAG = gauge(
         "fusebox_consumer_lag", &["topic", "partition"],
@@ -156,6 +172,10 @@ table! {
     PAUSED_PARTITIONS = gauge(
         "fusebox_paused_partitions", &[],
         "Assigned partitions that are paused because the bound of what is in flight is reached, or because what has finished of them would no longer fit beside their commit."
+    );
+    BRAKED_PARTITIONS = gauge(
+        "fusebox_braked_partitions", &[],
+        "Assigned partitions that are stopped because too many of their records are bad, until an operator lets them go on."
     );
     STALLED_PARTITIONS = gauge(
         "fusebox_stalled_partitions", &[],
@@ -179,7 +199,7 @@ table! {
     );
     STORE_UP = gauge(
         "fusebox_store_up", &[],
-        "1 while Redis can be reached, 0 while each breaker decides with what its instance knows."
+        "1 while Redis, in a cluster each node that is needed, can be reached; 0 while breakers decide with what their instance knows."
     );
     LOG_LINES_DROPPED = counter(
         "fusebox_log_lines_dropped_total", &[],

@@ -55,7 +55,16 @@ fn every_series_of_the_config_is_there_from_the_start() {
     for outcome in ["healthy", "unhealthy", "timeout", "connect"] {
         add("health_checks_total", format!("outcome=\"{outcome}\",service=\"notifier\""));
     }
-    for name in ["drained_total", "retry_depth", "retry_due", "retry_oldest_seconds"] {
+    for name in [
+        "drained_total",
+        "retry_depth",
+        "retry_due",
+        "retry_oldest_seconds",
+        "retry_drain_seconds",
+        "retry_retention_seconds",
+        "retry_retention_used_ratio",
+        "retry_retention_short",
+    ] {
         add(name, "service=\"notifier\"".into());
     }
     for outcome in ["ok", "partial_success", "fallback", "error", "dead_lettered"] {
@@ -72,7 +81,14 @@ fn every_series_of_the_config_is_there_from_the_start() {
     for bound in BUCKETS.map(|bound| bound.to_string()).into_iter().chain(["+Inf".to_owned()]) {
         add("event_duration_seconds_bucket", format!("le=\"{bound}\""));
     }
-    for plain in ["event_duration_seconds_sum", "event_duration_seconds_count", "in_flight", "in_flight_bytes", "paused_partitions"] {
+    for plain in [
+        "event_duration_seconds_sum",
+        "event_duration_seconds_count",
+        "in_flight",
+        "in_flight_bytes",
+        "paused_partitions",
+        "braked_partitions",
+    ] {
         expected.insert(format!("fusebox_{plain}"));
     }
     for plain in
@@ -87,8 +103,13 @@ fn every_series_of_the_config_is_there_from_the_start() {
     got.retain(|name| !name.starts_with("process_") && !name.starts_with("fusebox_build_info"));
     assert_eq!(got, expected);
     for name in &got {
+        let value = value(&text, name).unwrap();
+        if name.starts_with("fusebox_retry_drain_seconds") || name.starts_with("fusebox_retry_retention_seconds") {
+            assert!(value.is_nan(), "{name}: nothing was asked yet");
+            continue;
+        }
         let one = name.starts_with("fusebox_breaker_state") && name.contains("state=\"closed\"");
-        assert_eq!(value(&text, name), Some(if one { 1.0 } else { 0.0 }), "{name}");
+        assert_eq!(Some(value), Some(if one { 1.0 } else { 0.0 }), "{name}");
     }
 }
 
@@ -166,6 +187,7 @@ fn the_gauges_of_others() {
     let of = |partition| TopicPartition { topic: "events".into(), partition: Partition(partition) };
     metrics.set_in_flight(12, 3_456);
     metrics.set_paused(2);
+    metrics.set_braked(1);
     metrics.set_hanging(3, 4);
     metrics.set_concurrency_limit(1, 17);
     metrics.set_concurrency_limit(7, 17);
@@ -173,9 +195,18 @@ fn the_gauges_of_others() {
     metrics.set_lag(&of(1), u64::MAX);
     metrics.remove_lag(&of(1));
     metrics.remove_lag(&of(2));
-    metrics.set_retry(1, 5, 4, Duration::from_millis(1_500));
-    metrics.set_retry(0, 9, 9, Duration::from_secs(9));
-    metrics.set_retry(7, 9, 9, Duration::from_secs(9));
+    let backlog = Backlogged {
+        depth: 5,
+        due: 4,
+        oldest: Duration::from_millis(1_500),
+        drain_seconds: Some(2.5),
+        retention_seconds: Some(86_400.0),
+        retention_used: 0.25,
+        retention_short: true,
+    };
+    for service in [0, 1, 7] {
+        metrics.set_retry(service, &backlog);
+    }
     metrics.set_store_up(true);
     let forced = Transition {
         from: StateName::Closed,
@@ -198,6 +229,7 @@ fn the_gauges_of_others() {
         ("fusebox_in_flight", Some(12.0)),
         ("fusebox_in_flight_bytes", Some(3_456.0)),
         ("fusebox_paused_partitions", Some(2.0)),
+        ("fusebox_braked_partitions", Some(1.0)),
         ("fusebox_stalled_partitions", Some(3.0)),
         ("fusebox_stuck_records", Some(4.0)),
         ("fusebox_concurrency_limit{service=\"notifier\"}", Some(17.0)),
@@ -207,6 +239,10 @@ fn the_gauges_of_others() {
         ("fusebox_retry_depth{service=\"notifier\"}", Some(5.0)),
         ("fusebox_retry_due{service=\"notifier\"}", Some(4.0)),
         ("fusebox_retry_oldest_seconds{service=\"notifier\"}", Some(1.5)),
+        ("fusebox_retry_drain_seconds{service=\"notifier\"}", Some(2.5)),
+        ("fusebox_retry_retention_seconds{service=\"notifier\"}", Some(86_400.0)),
+        ("fusebox_retry_retention_used_ratio{service=\"notifier\"}", Some(0.25)),
+        ("fusebox_retry_retention_short{service=\"notifier\"}", Some(1.0)),
         ("fusebox_retry_depth{service=\"rag\"}", None),
         ("fusebox_store_up", Some(1.0)),
         ("fusebox_breaker_state{service=\"notifier\",state=\"forced_open\"}", Some(1.0)),

@@ -69,6 +69,12 @@ impl Instance {
         ask(self.addr, "GET", path, None, None).expect("the API answers")
     }
 
+    /// GET with this token.
+    #[track_caller]
+    pub fn get_as(&self, token: Option<&str>, path: &str) -> Answer {
+        ask(self.addr, "GET", path, token, None).expect("the API answers")
+    }
+
     /// POST with this token.
     #[track_caller]
     pub fn post(&self, path: &str, token: Option<&str>, body: &Value) -> Answer {

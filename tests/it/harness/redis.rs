@@ -1,12 +1,13 @@
 //! Redis as an onlooker sees it, and a Redis of a test's own, which it may kill.
 
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
 use redis::Commands;
 use tempfile::TempDir;
 
-use super::{free_port, until};
+use super::{eventually, free_port, until};
 
 /// What a fleet keeps in Redis.
 #[derive(Debug, Clone)]
@@ -77,12 +78,52 @@ pub struct RedisServer {
     port: u16,
     child: Option<Child>,
     directory: TempDir,
+    args: Vec<String>,
 }
 
 impl RedisServer {
     /// One that does not run yet.
     pub fn down() -> Self {
-        Self { port: free_port(), child: None, directory: TempDir::new().expect("a directory") }
+        Self { port: free_port(), child: None, directory: TempDir::new().expect("a directory"), args: Vec::new() }
+    }
+
+    /// One that runs, with these arguments beside its own.
+    pub fn with(args: &[&str]) -> Self {
+        let mut server = Self::down();
+        server.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        server.start();
+        server
+    }
+
+    /// A node of a cluster that runs. The nodes talk to each other on a port that is higher by ten thousand, which outgoing connections are not given.
+    pub fn node(args: &[&str]) -> Self {
+        let is_free = |port: u16| port < 22_768 && TcpListener::bind((Ipv4Addr::LOCALHOST, port + 10_000)).is_ok();
+        let mut server = Self::down();
+        server.port = eventually("two free ports", || Some(free_port()).filter(|port| is_free(*port)));
+        server.args = ["--cluster-enabled", "yes"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+        server.start();
+        server
+    }
+
+    /// A sentinel that runs, by this config.
+    pub fn sentinel(config: &str) -> Self {
+        let mut server = Self::down();
+        let file = server.directory.path().join("sentinel.conf");
+        std::fs::write(&file, config).expect("written");
+        server.args = vec![file.to_str().expect("text").to_owned(), "--sentinel".to_owned()];
+        server.start();
+        server
+    }
+
+    /// What it answers; a refusal is none.
+    pub fn ask(&self, command: &[&str]) -> Option<redis::Value> {
+        let mut connection = redis::Client::open(self.url()).and_then(|client| client.get_connection()).ok()?;
+        redis::cmd(command[0]).arg(&command[1..]).query(&mut connection).ok()
+    }
+
+    /// Waits until its answer has this in it.
+    pub fn wait_to_say(&self, command: &[&str], word: &str) {
+        until(&format!("{command:?} says {word}"), || self.ask(command).is_some_and(|answer| format!("{answer:?}").contains(word)));
     }
 
     /// Its port on the loopback.
@@ -97,8 +138,13 @@ impl RedisServer {
 
     /// Starts it, with what it has saved if it was told to.
     pub fn start(&mut self) {
+        let is_sentinel = self.args.iter().any(|arg| arg == "--sentinel");
+        let of_data: &[&str] = if is_sentinel { &[] } else { &["--save", "", "--appendonly", "no"] };
+        // A sentinel's first argument is its file.
         let child = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(&self.args)
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(of_data)
             .args(["--enable-debug-command", "local", "--dir"])
             .arg(self.directory.path())
             .stdout(Stdio::null())

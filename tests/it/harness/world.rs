@@ -262,6 +262,13 @@ impl World {
         fusebox(&all, input)
     }
 
+    /// Starts a command of the binary with this world's config, and leaves it to the test.
+    pub fn start(&self, arguments: &[&str]) -> std::process::Child {
+        let started =
+            command().args(self.config_flags()).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        started.expect("the binary starts")
+    }
+
     /// Starts an instance and waits until it is ready.
     pub fn run(&self) -> Instance {
         let instance = self.spawn(&[]);
@@ -308,6 +315,12 @@ impl World {
     /// Publishes records to another topic.
     pub fn publish_to(&self, topic: &str, records: &[Event]) -> Vec<(i32, i64)> {
         kafka::publish(topic, records)
+    }
+
+    /// Waits until a topic has this many records that are committed, and gives all that there are: what transactions leave behind is not counted.
+    #[track_caller]
+    pub fn wait_to_read(&self, topic: &str, at_least: usize) -> Vec<Message> {
+        eventually(&format!("{at_least} records on {topic}"), || Some(kafka::read(topic)).filter(|all| all.len() >= at_least))
     }
 
     /// Publishes one event and waits for its outcome.

@@ -46,7 +46,7 @@ struct Slow {
 }
 
 impl Store for Slow {
-    async fn load(&self, services: &[String]) -> Result<Vec<Kept>, StoreError> {
+    async fn load(&self, services: &[String]) -> Vec<Result<Kept, StoreError>> {
         self.inner.load(services).await
     }
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
@@ -85,13 +85,16 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
         ready: Box::new(|| Readiness { status: PartState::Ok, instance: "here".to_owned(), parts: Vec::new() }),
         metrics: Box::new(String::new),
         orders: super::super::orders::Ordering {
-            book: crate::pipeline::orders::OrderBook::closed(),
+            book: crate::pipeline::orders::OrderBook::closed("g"),
             group: "g".to_owned(),
             services: std::collections::BTreeMap::new(),
             new_id: Box::new(uuid::Uuid::nil),
             count: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
             write: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
         },
+        letters: super::super::dead_letters::Letters::none(),
+        parked: super::super::parked::Reading::none(),
+        partitions: super::super::partitions::Desk::none(),
         retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
     })
 }

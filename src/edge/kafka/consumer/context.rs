@@ -48,6 +48,8 @@ pub(super) struct Shared {
     pub closing: Mutex<Option<Vec<CommitPoint>>>,
     /// Whether Kafka has refused, or not answered, a commit that was made while closing.
     pub last_commit_failed: AtomicBool,
+    /// Whether the client was outside its group when its statistics last came.
+    pub is_outside: AtomicBool,
     /// Where records and commits are one; `None`: they are not.
     pub transactions: Option<Transactions>,
     pub outbox: Mutex<Outbox>,
@@ -154,6 +156,34 @@ impl Shared {
         }
         self.health.set_partitions(self.ledger.assigned(), gate.paused.len());
         !gate.paused.is_empty()
+    }
+
+    /// Sets partitions back that the loop wants to read again. A question from before the last that came and went is nobody's any more.
+    pub fn read_again<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) {
+        let asked = std::mem::take(&mut lock(&self.gate).again);
+        for (point, heard) in asked {
+            if !self.ledger.is_known(heard, &point.partition) || self.stopped.load(Relaxed) {
+                continue;
+            }
+            // What was read of it so far comes before the word that it is read again.
+            self.flush();
+            let TopicPartition { topic, partition } = &point.partition;
+            // Resumed first, so that where it was read to is not the last word.
+            let paused = lock(&self.gate).paused.remove(&point.partition);
+            if paused && !self.note(consumer.resume(&list_of(std::slice::from_ref(&point.partition)))) {
+                return;
+            }
+            match consumer.seek(topic.as_str(), partition.0, Offset::Offset(point.next.0), SEEK_WITHIN) {
+                Ok(()) => {
+                    lock(&self.gate).begin_again(&point.partition);
+                    self.send(Intake::Assigned(vec![Assignment { partition: point.partition.clone(), committed: Some(point) }]));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, partition = %point.partition, "a partition could not be set back; it is tried again");
+                    lock(&self.gate).again.push((point, heard));
+                }
+            }
+        }
     }
 
     /// Notes how many partitions there are, and how far each of ours is read.
@@ -282,6 +312,9 @@ impl Shared {
 const LAST_TRIES: usize = 16;
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
+/// How long the client may take to set a partition back: a word to its own thread, which asks nobody.
+const SEEK_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long Kafka may take to say what was committed. The group waits meanwhile, so it is well below a session's timeout.
 pub(super) const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -295,8 +328,8 @@ fn committed(
     let ask = || whole(consumer.committed_offsets(list.clone(), COMMITTED_WITHIN));
     // Where events leave things once, one that has finished above a commit must not run again for want of an answer.
     let for_certain = shared.transactions.is_some();
-    let known = if partitions.is_empty() { None } else { shared.ask_kafka(for_certain, ask) };
-    if known.is_none() && !partitions.is_empty() {
+    let known = if partitions.is_empty() || shared.is_closing() { None } else { shared.ask_kafka(for_certain, ask) };
+    if known.is_none() && !partitions.is_empty() && !shared.is_closing() {
         tracing::warn!(
             partitions = partitions.len(),
             "Kafka has not said what finished above the commits of partitions that have come; it may run again"
@@ -331,6 +364,7 @@ impl ClientContext for Context {
     fn stats_raw(&self, statistics: &[u8]) {
         let Some(statistics) = Statistics::read(statistics) else { return };
         self.0.health.set_connected(statistics.any_broker_up());
+        self.0.is_outside.store(statistics.is_outside(), Relaxed);
         self.0.read(&statistics);
     }
 
@@ -385,7 +419,7 @@ fn partitions_of(list: &TopicPartitionList, topics: &[Topic]) -> Vec<TopicPartit
 }
 
 /// Commit points as librdkafka takes them.
-pub(super) fn list_with_points(points: &[CommitPoint]) -> TopicPartitionList {
+pub(in crate::edge::kafka) fn list_with_points(points: &[CommitPoint]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(points.len());
     for CommitPoint { partition, next, ahead } in points {
         let mut element = list.add_partition(partition.topic.as_str(), partition.partition.0);
@@ -426,6 +460,7 @@ mod tests {
             on_commit: Arc::new(|_| {}),
             closing: Mutex::new(None),
             last_commit_failed: AtomicBool::new(false),
+            is_outside: AtomicBool::new(false),
             transactions: None,
             outbox: Mutex::new(Outbox { batch: Vec::new(), sender: None }),
             gate: Mutex::default(),

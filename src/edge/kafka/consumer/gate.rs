@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 
 use crate::event::TopicPartition;
+use crate::pipeline::ports::CommitPoint;
 
 /// Whether all reading is to stop, which partitions the loop holds, which have sent a record since they were assigned, and which of them
 /// are paused.
@@ -22,6 +23,8 @@ pub(super) struct Gate {
     pub held: BTreeSet<TopicPartition>,
     pub started: BTreeSet<TopicPartition>,
     pub paused: BTreeSet<TopicPartition>,
+    /// Where held partitions are to be read again, and how often the loop had heard that partitions come or go when it asked.
+    pub again: Vec<(CommitPoint, u64)>,
 }
 
 impl Gate {
@@ -31,6 +34,12 @@ impl Gate {
         let pause = self.started.difference(&self.paused).filter(wanted).cloned().collect();
         let resume = self.paused.iter().filter(|partition| !wanted(partition)).cloned().collect();
         (pause, resume)
+    }
+
+    /// A partition is read again from elsewhere. It is held no longer, and is as one that has just come: not paused before it has sent a record.
+    pub fn begin_again(&mut self, partition: &TopicPartition) {
+        self.held.remove(partition);
+        self.started.remove(partition);
     }
 
     /// Partitions go. Gives those that are to be resumed before.
@@ -85,6 +94,18 @@ mod tests {
         gate.held.clear();
         gate.started.insert(partition(0));
         assert_eq!(turn(&mut gate), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_partition_that_is_read_again_is_not_paused_before_it_has_sent_a_record() {
+        let mut gate = Gate { started: [partition(0)].into(), held: [partition(0)].into(), ..Gate::default() };
+        assert_eq!(turn(&mut gate), (vec![0], vec![]));
+        gate.paused.remove(&partition(0));
+        gate.begin_again(&partition(0));
+        gate.shut = true;
+        assert_eq!(turn(&mut gate), (vec![], vec![]));
+        gate.started.insert(partition(0));
+        assert_eq!(turn(&mut gate), (vec![0], vec![]));
     }
 
     proptest! {

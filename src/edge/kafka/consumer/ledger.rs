@@ -92,6 +92,12 @@ impl Ledger {
         self.state().told += 1;
     }
 
+    /// Whether the loop has heard of all that came and went, and a partition is ours.
+    pub fn is_known(&self, heard: u64, partition: &TopicPartition) -> bool {
+        let state = self.state();
+        state.told == heard && state.assigned.contains(partition)
+    }
+
     /// A transaction begins, which commits these points. Not if one of their partitions is not ours, or if the loop that wants it has not
     /// heard of all that came and went: what it has done may belong to an assignment that is over.
     pub fn begin(&self, heard: u64, points: &[CommitPoint]) -> bool {

@@ -5,6 +5,7 @@
 //! - What is read and not finished stays within the [`Budget`], and one record of each partition: at its bound every partition that sends
 //!   is paused, polling goes on, and nothing is skipped or repeated when it goes on.
 //! - A partition that the loop holds is paused by itself, soon; it reads on when the loop has let it go and there is room.
+//! - A held partition that is to be read again is, from the point that was named, behind an `Assigned` that says so.
 //! - A revoked partition's last commit is made before it is another's; a lost one's is not made.
 //! - Where it makes transactions, records and commits are taken as one, and nothing is committed but by them.
 //! - It ends only when it is closed or dropped, or with [`ConsumerHealth::fatal`] set and `next()` answering `None`.
@@ -35,7 +36,9 @@ use crate::pipeline::ports::{Aborted, Batch, Budget, Clock, CommitPoint, Intake,
 
 use self::transactions::Transactions;
 
+pub(super) use self::context::list_with_points;
 pub use self::health::{ConsumerHealth, Reading, Readings};
+pub(super) use self::transactions::{Fates, Outlook, outlook};
 
 /// Hears what became of each commit. Called on the consumer's threads; must not block.
 pub type OnCommit = Arc<dyn Fn(Settled) + Send + Sync>;
@@ -138,6 +141,7 @@ impl KafkaSubscription {
             on_commit,
             closing: Mutex::new(None),
             last_commit_failed: AtomicBool::new(false),
+            is_outside: AtomicBool::new(false),
             transactions: transactional_id.map(|id| Transactions::new(settings, &id)).transpose()?,
             outbox: Mutex::new(Outbox { batch: Vec::new(), sender: Some(sender) }),
             gate: Mutex::default(),
@@ -212,6 +216,10 @@ impl Subscription for KafkaSubscription {
 
     fn let_go(&self, partition: &TopicPartition) {
         lock(&self.shared.gate).held.remove(partition);
+    }
+
+    fn read_again(&self, point: CommitPoint) {
+        lock(&self.shared.gate).again.push((point, self.heard));
     }
 
     fn size(&self, topic: &Topic) -> Option<usize> {

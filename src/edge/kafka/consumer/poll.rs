@@ -28,6 +28,10 @@ const TURN: Duration = Duration::from_millis(2);
 /// The most records handed on at once: enough to make the hand-over's cost small, few enough that the loop can begin early.
 const BATCH: usize = 256;
 
+/// How long a rebalance may hold up a consumer's leaving: the others take part in it within their heartbeat's interval, and for one that is
+/// gone nobody can wait.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
 /// Runs the consumer until it is closed or fails, commits, and leaves the group.
 pub(super) fn run<C: Clock>(consumer: BaseConsumer<Context>, shared: &Arc<Shared>, clock: &C) {
     let consumer = Arc::new(consumer);
@@ -66,17 +70,30 @@ pub(super) fn run<C: Clock>(consumer: BaseConsumer<Context>, shared: &Arc<Shared
         // librdkafka forgets to leave when it closes a cooperative member without partitions; the group would wait for it until its session
         // has timed out, with every rebalance, and every commit behind one, held up. A member that unsubscribes leaves in any case.
         if has_nothing && !shared.keeps_its_place {
-            consumer.unsubscribe();
+            leave(&consumer, shared, clock);
         }
         drop(consumer);
     });
     shared.health.set_partitions(0, 0);
 }
 
+/// Gives up the subscription, and with it the group. In the middle of a rebalance librdkafka puts that off until its end, which polling brings
+/// about, and forgets it if the consumer is closed before. Nothing but its statistics tells that it is done.
+fn leave<C: Clock>(consumer: &BaseConsumer<Context>, shared: &Shared, clock: &C) {
+    let until = clock.now().plus(LEAVE_WITHIN);
+    consumer.unsubscribe();
+    shared.is_outside.store(false, Relaxed);
+    while !shared.is_outside.load(Relaxed) && clock.now() < until {
+        // What comes has not begun: it is read again by whoever is next.
+        drop(consumer.poll(PAUSED));
+    }
+}
+
 fn poll<C: Clock>(consumer: &BaseConsumer<Context>, shared: &Shared, clock: &C) {
     while !shared.is_closing() && !shared.health.has_failed() {
         shared.health.poll(clock.now());
         wait_for_room(shared);
+        shared.read_again(consumer);
         let shut = is_shut(shared);
         let paused = shared.set_shut(consumer, shut);
         let mut polled = consumer.poll(if shut || paused { PAUSED } else { IDLE });

@@ -1,4 +1,5 @@
-//! What librdkafka's statistics say: whether a broker is connected, how many partitions a topic has, and how far each is read.
+//! What librdkafka's statistics say: whether a broker is connected, whether the client is in its group, how many partitions a topic has, and how
+//! far each is read.
 //!
 //! The fields are those of librdkafka's STATISTICS.md; whatever else is in them is left aside.
 
@@ -15,6 +16,12 @@ pub(super) struct Statistics<'a> {
     brokers: BTreeMap<String, Broker<'a>>,
     #[serde(default)]
     topics: BTreeMap<String, Topic>,
+    cgrp: Option<Group<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Group<'a> {
+    join_state: &'a str,
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,6 +65,11 @@ impl<'a> Statistics<'a> {
         self.brokers.values().any(|broker| matches!(broker.state, "UP" | "UPDATE"))
     }
 
+    /// Whether the client is neither in its group nor about to be.
+    pub fn is_outside(&self) -> bool {
+        self.cgrp.as_ref().is_some_and(|group| group.join_state == "init")
+    }
+
     /// How many partitions a topic is known to have.
     pub fn size(&self, topic: &str) -> Option<usize> {
         let known = self.topics.get(topic)?.partitions.iter().filter(|(number, partition)| !number.starts_with('-') && !partition.unknown);
@@ -91,6 +103,19 @@ mod tests {
         assert_eq!(found, Some((Some(Offset(12)), Some(Offset(9)), 3)));
         assert_eq!(of(-1).map(|found| offset(found.next_offset)), Some(None));
         assert!(of(1).is_none());
+    }
+
+    #[test]
+    fn a_client_is_outside_its_group_before_it_joins_and_once_it_has_left() {
+        for (group, expected) in [
+            (r#","cgrp":{"state":"up","join_state":"init","rebalance_cnt":2}"#, true),
+            (r#","cgrp":{"state":"up","join_state":"wait-join"}"#, false),
+            (r#","cgrp":{"state":"up","join_state":"steady"}"#, false),
+            ("", false),
+        ] {
+            let json = format!(r#"{{"brokers":{{}}{group}}}"#);
+            assert_eq!(Statistics::read(json.as_bytes()).map(|statistics| statistics.is_outside()), Some(expected), "{group}");
+        }
     }
 
     #[test]

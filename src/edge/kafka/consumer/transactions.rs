@@ -240,13 +240,17 @@ impl Transactions {
 
 /// What may come of a step that failed.
 #[derive(Debug, PartialEq, Eq)]
-enum Outlook {
+pub(in crate::edge::kafka) enum Outlook {
+    /// The same step may be made again.
     Again,
+    /// The transaction must be aborted.
     Abort,
+    /// Its producer makes none any more.
     Fatal,
 }
 
-fn outlook(error: &KafkaError) -> Outlook {
+/// What may come of a step that failed with this.
+pub(in crate::edge::kafka) fn outlook(error: &KafkaError) -> Outlook {
     match error {
         KafkaError::Transaction(error) if error.is_fatal() => Outlook::Fatal,
         KafkaError::Transaction(error) if error.is_retriable() => Outlook::Again,
@@ -273,14 +277,16 @@ fn lasting(code: RDKafkaErrorCode) -> String {
 
 /// The producer's callbacks: which records of the transaction Kafka did not take for their own sake, or their topic's.
 #[derive(Default)]
-struct Fates(Mutex<Vec<(Token, KafkaError)>>);
+pub(in crate::edge::kafka) struct Fates(Mutex<Vec<(Token, KafkaError)>>);
 
 impl Fates {
-    fn refused(&self) -> MutexGuard<'_, Vec<(Token, KafkaError)>> {
+    /// Those of the transaction under way.
+    pub(in crate::edge::kafka) fn refused(&self) -> MutexGuard<'_, Vec<(Token, KafkaError)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, token: Token, error: &KafkaError) {
+    /// Notes a record that failed by itself.
+    pub(in crate::edge::kafka) fn note(&self, token: Token, error: &KafkaError) {
         if !error.rdkafka_error_code().is_some_and(is_for_anothers_sake) {
             self.refused().push((token, error.clone()));
         }

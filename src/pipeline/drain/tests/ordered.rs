@@ -12,6 +12,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 fn order(rig: &Rig, number: u128, act: Act, selection: Selection, before: i64) -> Order {
     Order {
         id: Uuid::from_u128(number),
+        group: "g".to_owned(),
         act,
         selection,
         ends: BTreeMap::from([("retry".to_owned(), BTreeMap::from([(0, before)]))]),
@@ -49,7 +50,7 @@ impl Rig {
     }
 
     async fn order(&self, order: Order) {
-        self.orders.hear(Change::Order(order));
+        self.orders.hear(order.into());
         self.pause().await;
     }
 
@@ -101,8 +102,20 @@ async fn a_copy_of_what_was_discarded_under_way_is_discarded() {
     rig.pause().await;
     rig.order(given).await;
     // It had failed at another instance when the order was given, and was parked again behind the ends that it names.
-    let copy = Parking { reason: Reason::Timeout, attempt: 3, parks: 2, not_before: UnixMillis(0), first_parked_at: UnixMillis(999_000) };
-    rig.park_as(0, 20..21, "b", copy).await;
+    let parking = Parking { reason: Reason::Timeout, attempt: 3, parks: 2, not_before: UnixMillis(0), first_parked_at: UnixMillis(0) };
+    let mut copy = rig.record(0, 3, "b", parking);
+    for offset in [20, 30] {
+        let parked = envelope::read(copy.clone(), rig.clock.wall()).expect("an envelope");
+        copy.headers = parked.again(parking, rig.clock.wall()).headers;
+        copy.source.offset = Offset(offset);
+    }
+    rig.tell(Intake::Records(vec![copy.clone()])).await;
+    assert_eq!(rig.codes().len(), 5);
+    // Given up and redriven, it is parked anew.
+    let letter = DeadLetter { code: Code::Discarded, error: "".into(), origin: &copy.source };
+    copy.headers = letter.of(&copy, &Letterbox::plain(Topic::from("dead-letters")), rig.clock.wall()).headers;
+    copy.source.offset = Offset(40);
+    rig.tell(Intake::Records(vec![copy])).await;
     assert_eq!(rig.codes().len(), 5);
 }
 
@@ -154,6 +167,8 @@ async fn how_far_an_order_has_come_is_told_once_for_each_call() {
     let rig = Rig::with_two_cameras().await;
     rig.order(order(&rig, 1, Act::Discard, of("b"), 100)).await;
     rig.order(order(&rig, 2, Act::Release, of("a"), 100)).await;
+    assert_eq!(rig.orders.untold(), [(Uuid::from_u128(1), 4)], "those that are released have not gone");
+    rig.answer(4).await;
     let mut done = rig.orders.untold();
     done.sort();
     assert_eq!(done, [(Uuid::from_u128(1), 4), (Uuid::from_u128(2), 4)]);
@@ -183,11 +198,115 @@ async fn a_pause_holds_every_parked_call_until_its_end_or_its_release() {
     assert_eq!(rig.out(), 4);
     rig.answer(4).await;
 
-    rig.orders.hear(Change::Pause(Pause { until: None, ..pause }));
+    rig.orders.hear(Change::Pause(Pause { until: None, at: rig.clock.wall(), ..pause }));
     rig.park(0, 300..302).await;
     tokio::time::sleep(HOUR / 2).await;
     assert_eq!(rig.out(), 0);
-    rig.orders.hear(Change::Resumed { group, service });
+    rig.orders.hear(Change::Pause(Pause::end(group, service, rig.clock.wall(), String::new())));
     rig.pause().await;
     assert_eq!(rig.out(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_makes_nothing_due_sooner() {
+    let rig = Rig::with_two_cameras().await;
+    let until = rig.clock.wall().plus(Duration::from_millis(100));
+    rig.order(order(&rig, 1, Act::Delay { until }, Selection::default(), 100)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(rig.out(), 0, "its own time is later");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(rig.out(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_word_counts_for_what_is_condemned_too() {
+    let rig = Rig::with_two_cameras().await;
+    let slow = Order { rate: Some(1), ..order(&rig, 1, Act::Discard, of("b"), 100) };
+    rig.order(slow).await;
+    assert_eq!(rig.codes().len(), 1);
+    rig.order(order(&rig, 2, Act::Release, of("b"), 100)).await;
+    assert_eq!(rig.out(), 3);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(rig.codes().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_counts_calls_that_go_and_a_pause_saves_up_nothing() {
+    let rig = Rig::with_two_cameras().await;
+    let (group, service) = ("g".to_owned(), "notifier".to_owned());
+    let pause = Pause {
+        group: group.clone(),
+        service: service.clone(),
+        at: rig.clock.wall(),
+        actor: "ann".into(),
+        reason: String::new(),
+        until: None,
+    };
+    rig.orders.hear(Change::Pause(pause));
+    rig.order(Order { rate: Some(2), ..order(&rig, 1, Act::Release, Selection::default(), 100) }).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(rig.out(), 0);
+    rig.orders.hear(Change::Pause(Pause::end(group, service, rig.clock.wall(), String::new())));
+    rig.pause().await;
+    assert_eq!(rig.out(), 1);
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert_eq!(rig.out(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_read_again_is_not_counted_again() {
+    let rig = Rig::with_two_cameras().await;
+    let until = rig.clock.wall().plus(HOUR / 2);
+    rig.order(order(&rig, 1, Act::Delay { until }, of("a"), 100)).await;
+    let gone = rig.revoke([0]).await;
+    assert!(gone.load(Relaxed));
+    rig.assign([0]).await;
+    let now = rig.clock.wall();
+    let parking = Parking { reason: Reason::Timeout, attempt: 2, parks: 1, not_before: now, first_parked_at: now };
+    rig.park_as(0, 0..4, "a", parking).await;
+    assert_eq!(rig.orders.untold(), [], "none has gone");
+    tokio::time::sleep(HOUR / 2).await;
+    rig.answer(4).await;
+    assert_eq!(rig.orders.untold(), [(Uuid::from_u128(1), 4)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discard_is_not_about_what_came_later_whatever_clocks_say() {
+    let rig = Rig::with_two_cameras().await;
+    rig.order(order(&rig, 1, Act::Discard, of("b"), 100)).await;
+    assert_eq!(rig.codes().len(), 4);
+    let now = rig.clock.wall();
+    let first_parked_at = now.minus(Duration::from_secs(60));
+    rig.park_as(0, 100..101, "b", Parking { reason: Reason::Timeout, attempt: 0, parks: 1, not_before: now, first_parked_at }).await;
+    assert_eq!((rig.codes().len(), rig.out()), (4, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_is_the_fleets_and_an_instance_goes_at_its_partitions_part_of_it() {
+    let rig = Rig::start(6);
+    rig.assign([0, 1, 2]).await;
+    let ends = BTreeMap::from([("retry".to_owned(), (0..6).map(|number| (number, 100)).collect())]);
+    let given = Order { rate: Some(4), ends, ..order(&rig, 1, Act::Discard, Selection::default(), 100) };
+    rig.order(given).await;
+    rig.park(1, 0..90).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(rig.codes().len(), 21, "half of four a second, and one at once");
+    assert!(rig.revoke([0, 2]).await.load(Relaxed));
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(rig.codes().len(), 27, "a sixth");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_saves_up_nothing_of_a_rate() {
+    let rig = Rig::with_two_cameras().await;
+    let set = |to| rig.breakers.order(0, crate::pipeline::breakers::Order::Reset(to), "ops", "drill");
+    set(breaker::Automatic::Open);
+    rig.order(Order { rate: Some(2), ..order(&rig, 1, Act::Release, Selection::default(), 100) }).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(rig.out(), 0);
+    set(breaker::Automatic::Closed);
+    rig.pause().await;
+    assert_eq!(rig.out(), 1);
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert_eq!(rig.out(), 3);
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::machine::breaker::Held;
 use crate::pipeline::keeper::rounds::AT_ONCE;
+use crate::pipeline::keeper::unsaved::KEPT;
 
 const SERVICES: usize = 1_000;
 

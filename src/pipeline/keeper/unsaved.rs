@@ -1,0 +1,68 @@
+//! Changes that are decided and not stored: those that may go to the store now, and those whose node does not answer.
+
+use std::collections::VecDeque;
+
+use crate::pipeline::breakers::{Announcement, keep};
+
+/// Changes that wait for a node's return, at most: older ones are left out of its history, never out of its state.
+pub(super) const KEPT: usize = 256;
+
+/// States stored side by side: enough for the way to the store to count little, few enough for each to be answered long before its time limit.
+pub(super) const SAVED_AT_ONCE: usize = 64;
+
+/// Each breaker's changes are in order, in one of the two.
+#[derive(Debug, Default)]
+pub(super) struct Unsaved {
+    due: VecDeque<Announcement>,
+    waiting: VecDeque<Announcement>,
+}
+
+impl Unsaved {
+    /// A change that may be stored.
+    pub(super) fn push(&mut self, announcement: Announcement) {
+        self.due.push_back(announcement);
+    }
+
+    /// A change that waits. Where there are too many, those of one instance alone give way first.
+    pub(super) fn keep(&mut self, announcement: Announcement) {
+        keep(&mut self.waiting, announcement, KEPT, |one| one.transition.alone);
+    }
+
+    /// Changes that were to be stored and were not, before all others.
+    pub(super) fn put_back(&mut self, announcements: Vec<Announcement>) {
+        for announcement in announcements.into_iter().rev() {
+            self.due.push_front(announcement);
+        }
+    }
+
+    /// Those for which `waits` holds wait from now on.
+    pub(super) fn set_aside(&mut self, waits: impl Fn(usize) -> bool) {
+        for announcement in std::mem::take(&mut self.due) {
+            if waits(announcement.service) { self.keep(announcement) } else { self.push(announcement) }
+        }
+    }
+
+    /// None waits any longer.
+    pub(super) fn retry(&mut self) {
+        self.waiting.append(&mut self.due);
+        std::mem::swap(&mut self.waiting, &mut self.due);
+    }
+
+    /// Whether there is room for more of what may be stored.
+    pub(super) fn has_room(&self) -> bool {
+        self.due.len() < SAVED_AT_ONCE
+    }
+
+    /// Whether a breaker may have a change that is not stored, or one that is left out.
+    pub(super) fn may_have(&self, service: usize) -> bool {
+        self.waiting.len() >= KEPT || self.waiting.iter().chain(&self.due).any(|one| one.service == service)
+    }
+
+    /// The oldest changes, as many as may be stored side by side: a breaker's next one goes after the one before it.
+    pub(super) fn next_batch(&mut self) -> Vec<Announcement> {
+        let first = self.due.iter().take(SAVED_AT_ONCE).enumerate();
+        let repeated = first.clone().find(|(at, one)| first.clone().take(*at).any(|(_, before)| before.service == one.service));
+        let count = repeated.map_or(first.len(), |(at, _)| at);
+        self.due.drain(..count).collect()
+    }
+}
