@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::FutureExt as _;
+use tokio::sync::Semaphore;
 
 use crate::config::{Config, Guarantee};
-use crate::edge::api::dead_letters::{Letter, Letters, Place, Redrives};
+use crate::edge::api::dead_letters::{Letter, Letters, Place, Redrives, Wished};
 use crate::edge::clock::SystemClock;
 use crate::edge::kafka::{self, Extent, KafkaEdgeError, Redriver, Start};
 use crate::event::redrive::Routes;
@@ -17,6 +18,10 @@ use crate::pipeline::stop::Stop;
 /// How long Kafka may be silent: a page must be there within what a request may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Pages that are read at once, and how long one waits for its turn.
+const AT_ONCE: usize = 2;
+const TURN: Duration = Duration::from_secs(4);
+
 /// Offsets that a page of chosen letters looks through in each partition: about a second's reading of small ones.
 const WINDOW: u64 = 5_000;
 
@@ -25,17 +30,24 @@ pub fn routes(config: &Config) -> Routes {
     Routes {
         events: config.topics.events.clone(),
         parking: config.parking().map(|(service, retry)| (service.name.clone(), retry.topic.clone())).collect(),
+        services: config.services.iter().map(|service| service.name.clone()).collect(),
         max_redrives: config.dead_letters.max_redrives,
     }
 }
 
 /// What the API needs for them.
 pub(super) fn letters(config: &Arc<Config>, redrives: Arc<Redrives>, clock: SystemClock) -> Letters {
-    let (reads, sends) = (Arc::clone(config), Arc::clone(config));
+    let (reads, sends, turns) = (Arc::clone(config), Arc::clone(config), Arc::new(Semaphore::new(AT_ONCE)));
     Letters {
-        page: Box::new(move |selection, limit, place| {
-            let config = Arc::clone(&reads);
-            async move { page(&config, selection, limit, place).await.map_err(|error| error.to_string()) }.boxed()
+        page: Box::new(move |wished| {
+            let (config, turns) = (Arc::clone(&reads), Arc::clone(&turns));
+            async move {
+                let Ok(_turn) = tokio::time::timeout(TURN, turns.acquire()).await else {
+                    return Err("too many ask for dead letters at once; try again".to_owned());
+                };
+                page(&config, wished).await.map_err(|error| error.to_string())
+            }
+            .boxed()
         }),
         redrive: Box::new(move |order, dry_run, stop, tell| {
             let config = Arc::clone(&sends);
@@ -46,19 +58,15 @@ pub(super) fn letters(config: &Arc<Config>, redrives: Arc<Redrives>, clock: Syst
     }
 }
 
-async fn page(
-    config: &Config,
-    selection: Selection,
-    limit: usize,
-    place: Option<Place>,
-) -> Result<(Vec<Letter>, Option<Place>), KafkaEdgeError> {
+async fn page(config: &Config, wished: Wished) -> Result<(Vec<Letter>, Option<Place>), KafkaEdgeError> {
+    let Wished { selection, limit, from, show } = wished;
     let window = if selection == Selection::default() { limit as u64 } else { WINDOW };
     let extent = Extent { limit, window, patience: PATIENCE };
     let make = move |letter: &Incoming| {
         let at = redrive::dead_lettered_at(letter).unwrap_or(UnixMillis(0));
-        selection.takes(letter).then(|| (at, Letter::of(letter)))
+        selection.takes(letter).then(|| (at, show(letter)))
     };
-    let page = kafka::newest(&config.kafka, &config.topics.dead_letters, place, extent, make).await?;
+    let page = kafka::newest(&config.kafka, &config.topics.dead_letters, from, extent, make).await?;
     Ok((page.records, page.next))
 }
 
@@ -100,12 +108,15 @@ pub async fn run(
         (Guarantee::AtLeastOnce, false) => Some(Redriver::begin(&config.kafka).await?),
         (Guarantee::ExactlyOnce { .. }, false) => Some(Redriver::together(&config.kafka).await?),
     };
-    let memories = kafka::memories(&config.kafka, &topic, PATIENCE).await?;
-    let mut letters = kafka::read(&config.kafka, &topic, Start::Beginning, 2 * PATIENCE, |_| true)?;
-    let routes = routes(config);
-    let desk = Desk { topic, routes: &routes, memories, publisher: redriver.as_ref(), clock, stop };
-    let gone = redrive::run(&mut letters, order, desk, tell).await;
+    let gone = async {
+        let memories = kafka::memories(&config.kafka, &topic, PATIENCE).await?;
+        let mut letters = kafka::read(&config.kafka, &topic, Start::Beginning, 2 * PATIENCE, |_| true)?;
+        let routes = routes(config);
+        let desk = Desk { topic, routes: &routes, memories, publisher: redriver.as_ref(), clock, stop };
+        Ok(redrive::run(&mut letters, order, desk, tell).await)
+    }
+    .await;
     // Its client waits for what it has under way when it is dropped, which must not hold up the runtime.
     let _ = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(move || drop(redriver))).await;
-    Ok(gone)
+    gone
 }

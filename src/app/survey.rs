@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use crate::edge::clock::SystemClock;
 use crate::edge::kafka::ParkedReader;
-use crate::event::{Incoming, Topic, UnixMillis, envelope};
+use crate::event::envelope::{self, Parking};
+use crate::event::{Incoming, Topic, UnixMillis};
 use crate::machine::tally::{Said, Tally};
 use crate::machine::time::Tick;
+use crate::pipeline::orders::OrderBook;
 use crate::pipeline::ports::Clock as _;
 
 /// How many parked calls are looked at: a backlog that is no longer is looked through. At a few KiB each that is some MiB at most.
@@ -41,6 +43,7 @@ pub(super) enum For {
 pub(super) struct Surveys {
     reader: ParkedReader,
     clock: SystemClock,
+    book: Arc<OrderBook>,
     made: Mutex<BTreeMap<Topic, Survey>>,
 }
 
@@ -50,6 +53,8 @@ struct Survey {
     at: Tick,
     /// What the offsets said, as of when it was made.
     state: State,
+    /// What was ordered then: it says when calls may go.
+    ordered: u64,
     /// Unfinished records that were looked at, whatever they are.
     looked_at: u64,
     exact: bool,
@@ -70,36 +75,40 @@ pub(super) struct Known {
 }
 
 impl Surveys {
-    pub(super) fn new(settings: &crate::config::Kafka, group: &str, clock: SystemClock) -> Self {
-        Self { reader: ParkedReader::new(settings, group, 1, FETCH, clock), clock, made: Mutex::default() }
+    pub(super) fn new(settings: &crate::config::Kafka, group: &str, book: Arc<OrderBook>, clock: SystemClock) -> Self {
+        Self { reader: ParkedReader::new(settings, group, 1, FETCH, clock), clock, book, made: Mutex::default() }
     }
 
     /// Makes a survey of a topic if the last one is too old; true if one was made.
     pub(super) async fn refresh(&self, topic: &Topic, state: State, whom: For) -> bool {
-        let now = self.clock.now();
+        let (now, ordered) = (self.clock.now(), self.book.revision());
         let is_fresh = |survey: &Survey| {
             let age = now.since(survey.at);
             match whom {
-                For::Somebody => age < FRESH,
-                For::Metrics => age < if survey.exact { OLD.0 } else { OLD.1 } || (survey.exact && survey.state == state),
+                For::Somebody => age < FRESH && survey.ordered == ordered,
+                For::Metrics => {
+                    age < if survey.exact { OLD.0 } else { OLD.1 } || (survey.exact && survey.state == state && survey.ordered == ordered)
+                }
             }
         };
         if self.made.lock().unwrap_or_else(PoisonError::into_inner).get(topic).is_some_and(is_fresh) {
             return false;
         }
         let tallies: Arc<Mutex<BTreeMap<Box<str>, Tally>>> = Arc::default();
-        let (seen, wall) = (Arc::clone(&tallies), self.clock.wall());
+        let (seen, wall, book) = (Arc::clone(&tallies), self.clock.wall(), Arc::clone(&self.book));
         let see = move |record: Incoming| {
             let written = record.timestamp;
             if let Ok(parked) = envelope::read(record, wall) {
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                seen.entry(parked.service).or_default().see(&parked.parking, written);
+                let header = parked.parking.not_before;
+                let not_before = book.orders().about(&parked).map_or(header, |order| order.act.due(header, wall));
+                seen.entry(parked.service).or_default().see(&Parking { not_before, ..parked.parking }, written);
             }
         };
         // What was known stays known while Kafka is away.
         let Ok(sampled) = self.reader.sample(topic.clone(), MOST, WITHIN, see).await else { return false };
         let tallies = std::mem::take(&mut *tallies.lock().unwrap_or_else(PoisonError::into_inner));
-        let survey = Survey { at: now, state, looked_at: sampled.looked_at, exact: sampled.exact, tallies };
+        let survey = Survey { at: now, state, ordered, looked_at: sampled.looked_at, exact: sampled.exact, tallies };
         self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(topic.clone(), survey);
         true
     }
@@ -133,7 +142,7 @@ impl Survey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::envelope::{Parking, Reason};
+    use crate::event::envelope::Reason;
 
     #[test]
     fn what_was_counted_holds_until_something_changes() {
@@ -148,8 +157,14 @@ mod tests {
             };
             tally.see(&parking, None);
         }
-        let whole =
-            Survey { at: Tick(1_000), state: (9, 4), looked_at: 4, exact: true, tallies: BTreeMap::from([("notifier".into(), tally)]) };
+        let whole = Survey {
+            at: Tick(1_000),
+            state: (9, 4),
+            ordered: 0,
+            looked_at: 4,
+            exact: true,
+            tallies: BTreeMap::from([("notifier".into(), tally)]),
+        };
         let known = |survey: &Survey, service, depth, state| survey.known(service, depth, state, Tick(3_000), UnixMillis(20));
         // The offsets say five: one of them is no record.
         let same = known(&whole, "notifier", 5, (9, 4));

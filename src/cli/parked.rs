@@ -74,7 +74,7 @@ impl List {
 /// Asks for as many pages as it takes.
 pub(super) async fn list(client: &ApiClient, list: &List) -> Result<Value, ApiError> {
     let wanted = if list.all { usize::MAX } else { list.limit };
-    let (mut messages, mut cursor, mut scanned) = (Vec::new(), list.cursor.clone(), 0);
+    let (mut messages, mut cursor, mut scanned, mut missing) = (Vec::new(), list.cursor.clone(), 0, false);
     loop {
         let mut query = list.query();
         query.push(("limit", (wanted - messages.len()).min(PAGE).to_string()));
@@ -83,10 +83,12 @@ pub(super) async fn list(client: &ApiClient, list: &List) -> Result<Value, ApiEr
         let answer = client.get(&format!("/api/v1/retry/messages?{}", query.join("&"))).await?;
         messages.extend(answer["messages"].as_array().cloned().unwrap_or_default());
         scanned += answer["scanned"].as_u64().unwrap_or(0);
+        missing |= answer["missing"] == true;
         let before = std::mem::replace(&mut cursor, answer["next"].as_str().map(str::to_owned));
         // No further: a partition is away whose place is kept.
         if cursor.is_none() || cursor == before || messages.len() >= wanted {
-            return Ok(json!({ "messages": messages, "next": cursor, "complete": answer["complete"], "scanned": scanned }));
+            let complete = answer["complete"] == true && !missing;
+            return Ok(json!({ "messages": messages, "next": cursor, "complete": complete, "scanned": scanned, "missing": missing }));
         }
     }
 }

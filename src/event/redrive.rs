@@ -7,6 +7,7 @@
 //!
 //! Nothing piles up: what is written is replaced, so a letter that comes back from a redrive looks like the first but for its count.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use bytes::Bytes;
@@ -23,6 +24,8 @@ pub struct Routes {
     pub events: Topic,
     /// The services that park, each with its retry topic.
     pub parking: Vec<(String, Topic)>,
+    /// All services.
+    pub services: BTreeSet<String>,
     /// How often a letter may have been redriven before it stays.
     pub max_redrives: u32,
 }

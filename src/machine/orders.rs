@@ -42,6 +42,16 @@ impl Act {
             Self::Discard => "discard",
         }
     }
+
+    /// When a call may go that would wait until `not_before` without it.
+    pub fn due(self, not_before: UnixMillis, now: UnixMillis) -> UnixMillis {
+        match self {
+            // What it waited for is over.
+            Self::Release => not_before.min(now),
+            Self::Delay { until } => until.max(not_before),
+            Self::Discard => not_before,
+        }
+    }
 }
 
 /// An order for parked calls.
@@ -84,7 +94,10 @@ impl Order {
             let ends = self.ends.get(source.topic.as_str());
             ends.and_then(|ends| ends.get(&partition.0)).is_some_and(|end| offset.0 < *end)
         };
-        let known_then = was_there((source.partition, source.offset)) || (self.act == Act::Discard && was_there(parked.first));
+        // What a copy says of its reason and attempts was not known then; who parks a call again asks before it does ([`Orders::about`]).
+        let says_the_same = self.selection.reasons.is_empty() && self.selection.attempts_from.is_none();
+        let known_then =
+            was_there((source.partition, source.offset)) || (self.act == Act::Discard && says_the_same && was_there(parked.first));
         self.cancelled_by.is_none() && known_then && self.selection.has(parked)
     }
 

@@ -179,7 +179,9 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     tokio::select! {
         biased;
         () = orders.caught_up() => {}
-        () = clock.sleep_until(clock.now().plus(PATIENCE)) => {}
+        () = clock.sleep_until(clock.now().plus(PATIENCE)) => {
+            tracing::warn!(target: "fusebox", "what was ordered for parked calls cannot be read yet; they are made without it");
+        }
         () = stop.requested() => {}
     }
     let queues = routes.into_iter().map(|route| Queue {
@@ -551,6 +553,7 @@ impl<W: World> Drain<W> {
     }
 
     fn park_again(&mut self, index: usize, waiting: Waiting, reason: Reason, attempt: u32, delay: Duration) {
+        let Some(waiting) = self.discarded_meanwhile(waiting, attempt) else { return };
         let now = self.clock.wall();
         let Waiting { begun, parked, .. } = waiting;
         let parking = Parking {

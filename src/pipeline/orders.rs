@@ -5,6 +5,7 @@
 //! none needs the instance that it was given to. A call that is under way when an order comes is not called back.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct OrderBook {
     /// For how many calls each was carried out here, and how many of them have been told.
     done: Mutex<BTreeMap<Uuid, (u64, u64)>>,
     changes: broadcast::Sender<()>,
+    /// How many changes of orders were heard.
+    heard: AtomicU64,
     caught_up: watch::Sender<bool>,
 }
 
@@ -37,6 +40,7 @@ impl OrderBook {
             orders: Mutex::new(Orders::of(group)),
             done: Mutex::default(),
             changes: broadcast::Sender::new(1),
+            heard: AtomicU64::new(0),
             caught_up: watch::Sender::new(false),
         }
     }
@@ -56,6 +60,7 @@ impl OrderBook {
         }
         self.orders().hear(change);
         if !told {
+            self.heard.fetch_add(1, Relaxed);
             // An error says that nobody waits.
             let _ = self.changes.send(());
         }
@@ -70,6 +75,11 @@ impl OrderBook {
     pub async fn caught_up(&self) {
         // The sender is here too.
         let _ = self.caught_up.subscribe().wait_for(|caught_up| *caught_up).await;
+    }
+
+    /// Names a state of what is ordered: another number, another state.
+    pub fn revision(&self) -> u64 {
+        self.heard.load(Relaxed)
     }
 
     /// Tells of each change.

@@ -118,7 +118,7 @@ pub struct Tally {
     pub redriven_before: u64,
     /// Letters that are meant, but cannot go.
     pub left: u64,
-    /// Those that went, or would, by code and service; the service is empty where the letter names none.
+    /// Those that went, or would, by code and service; the service is empty where the letter names none that there is.
     pub by: Vec<Share>,
     /// Those that cannot, by the reason's word.
     pub left_for: BTreeMap<&'static str, u64>,
@@ -138,21 +138,18 @@ pub struct Share {
 }
 
 impl Tally {
-    fn went(&mut self, letter: &Incoming) {
+    fn went(&mut self, letter: &Incoming, routes: &Routes) {
         self.redriven += 1;
         let text = |header| letter.headers.text(header).unwrap_or_default();
-        let (code, service) = (text(name::ERROR_CODE), text(name::SERVICE));
+        // A producer may send headers under our names.
+        let service = Some(text(name::SERVICE)).filter(|service| routes.services.contains(*service)).unwrap_or_default();
+        let code = text(name::ERROR_CODE);
         match self.by.binary_search_by(|share| (share.code.as_str(), share.service.as_str()).cmp(&(code, service))) {
             Ok(place) => self.by[place].letters += 1,
-            // Services are of our own making, but letters need not be.
-            Err(_) if self.by.len() >= MOST_SHARES => {}
             Err(place) => self.by.insert(place, Share { code: code.to_owned(), service: service.to_owned(), letters: 1 }),
         }
     }
 }
-
-/// Shares that are counted apart, at most.
-const MOST_SHARES: usize = 1_000;
 
 /// What is told as it happens.
 #[derive(Debug)]
@@ -277,7 +274,9 @@ impl<P: Redrives, C: Clock> Run<'_, P, C> {
             }
             if self.batch.len() >= largest || self.bytes >= BATCH_BYTES {
                 self.go().await?;
-                self.keep_rate(&stop).await;
+                if self.desk.publisher.is_some() {
+                    self.keep_rate(&stop).await;
+                }
             }
         }
         self.go().await?;
@@ -322,7 +321,7 @@ impl<P: Redrives, C: Clock> Run<'_, P, C> {
         while !self.batch.is_empty() {
             let Some(publisher) = self.desk.publisher else {
                 for (letter, _) in self.batch.drain(..) {
-                    self.tally.went(&letter);
+                    self.tally.went(&letter, self.desk.routes);
                 }
                 break;
             };
@@ -337,7 +336,7 @@ impl<P: Redrives, C: Clock> Run<'_, P, C> {
                 Ok(()) => {
                     self.desk.memories.append(&mut after);
                     for (letter, _) in self.batch.drain(..) {
-                        self.tally.went(&letter);
+                        self.tally.went(&letter, self.desk.routes);
                     }
                 }
                 Err(NotRedriven::Refused { refused, gone }) if !refused.is_empty() => self.part(refused, &gone),

@@ -4,7 +4,7 @@
 //! operate, and to nobody else. A redrive runs in the background, one at a time on an instance; over instances, one that begins takes over from one
 //! that runs. The last few are kept in memory, for who wants to know how one ended.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::auth::{Actor, Permission};
 use super::breakers::{reasonable, unread};
 use super::{Api, Problem};
-use crate::event::{Offset, Partition, UnixMillis};
+use crate::event::{Incoming, Offset, Partition, UnixMillis};
 use crate::pipeline::ports::{Clock as _, Store, World};
 use crate::pipeline::redrive::{LeftLetter, Order, Selection, Tally, Told};
 use crate::pipeline::stop::Stop;
@@ -50,16 +50,29 @@ pub type Place = BTreeMap<Partition, Offset>;
 
 /// How letters are read and sent back.
 pub struct Letters {
-    /// Reads a page: which letters, how many, from where.
-    #[expect(clippy::type_complexity, reason = "a port of one verb, said in place")]
-    pub page:
-        Box<dyn Fn(Selection, usize, Option<Place>) -> BoxFuture<'static, Result<(Vec<Letter>, Option<Place>), String>> + Send + Sync>,
+    /// Reads a page.
+    pub page: Box<dyn Fn(Wished) -> BoxFuture<'static, Result<Found, String>> + Send + Sync>,
     /// Goes through them; what came of it, and what ended it early.
     pub redrive: Redrive,
     /// A name that was never given.
     pub new_id: Box<dyn Fn() -> Uuid + Send + Sync>,
     /// What is redriven, and was.
     pub redrives: Arc<Redrives>,
+}
+
+/// What is on a page, and where it ends; `None`: there is nothing more.
+type Found = (Vec<Letter>, Option<Place>);
+
+/// A page that somebody wants.
+pub struct Wished {
+    /// Which letters.
+    pub selection: Selection,
+    /// How many, at most.
+    pub limit: usize,
+    /// Where the one before ended.
+    pub from: Option<Place>,
+    /// What is shown of a letter.
+    pub show: Box<dyn Fn(&Incoming) -> Letter + Send>,
 }
 
 /// Goes through letters: what is to be done, whether it is only counted, how it is stopped, and who hears of it.
@@ -191,10 +204,10 @@ pub(super) async fn list<W: World, S: Store>(
     let selection =
         Selection { ids: one(asked.id), codes: one(asked.code), services: one(asked.service), since: since(asked.since.as_deref())? };
     let away = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
-    let (mut letters, next) = (api.letters.page)(selection, limit, place).await.map_err(away)?;
-    if api.access.check(&headers, Permission::Operate).is_err() {
-        letters.iter_mut().for_each(Letter::cover);
-    }
+    let may_operate = api.access.check(&headers, Permission::Operate).is_ok();
+    let services: BTreeSet<String> = api.breakers.names().map(str::to_owned).collect();
+    let show = Box::new(move |letter: &Incoming| if may_operate { Letter::of(letter) } else { Letter::covered(letter, &services) });
+    let (letters, next) = (api.letters.page)(Wished { selection, limit, from: place, show }).await.map_err(away)?;
     Ok(Json(Page { letters, next: next.map(|place| write_place(&place)) }))
 }
 
@@ -295,7 +308,16 @@ pub(super) async fn redrive<W: World, S: Store>(
         "dead letters are redriven"
     );
     let order = Order { selection, again: wanted.again, rate };
-    let running = tokio::spawn(work(Arc::clone(&api), id, order, wanted.dry_run, stop, actor));
+    let (redrives, running) = (Arc::clone(&api.letters.redrives), work(Arc::clone(&api), id, order, wanted.dry_run, stop, actor));
+    let running = tokio::spawn(async move {
+        // A defect must not leave it running for ever: no other would be taken.
+        if tokio::spawn(running).await.is_err() {
+            redrives.change(id, |shown| {
+                shown.state = "failed";
+                shown.error = Some("it met a defect of Fusebox; the log says which".to_owned());
+            });
+        }
+    });
     // Whoever asked may go away: it goes on.
     let ended = tokio::time::timeout(AT_ONCE, running).await.is_ok();
     let Some(shown) = api.letters.redrives.get(id) else { return Err(gone(id)) };
@@ -411,7 +433,7 @@ fn gone(id: Uuid) -> Problem {
 impl Letters {
     pub(super) fn none() -> Self {
         Self {
-            page: Box::new(|_, _, _| Box::pin(async { Err("nobody reads".to_owned()) })),
+            page: Box::new(|_| Box::pin(async { Err("nobody reads".to_owned()) })),
             redrive: Box::new(|_, _, _, _| Box::pin(async { (Tally::default(), Some("nobody redrives".to_owned())) })),
             new_id: Box::new(Uuid::nil),
             redrives: Arc::default(),

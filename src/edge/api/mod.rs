@@ -11,6 +11,7 @@ pub mod dead_letters;
 pub mod orders;
 pub mod parked;
 pub mod partitions;
+mod payload;
 mod problem;
 mod settings;
 mod status;

@@ -91,6 +91,8 @@ pub(super) struct Listing {
     complete: bool,
     /// Parked calls that were looked at for this page.
     scanned: u64,
+    /// Whether partitions could not be read: what is on them may be on no page.
+    missing: bool,
 }
 
 pub(super) async fn list<W: World, S: Store>(
@@ -136,7 +138,13 @@ pub(super) async fn list<W: World, S: Store>(
     };
     let page = (api.parked.page)(Wanted { topics, from, limit, see: Box::new(see) }).await.map_err(away)?;
     let next = (!page.next.is_empty()).then(|| page.next.to_text());
-    Ok(Json(Listing { complete: next.is_none() && !page.missing, messages: page.items, next, scanned: page.scanned }))
+    Ok(Json(Listing {
+        complete: next.is_none() && !page.missing,
+        messages: page.items,
+        next,
+        scanned: page.scanned,
+        missing: page.missing,
+    }))
 }
 
 pub(super) async fn one<W: World, S: Store>(

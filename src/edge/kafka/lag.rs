@@ -58,14 +58,16 @@ pub(super) fn goes_on_at(committed: Option<Offset>, low: Offset) -> Offset {
     committed.map_or(low, |committed| committed.max(low))
 }
 
+/// The text beside a commit. The client panics over bytes that are none, which another tool may have committed: they stand for a text that nobody
+/// reads.
+pub(super) fn beside(element: &TopicPartitionListElem<'_>) -> String {
+    catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_else(|_| "no text".to_owned())
+}
+
 /// What a group has committed of a partition, `None` if it never did, and what has finished above it as far as that can be read.
 pub(super) fn committed(element: &TopicPartitionListElem<'_>) -> (Option<Offset>, Progress) {
     match element.offset() {
-        Position::Offset(offset) => {
-            // The client panics over bytes that are no text, which another tool may have committed.
-            let beside = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default();
-            (Some(Offset(offset)), Progress::decode(Offset(offset), &beside).unwrap_or_default())
-        }
+        Position::Offset(offset) => (Some(Offset(offset)), Progress::decode(Offset(offset), &beside(element)).unwrap_or_default()),
         Position::Beginning | Position::End | Position::Stored | Position::Invalid | Position::OffsetTail(_) => (None, Progress::default()),
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! A page looks through so many offsets of each partition, from the place where the one before ended, towards the oldest. It is ordered by time;
 //! a partition's own order is never turned about. What is chosen sparsely may leave a page short, or empty, and there is more all the same: the
-//! place to go on from says so.
+//! place to go on from says so. No more is kept than a page of each partition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::tail::{self, Start};
-use super::{KafkaEdgeError, LagSampler};
+use super::{KafkaEdgeError, LagSampler, topics};
 use crate::config;
 use crate::event::{Incoming, Offset, Partition, Topic, UnixMillis};
 
@@ -47,8 +47,14 @@ pub async fn newest<T: Send + 'static>(
     make: impl Fn(&Incoming) -> Option<(UnixMillis, T)> + Send + 'static,
 ) -> Result<Page<T>, KafkaEdgeError> {
     let sampler = LagSampler::connect(settings, &settings.group, std::slice::from_ref(topic))?;
-    let partitions = sampler.sample(extent.patience).await?;
-    let spans: Vec<Span> = partitions
+    let partitions = sampler.sample(extent.patience).await;
+    // Its client polls when it is dropped, which must not hold up the runtime.
+    let let_go_of = topics::blocking(move || {
+        drop(sampler);
+        Ok(())
+    });
+    let_go_of.await?;
+    let mut spans: Vec<Span> = partitions?
         .iter()
         .filter_map(|known| {
             let partition = known.partition.partition;
@@ -62,14 +68,28 @@ pub async fn newest<T: Send + 'static>(
         .collect();
     let bounds = spans.iter().map(|span| (span.partition, (span.from, span.upper))).collect();
     let mut records = tail::read(settings, topic, Start::Spans(bounds), extent.patience, |_| true)?;
-    let mut found: BTreeMap<Partition, Vec<(Offset, UnixMillis, T)>> = BTreeMap::new();
+    let mut found = Found::new();
     while let Some(record) = records.recv().await {
         let record = record?;
         if let Some((at, made)) = make(&record) {
-            found.entry(record.source.partition).or_default().push((record.source.offset, at, made));
+            let kept = found.entry(record.source.partition).or_default();
+            kept.push_back((record.source.offset, at, made));
+            let_go(kept, extent.limit, spans.iter_mut().find(|span| span.partition == record.source.partition));
         }
     }
     Ok(merge(spans, found, extent.limit))
+}
+
+/// What was made of the records of each partition, in its order.
+type Found<T> = BTreeMap<Partition, VecDeque<(Offset, UnixMillis, T)>>;
+
+/// Lets the oldest go that cannot be on the page: the next one looks at it again.
+fn let_go<T>(kept: &mut VecDeque<(Offset, UnixMillis, T)>, limit: usize, span: Option<&mut Span>) {
+    if kept.len() > limit
+        && let (Some((offset, ..)), Some(span)) = (kept.pop_front(), span)
+    {
+        span.from = Offset(offset.0 + 1);
+    }
 }
 
 /// What a page looks through in one partition.
@@ -91,17 +111,17 @@ impl Span {
 }
 
 /// Puts partitions together, the newest first; `found` is in each partition's order.
-fn merge<T>(spans: Vec<Span>, mut found: BTreeMap<Partition, Vec<(Offset, UnixMillis, T)>>, limit: usize) -> Page<T> {
+fn merge<T>(spans: Vec<Span>, mut found: Found<T>, limit: usize) -> Page<T> {
     let mut records = Vec::new();
     while records.len() < limit {
-        let newest = found.iter().filter_map(|(partition, left)| left.last().map(|(_, at, _)| (*at, *partition))).max();
+        let newest = found.iter().filter_map(|(partition, left)| left.back().map(|(_, at, _)| (*at, *partition))).max();
         let Some((_, partition)) = newest else { break };
-        records.extend(found.get_mut(&partition).and_then(Vec::pop).map(|(_, _, made)| made));
+        records.extend(found.get_mut(&partition).and_then(VecDeque::pop_back).map(|(_, _, made)| made));
     }
     let next: Place = spans
         .into_iter()
         .map(|span| {
-            let left = found.get(&span.partition).and_then(|left| left.last());
+            let left = found.get(&span.partition).and_then(|left| left.back());
             (span, left.map_or(span.from, |(offset, ..)| Offset(offset.0 + 1)))
         })
         .filter(|(span, place)| *place > span.low)
@@ -120,7 +140,7 @@ mod tests {
         let mut pages = Vec::new();
         let mut from: Option<Place> = None;
         loop {
-            let spans: Vec<Span> = (0..)
+            let mut spans: Vec<Span> = (0..)
                 .zip(topic)
                 .filter_map(|(partition, records)| {
                     let end = Offset(i64::try_from(records.len()).expect("few"));
@@ -129,14 +149,17 @@ mod tests {
                 })
                 .collect();
             let mut found = BTreeMap::new();
-            for span in &spans {
+            for span in &mut spans {
                 let records = &topic[usize::try_from(span.partition.0).expect("small")];
-                let kept: Vec<_> = (span.from.0..span.upper.0)
-                    .filter_map(|offset| {
-                        let (at, chosen) = records[usize::try_from(offset).expect("small")];
-                        chosen.then_some((Offset(offset), UnixMillis(at), (span.partition.0, offset)))
-                    })
-                    .collect();
+                let mut kept = VecDeque::new();
+                for offset in span.from.0..span.upper.0 {
+                    let (at, chosen) = records[usize::try_from(offset).expect("small")];
+                    if chosen {
+                        kept.push_back((Offset(offset), UnixMillis(at), (span.partition.0, offset)));
+                        let_go(&mut kept, limit, Some(span));
+                        assert!(kept.len() <= limit);
+                    }
+                }
                 found.insert(span.partition, kept);
             }
             let page = merge(spans, found, limit);

@@ -27,7 +27,7 @@ use super::consumer::{Fates, Outlook, list_with_points, outlook};
 use super::error::{is_for_want_of_a_right, is_unreachable};
 use super::properties::{self, Quiet};
 use super::publisher::{KafkaPublisher, Producer, reason};
-use super::{KafkaEdgeError, record, topics};
+use super::{KafkaEdgeError, lag, record, topics};
 use crate::config;
 use crate::event::{Offset, Partition, Record, Topic};
 use crate::machine::redriven::Memory;
@@ -83,8 +83,11 @@ fn ask(client: &BaseConsumer<Quiet>, topic: &Topic, within: Duration) -> Result<
     let mut memories = BTreeMap::new();
     for element in client.committed_offsets(list, within)?.elements() {
         let (low, end) = client.fetch_watermarks(topic.as_str(), element.partition(), within)?;
+        // What is not known must not count as never redriven.
+        element.error()?;
+        let beside = lag::beside(&element);
         let committed = match element.offset() {
-            Position::Offset(next) => Some((Offset(next), element.metadata())),
+            Position::Offset(next) => Some((Offset(next), beside.as_str())),
             Position::Beginning | Position::End | Position::Stored | Position::Invalid | Position::OffsetTail(_) => None,
         };
         let memory = Memory::read(committed, Offset(low), Offset(end)).map_err(|error| {
@@ -170,6 +173,9 @@ impl Redrives for Redriver {
             let (refused, gone) = plain.lock().await.publish(&records).await;
             if !refused.is_empty() {
                 return Err(NotRedriven::Refused { refused, gone });
+            }
+            if gone.len() < records.len() {
+                return Err(NotRedriven::Failed { why: "the client no longer says what has arrived".to_owned(), unreachable: false });
             }
             records.clear();
         }

@@ -191,7 +191,7 @@ mod tests {
         let seen = Arc::clone(seen);
         move |_| {
             seen.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -200,7 +200,7 @@ mod tests {
         let (_cluster, settings, topic) = cluster();
         let seen = Arc::default();
         let looking = look(&settings, "g", vec![topic], Duration::from_secs(60), see(&seen));
-        assert!(tokio::time::timeout(Duration::from_millis(2_000), looking).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(5_000), looking).await.is_err());
         tokio::time::sleep(Duration::from_millis(200)).await;
         let then = seen.load(Ordering::Relaxed);
         assert!(then > 0 && then < 240, "{then}");
@@ -211,10 +211,11 @@ mod tests {
     #[tokio::test]
     async fn asking_for_the_ends_takes_no_longer_than_looking_may() {
         let (cluster, settings, topic) = cluster();
-        cluster.broker_round_trip_time(1, Duration::from_millis(200)).expect("slow");
+        cluster.broker_round_trip_time(1, Duration::from_millis(400)).expect("slow");
         let begun = tokio::time::Instant::now();
         let looked = look(&settings, "g", vec![topic], Duration::from_millis(1_500), |_| {}).await;
-        assert!(begun.elapsed() < Duration::from_millis(3_000), "{:?}", begun.elapsed());
+        // Twelve partitions' answers alone would take 4.8 s.
+        assert!(begun.elapsed() < Duration::from_millis(4_500), "{:?}", begun.elapsed());
         assert!(looked.is_err_and(|error| error.is_unreachable()), "an order about half the ends would be about half the calls");
     }
 }

@@ -9,7 +9,12 @@ const THEN: UnixMillis = UnixMillis(1_700_000_000_000);
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
 fn routes() -> Routes {
-    Routes { events: Topic::from("events"), parking: vec![("notifier".into(), Topic::from("retry"))], max_redrives: 3 }
+    Routes {
+        events: Topic::from("events"),
+        parking: vec![("notifier".into(), Topic::from("retry"))],
+        services: BTreeSet::new(),
+        max_redrives: 3,
+    }
 }
 
 fn source(topic: &str, offset: i64) -> Source {

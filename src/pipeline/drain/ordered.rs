@@ -33,10 +33,14 @@ pub(super) struct Paced {
 
 impl Lane {
     fn of(order: &Order) -> Self {
-        let why = || if order.reason.is_empty() { String::new() } else { format!(": {}", order.reason) };
-        let condemned = (order.act == Act::Discard).then(|| format!("discarded by {}{}", order.actor, why()));
-        Self { calls: DueQueue::new(), condemned }
+        Self { calls: DueQueue::new(), condemned: sentence(order) }
     }
+}
+
+/// Why calls are not to be made, if an order says so.
+fn sentence(order: &Order) -> Option<String> {
+    let why = || if order.reason.is_empty() { String::new() } else { format!(": {}", order.reason) };
+    (order.act == Act::Discard).then(|| format!("discarded by {}{}", order.actor, why()))
 }
 
 impl<W: World> Queue<W> {
@@ -164,6 +168,17 @@ impl<W: World> Drain<W> {
             let attempts = waiting.parked.parking.attempt;
             self.end_as_dead_letter(waiting, Code::Discarded, error, attempts);
         }
+    }
+
+    /// Ends a call that has failed, if it was discarded while it was out: its copy would say something else than what the order is about. Gives
+    /// it back if not.
+    pub(super) fn discarded_meanwhile(&mut self, mut waiting: Waiting, attempts: u32) -> Option<Waiting> {
+        let order = self.orders.orders().about(&waiting.parked).and_then(|order| Some((order.id, sentence(order)?)));
+        let Some((order, error)) = order else { return Some(waiting) };
+        waiting.order = Some(order);
+        self.tell_done(&waiting);
+        self.end_as_dead_letter(waiting, Code::Discarded, error, attempts);
+        None
     }
 
     /// Whether nothing parked for a service goes now, by somebody's order; then when it may again, if that is known.

@@ -44,17 +44,18 @@ impl Publisher for Kept {
     }
 }
 
+/// Calls that are out; each is answered with the status that ends it.
 #[derive(Default)]
-struct Held(Mutex<VecDeque<oneshot::Sender<()>>>);
+struct Held(Mutex<VecDeque<oneshot::Sender<u16>>>);
 
 impl Caller for Held {
     async fn call(&self, _call: Call<'_>) -> Result<Reply, CallError> {
         let (end, ended) = oneshot::channel();
         self.0.lock().expect("unpoisoned").push_back(end);
         // Never dropped before it is sent.
-        let _ = ended.await;
+        let status = ended.await.unwrap_or(200);
         let body = Body::Whole(Bytes::from_static(b"{}"));
-        Ok(Reply { status: 200, retry_after: None, headers: Headers::new(), body })
+        Ok(Reply { status, retry_after: None, headers: Headers::new(), body })
     }
 }
 
@@ -203,9 +204,13 @@ impl Rig {
 
     /// Ends so many of the calls that are at the service.
     async fn answer(&self, calls: usize) {
+        self.answer_with(200, calls).await;
+    }
+
+    async fn answer_with(&self, status: u16, calls: usize) {
         for _ in 0..calls {
             let call = self.service.0.lock().expect("unpoisoned").pop_front().expect("a call is out");
-            assert!(call.send(()).is_ok());
+            assert!(call.send(status).is_ok());
         }
         self.pause().await;
     }

@@ -5,6 +5,7 @@ use std::hash::BuildHasher;
 
 use super::{Done, LaneId, Ordering, Processor, Waiting};
 use crate::event::dead_letter::Code;
+use crate::event::headers::name;
 use crate::event::{Event, UnixMillis, decode};
 use crate::machine::time::Tick;
 use crate::pipeline::brakes::Weighed;
@@ -64,7 +65,13 @@ impl<W: World> Processor<W> {
                 }
                 Err(error) => {
                     let letter = unreadable(&begun.record, error.code, &error.message, &self.stages.dead_letters, now);
-                    self.weigh(error.code, Suspect { begun, since, letter }, now);
+                    let suspect = Suspect { begun, since, letter };
+                    // It was weighed when it came first: letters that somebody sends back must not stop what is live.
+                    if suspect.begun.record.headers.number::<u32>(name::REDRIVES).is_some() {
+                        self.give_up(vec![suspect]);
+                    } else {
+                        self.weigh(error.code, suspect, now);
+                    }
                 }
             }
         }

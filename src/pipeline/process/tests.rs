@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::*;
 use crate::event::dead_letter::Letterbox;
 use crate::event::{Headers, Offset, Source, Topic, UnixMillis};
+use crate::machine::brake::{self, Rule};
 use crate::machine::breaker::{self, PolicySettings};
 use crate::machine::verdict::Rules;
 use crate::pipeline::breakers::Breakers;
@@ -160,6 +161,38 @@ async fn a_new_life_begins_without_what_waits_of_the_old_one() {
     assert_eq!(budget.held().0, 20);
     tell(assigned()).await;
     assert_eq!(budget.held(), (0, 0), "all are let go");
+}
+
+/// They were weighed when they came first.
+#[tokio::test(start_paused = true)]
+async fn bad_records_that_were_redriven_stop_no_partition() {
+    let (clock, witness, stop) = (ShortTimers(PausedClock::new()), Arc::new(Notes::default()), Stop::new());
+    let (intake, given) = mpsc::unbounded_channel();
+    let (budget, pulse) = (Budget::new(100, 1 << 20), Pulse::new(clock.now()));
+    let mut parts = parts(clock, &witness, &stop, given, &budget, &pulse);
+    parts.settings.brake = Some(brake::Settings { rules: vec![Rule::run(3)], hold: Duration::from_secs(60) });
+    let board = Arc::clone(&parts.board);
+    let _running = tokio::spawn(run(parts));
+    let record = |offset, redriven| {
+        let source = Source { topic: Topic::from("events"), partition: Partition(0), offset: Offset(offset) };
+        let mut headers = Headers::new();
+        if redriven {
+            headers.set(crate::event::headers::name::REDRIVES, "1");
+        }
+        let record = Incoming { source, key: None, value: Some("no json".into()), headers, timestamp: None };
+        budget.take(record.size());
+        record
+    };
+    let partition = TopicPartition { topic: Topic::from("events"), partition: Partition(0) };
+    let tell = async |told| {
+        assert!(intake.send(told).is_ok());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    tell(Intake::Assigned(vec![Assignment::fresh(partition)])).await;
+    tell(Intake::Records((0..10).map(|offset| record(offset, true)).collect())).await;
+    assert!(board.stopped().is_empty());
+    tell(Intake::Records((10..13).map(|offset| record(offset, false)).collect())).await;
+    assert_eq!(board.stopped().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

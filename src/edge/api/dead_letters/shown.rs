@@ -1,11 +1,12 @@
 //! A dead letter as the API shows it.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::super::payload::{Header, Payload};
 use crate::event::dead_letter::Code;
 use crate::event::headers::name;
 use crate::event::{Headers, Incoming, UnixMillis};
@@ -50,49 +51,21 @@ struct Inside {
     headers_cut: bool,
 }
 
-#[derive(Debug, Clone, Serialize)]
-struct Header {
-    name: String,
-    value: Option<Payload>,
-}
-
-/// Text where it is that, else Base64.
-#[derive(Debug, Clone, Serialize)]
-struct Payload {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    base64: Option<String>,
-    /// Whether there is more of it.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    cut: bool,
-}
-
-impl Payload {
-    fn of(bytes: &Bytes) -> Self {
-        let cut = bytes.len() > MOST_SHOWN;
-        let mut shown = &bytes[..bytes.len().min(MOST_SHOWN)];
-        let text = match std::str::from_utf8(shown) {
-            Ok(text) => Some(text),
-            // Cut through a character: what is before it is text all the same.
-            Err(error) if cut && error.error_len().is_none() => {
-                shown = &shown[..error.valid_up_to()];
-                std::str::from_utf8(shown).ok()
-            }
-            Err(_) => None,
-        };
-        match text {
-            Some(text) => Self { text: Some(text.to_owned()), base64: None, cut },
-            None => Self { text: None, base64: Some(BASE64.encode(shown)), cut },
-        }
-    }
-}
-
 impl Letter {
-    /// What is shown of a letter.
+    /// All that is shown of a letter.
     pub fn of(letter: &Incoming) -> Self {
-        let text = |header| letter.headers.text(header).map(str::to_owned);
         let (headers, headers_cut) = headers(&letter.headers);
+        let inside = Inside {
+            key: letter.key.as_ref().map(|key| Payload::of(key, MOST_SHOWN)),
+            value: letter.value.as_ref().map(|value| Payload::of(value, MOST_SHOWN)),
+            headers,
+            headers_cut,
+        };
+        Self { inside: Some(inside), ..Self::without_inside(letter) }
+    }
+
+    fn without_inside(letter: &Incoming) -> Self {
+        let text = |header| letter.headers.text(header).map(str::to_owned);
         Self {
             partition: letter.source.partition.0,
             offset: letter.source.offset.0,
@@ -108,24 +81,25 @@ impl Letter {
             },
             redrives: letter.headers.number(name::REDRIVES).unwrap_or(0),
             size: letter.value.as_ref().map(Bytes::len),
-            inside: Some(Inside {
-                key: letter.key.as_ref().map(Payload::of),
-                value: letter.value.as_ref().map(Payload::of),
-                headers,
-                headers_cut,
-            }),
+            inside: None,
         }
     }
 
-    /// Takes out what somebody sent: what is left was written by Fusebox.
-    pub(super) fn cover(&mut self) {
-        self.inside = None;
+    /// What whoever may only read is shown of it: nothing that somebody sent, only what Fusebox has written.
+    pub fn covered(letter: &Incoming, services: &BTreeSet<String>) -> Self {
+        let mut shown = Self::without_inside(letter);
+        shown.cover(services);
+        shown
+    }
+
+    fn cover(&mut self, services: &BTreeSet<String>) {
         let code = self.code.as_deref().and_then(Code::parse);
         // What no Fusebox has written says what it likes.
         if code.is_none_or(quotes_the_event) {
-            // A producer may send headers under our names, and on these letters nobody has replaced that of the service.
-            (self.error, self.service) = (None, None);
+            self.error = None;
         }
+        // A producer may send headers under our names, and nobody replaces that of the service on an event's letter.
+        self.service = self.service.take().filter(|service| services.contains(service));
         self.event_id = self.event_id.take().filter(|id| Uuid::parse_str(id).is_ok());
         if code.is_none() {
             (self.code, self.service, self.event_id, self.origin.topic) = (None, None, None, None);
@@ -142,7 +116,7 @@ fn headers(all: &Headers) -> (Vec<Header>, bool) {
             return (shown, true);
         }
         left -= size;
-        shown.push(Header { name: header.to_owned(), value: value.map(Payload::of) });
+        shown.push(Header::of(header, value, MOST_SHOWN));
     }
     (shown, false)
 }
@@ -156,6 +130,7 @@ mod tests {
         let mut headers = Headers::new();
         headers.append("x-secret", Some("hunter2".into()));
         headers.append(name::EVENT_ID, Some("hunter2".into()));
+        headers.append(name::SERVICE, Some("hunter2".into()));
         headers.set(name::ERROR_CODE, code);
         headers.set(name::ERROR, "expected a number, not \"hunter2\"");
         let source = Source { topic: Topic::from("dead"), partition: Partition(1), offset: Offset(2) };
@@ -163,11 +138,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_inside_is_not_even_read_for_who_may_only_read() {
+        let services = BTreeSet::from(["notifier".to_owned()]);
+        let mut known = letter("expired", Some("hunter2".into()));
+        known.headers.set(name::SERVICE, "notifier");
+        let covered = Letter::covered(&known, &services);
+        assert!(covered.inside.is_none());
+        assert_eq!(covered.service.as_deref(), Some("notifier"));
+    }
+
+    #[test]
     fn who_may_only_read_sees_nothing_that_somebody_sent() {
         for code in Code::ALL.map(Code::as_str).into_iter().chain(["made_up"]) {
             let mut shown = Letter::of(&letter(code, Some("hunter2".into())));
             assert!(serde_json::to_string(&shown).expect("JSON").contains("hunter2"));
-            shown.cover();
+            shown.inside = None;
+            shown.cover(&BTreeSet::from(["notifier".to_owned()]));
             if code != "made_up" && !quotes_the_event(Code::parse(code).expect("a code")) {
                 // Its sentence is of our making in truth; here it is not.
                 shown.error = None;
@@ -175,20 +161,5 @@ mod tests {
             let covered = serde_json::to_string(&shown).expect("JSON");
             assert!(!covered.contains("hunter2") && !covered.contains("made_up"), "{code}: {covered}");
         }
-    }
-
-    #[test]
-    fn a_value_is_text_where_it_is_and_never_too_long() {
-        let of = |value: Vec<u8>| {
-            let shown = Letter::of(&letter("expired", Some(value.into())));
-            let value = shown.inside.expect("shown").value.expect("a value");
-            (value.text.map(|text| text.len()), value.base64.map(|text| text.len()), value.cut)
-        };
-        assert_eq!(of("grün".into()), (Some(5), None, false));
-        assert_eq!(of(vec![0xff, 0]), (None, Some(4), false));
-        assert_eq!(of(vec![b'x'; MOST_SHOWN]), (Some(MOST_SHOWN), None, false));
-        assert_eq!(of(vec![b'x'; MOST_SHOWN + 1]), (Some(MOST_SHOWN), None, true));
-        // Cut in the middle of a character.
-        assert_eq!(of(["x".repeat(MOST_SHOWN - 1), "ü".to_owned()].concat().into()), (Some(MOST_SHOWN - 1), None, true));
     }
 }

@@ -1,20 +1,15 @@
 //! A parked call as the API shows it.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::super::payload::{Header, Payload};
 use crate::event::dead_letter::Code;
 use crate::event::envelope::{self, Parked};
-use crate::event::headers::name;
 use crate::event::{Incoming, UnixMillis};
-use crate::machine::orders::{Act, Order};
-
-/// What stands in the place of a value that may be a credential.
-const REDACTED: &str = "[redacted]";
+use crate::machine::orders::Order;
 
 /// What is known of a parked call without what is in it.
 #[derive(Debug, Clone, Serialize)]
@@ -62,12 +57,7 @@ impl Listed {
     /// A parked call, and what was ordered for it.
     pub fn of(parked: &Parked, order: Option<&Order>, now: UnixMillis) -> Self {
         let parking = &parked.parking;
-        let not_before = match order.map(|order| order.act) {
-            // What it waited for is over.
-            Some(Act::Release) => parking.not_before.min(now),
-            Some(Act::Delay { until }) => until.max(parking.not_before),
-            Some(Act::Discard) | None => parking.not_before,
-        };
+        let not_before = order.map_or(parking.not_before, |order| order.act.due(parking.not_before, now));
         Self {
             service: Some(parked.service.to_string()),
             event_id: Some(parked.event_id),
@@ -132,26 +122,6 @@ pub struct Whole {
     value: Option<Payload>,
 }
 
-#[derive(Debug, Clone, Serialize)]
-struct Header {
-    name: String,
-    value: Option<Payload>,
-}
-
-/// Text where it is that, else Base64.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Payload {
-    Text(String),
-    Base64(String),
-}
-
-impl Payload {
-    fn of(bytes: &Bytes) -> Self {
-        std::str::from_utf8(bytes).map_or_else(|_| Self::Base64(BASE64.encode(bytes)), |text| Self::Text(text.to_owned()))
-    }
-}
-
 impl Whole {
     /// All of a record; `order` finds what was ordered for it.
     pub fn of(record: Incoming, finished: bool, order: impl FnOnce(&Parked) -> Option<Order>, now: UnixMillis) -> Self {
@@ -163,33 +133,24 @@ impl Whole {
             Err((record, unreadable)) => (Listed::unreadable(&record, unreadable.code), record),
         };
         let json = record.value.as_ref().and_then(|value| serde_json::from_slice::<Box<RawValue>>(value).ok());
-        let header = |(name, value): (&str, Option<&Bytes>)| Header {
-            name: name.to_owned(),
-            value: value.map(|value| if may_be_secret(name) { Payload::Text(REDACTED.to_owned()) } else { Payload::of(value) }),
-        };
+        let payload = |bytes: &Bytes| Payload::of(bytes, usize::MAX);
         Self {
             finished,
-            key: record.key.as_ref().map(Payload::of),
-            headers: record.headers.iter().map(header).collect(),
-            value: record.value.as_ref().filter(|_| json.is_none()).map(Payload::of),
+            key: record.key.as_ref().map(payload),
+            headers: record.headers.iter().map(|(name, value)| Header::of(name, value, usize::MAX)).collect(),
+            value: record.value.as_ref().filter(|_| json.is_none()).map(payload),
             envelope: json,
             listed,
         }
     }
 }
 
-/// Whether a header of this name may carry a credential. Fusebox writes none that does: a service's own headers are in the config and not in an
-/// envelope; but others may write to a retry topic, or hand an event's headers on.
-fn may_be_secret(name: &str) -> bool {
-    const PARTS: [&str; 9] = ["authorization", "cookie", "token", "secret", "password", "passwd", "api-key", "apikey", "credential"];
-    let name = name.to_ascii_lowercase().replace('_', "-");
-    !name::WRITTEN_HERE.contains(&name.as_str()) && PARTS.iter().any(|part| name.contains(part))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::headers::name;
     use crate::event::{Headers, Offset, Partition, Source, Topic};
+    use crate::machine::orders::Act;
     use serde_json::{Value, json};
 
     fn record(value: Option<&str>, headers: Headers) -> Incoming {
@@ -207,23 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_may_carry_credentials_are_redacted() {
-        for (name, secret) in [
-            ("Authorization", true),
-            ("proxy-authorization", true),
-            ("Set-Cookie", true),
-            ("X-Api-Key", true),
-            ("x_api_key", true),
-            ("x-auth-token", true),
-            ("client_secret", true),
-            ("db-password", true),
-            ("traceparent", false),
-            ("content-type", false),
-            (name::REASON, false),
-            (name::EVENT_ID, false),
-        ] {
-            assert_eq!(may_be_secret(name), secret, "{name}");
-        }
+    fn headers_are_shown_in_their_order() {
         let mut headers = Headers::new();
         headers.append("Authorization", Some("Bearer abc".into()));
         headers.append("plain", Some("abc".into()));

@@ -4,7 +4,6 @@
 //! thread until the loop has said how far it has come, or until the bound, and commits that while the partitions are still ours.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -25,6 +24,7 @@ use super::statistics::{Statistics, offset};
 use super::transactions::Transactions;
 use super::{OnCommit, Settled};
 use crate::edge::kafka::error::{is_for_want_of_a_right, is_unknown_topic};
+use crate::edge::kafka::lag;
 use crate::edge::kafka::properties::log_line;
 use crate::event::{Incoming, Partition, Topic, TopicPartition};
 use crate::machine::time::Tick;
@@ -338,8 +338,8 @@ fn committed(
     let of = |partition: &TopicPartition| {
         let known = known.as_ref()?.find_partition(partition.topic.as_str(), partition.partition.0)?;
         let Offset::Offset(next) = known.offset() else { return None };
-        // The client panics over bytes that are no text, which another tool may have committed; from a callback that would abort the process.
-        let ahead = catch_unwind(AssertUnwindSafe(|| known.metadata().to_owned())).unwrap_or_default();
+        // From a callback a panic would abort the process.
+        let ahead = lag::beside(&known);
         Some(CommitPoint { partition: partition.clone(), next: crate::event::Offset(next), ahead })
     };
     partitions.iter().map(|partition| Assignment { partition: partition.clone(), committed: of(partition) }).collect()

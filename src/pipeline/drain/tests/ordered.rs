@@ -119,6 +119,42 @@ async fn a_copy_of_what_was_discarded_under_way_is_discarded() {
     assert_eq!(rig.codes().len(), 5);
 }
 
+/// What a copy says of its reason and attempts came after the order: by these it is neither meant nor spared.
+#[tokio::test(start_paused = true)]
+async fn a_discard_by_reason_or_attempts_is_about_what_calls_said_when_it_was_given() {
+    let rig = Rig::with_two_cameras().await;
+    let by_reason = Selection { reasons: ["http_5xx".to_owned()].into(), ..Selection::default() };
+    let by_attempts = Selection { attempts_from: Some(5), ..Selection::default() };
+    rig.pause().await;
+    for (number, selection) in [(1, by_reason), (2, by_attempts)] {
+        rig.order(order(&rig, number, Act::Discard, selection, 8)).await;
+    }
+    let parked = |reason, attempt| Parking { reason, attempt, parks: 2, not_before: UnixMillis(0), first_parked_at: UnixMillis(0) };
+    let was = rig.record(0, 3, "b", parked(Reason::Timeout, 1));
+    for parking in [parked(Reason::Http5xx, 2), parked(Reason::Timeout, 5)] {
+        let mut copy = was.clone();
+        let read = envelope::read(copy.clone(), rig.clock.wall()).expect("an envelope");
+        copy.headers = read.again(parking, rig.clock.wall()).headers;
+        copy.source.offset = Offset(20 + i64::from(parking.attempt));
+        rig.tell(Intake::Records(vec![copy])).await;
+    }
+    assert_eq!(rig.codes(), [] as [String; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_discarded_while_it_is_out_is_not_parked_again() {
+    let rig = Rig::with_two_cameras().await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(rig.out(), 6);
+    let by_reason = Selection { reasons: ["timeout".to_owned()].into(), ..Selection::default() };
+    rig.order(order(&rig, 1, Act::Discard, by_reason, 8)).await;
+    assert_eq!((rig.out(), rig.codes().len()), (6, 2), "those that wait; nobody is called back");
+    rig.answer_with(503, 2).await;
+    assert_eq!(rig.codes(), ["discarded"; 4], "and not parked for http_5xx");
+    rig.answer(4).await;
+    assert_eq!(rig.codes().len(), 4);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_delayed_waits_longer_than_a_delay_of_its_own_may_be() {
     let rig = Rig::with_two_cameras().await;
