@@ -48,7 +48,7 @@ fn forced_open_refuses_until_its_time_is_over() {
 
 #[test]
 fn forced_closed_lets_all_through_and_outlives_a_restart() {
-    let world = World::new("forced-closed").config("[services.rulegen.breaker]\nfail_max = 2").start();
+    let world = World::new("forced-closed").config("[services.rulegen.breaker]\nfail_max = 2\nrecovery_timeout = \"1h\"").start();
     let mut first = world.run();
     assert_eq!(first.force("rulegen", &json!({ "state": "forced_closed", "reason": "we know" })).status, 200);
     world.stub("rulegen").set(Act::fail(StatusCode::SERVICE_UNAVAILABLE));
