@@ -210,7 +210,7 @@ impl<W: World, S: Store> Keeper<W, S> {
     /// Whether a breaker has a lock that may not be stored, so that nobody else has heard of it: it would be gone before it could stand by
     /// itself. All else gives way to what is stored above it, stored or not.
     fn is_unsaved_lock(&self, service: usize, known: &Snapshot) -> bool {
-        matches!(known.held, Held::Locked(_)) && self.unsaved.may_have(service)
+        matches!(known.held, Held::Locked(_)) && (self.unsaved.has(service) || self.unsaved.is_left_out(service))
     }
 
     /// What is not stored waits again, in front of all others.
@@ -227,6 +227,7 @@ impl<W: World, S: Store> Keeper<W, S> {
                 }
                 Ok(None) => {}
                 Ok(Some(saved)) => {
+                    self.unsaved.met(*service);
                     if snapshot.held == Held::HalfOpen {
                         self.breakers.tell_stored();
                     }
@@ -281,7 +282,12 @@ impl<W: World, S: Store> Keeper<W, S> {
         for (service, kept) in &found {
             let (service, known) = (*service, &known[service]);
             match &kept.state {
-                _ if self.is_unsaved_lock(service, known) => {}
+                _ if self.is_unsaved_lock(service, known) => {
+                    if !self.unsaved.has(service) {
+                        lost.push((service, known.clone()));
+                    }
+                    continue;
+                }
                 Some(stored) if stored.generation > known.generation => {
                     differed = true;
                     self.breakers.adopt(service, known.generation, stored, cause);
@@ -292,6 +298,7 @@ impl<W: World, S: Store> Keeper<W, S> {
                 None if known.generation > Generation::default() => lost.push((service, known.clone())),
                 None => {}
             }
+            self.unsaved.met(service);
         }
         differed |= !lost.is_empty();
         self.put_back(lost).await;
@@ -320,7 +327,7 @@ impl<W: World, S: Store> Keeper<W, S> {
         found
     }
 
-    /// Stores again what the store has lost.
+    /// Stores again what the store has lost, and locks whose changes were left out: nobody has heard of those.
     async fn put_back(&mut self, mut lost: Vec<(usize, Snapshot)>) {
         while !lost.is_empty() {
             lost.retain(|(service, _)| self.answers[*service] == Answers::Well);
@@ -329,8 +336,12 @@ impl<W: World, S: Store> Keeper<W, S> {
             let mut failures = Vec::new();
             for ((service, known), saved) in some.iter().zip(saves) {
                 match saved {
-                    Ok(Saved::Stored) => {}
+                    Ok(Saved::Superseded(stored)) if self.unsaved.is_left_out(*service) => {
+                        self.unsaved.met(*service);
+                        self.breakers.stand_by(*service, known.generation, &stored);
+                    }
                     Ok(Saved::Superseded(stored)) => self.breakers.yield_to(*service, known.generation, &stored),
+                    Ok(Saved::Stored) => self.unsaved.met(*service),
                     Err(error) => failures.push((*service, error)),
                 }
             }
