@@ -45,10 +45,11 @@ impl Unsaved {
         }
     }
 
-    /// None waits any longer.
-    pub(super) fn retry(&mut self) {
-        self.waiting.append(&mut self.due);
-        std::mem::swap(&mut self.waiting, &mut self.due);
+    /// Those of these services wait no longer.
+    pub(super) fn retry(&mut self, services: &BTreeSet<usize>) {
+        let (due, waiting) = self.waiting.drain(..).partition(|one| services.contains(&one.service));
+        self.waiting = waiting;
+        self.due.extend::<VecDeque<_>>(due);
     }
 
     /// Whether there is room for more of what may be stored.

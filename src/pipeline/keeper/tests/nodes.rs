@@ -177,3 +177,28 @@ async fn a_lock_whose_change_was_left_out_stands_by_itself_all_the_same() {
         assert!(world.is_stored(0, StateName::ForcedOpen));
     }
 }
+
+/// A node that is silent takes its whole time limit whenever it is asked.
+#[tokio::test(start_paused = true)]
+async fn a_silent_node_holds_up_no_others_once_it_is_known() {
+    const LIMIT: Duration = Duration::from_millis(500);
+    let world = World::start(None).await;
+    world.store.set_silence(LIMIT);
+    world.store.set_node_away(Some(1));
+    world.order(1, Automatic::HalfOpen, "waits");
+    tokio::time::sleep(LIMIT + POLL).await;
+    let mut late = 0;
+    for step in 0..100 {
+        let to = if step % 2 == 0 { StateName::HalfOpen } else { StateName::Closed };
+        world.order(0, if step % 2 == 0 { Automatic::HalfOpen } else { Automatic::Closed }, "goes");
+        settled().await;
+        late += usize::from(!world.is_stored(0, to));
+        tokio::time::sleep(POLL / 20).await;
+    }
+    assert_eq!(late, 0, "of a hundred, in five polls");
+    world.store.set_node_away(None);
+    tokio::time::sleep(LIMIT + POLL).await;
+    settled().await;
+    assert!(world.is_stored(1, StateName::HalfOpen));
+    assert_eq!(world.here.health.state(), StoreState::Up);
+}
