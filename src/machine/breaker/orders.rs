@@ -111,7 +111,7 @@ impl Breaker {
             // A recovery that another instance saw is one here too, and its ramp began when it did there.
             Held::Closed => self.closed(snapshot.generation.is_own_decision()),
             Held::Open { until } => {
-                State::Open { until: *until, not_before: self.not_before(snapshot).unwrap_or(*until), probed: self.probed() }
+                State::Open { until: *until, not_before: self.not_before(snapshot, *until).unwrap_or(*until), probed: self.probed() }
             }
             Held::HalfOpen => State::HalfOpen(Box::default()),
             Held::Locked(lock) => State::Locked(Box::new(lock.clone())),
@@ -122,12 +122,12 @@ impl Breaker {
         transition
     }
 
-    /// Until when its service has asked to be left alone, where the open state is this breaker's own, with another end. Of any other only who tripped
-    /// knows why it is open until then: settings that change make it shorter there alone, and are heard of from there.
-    fn not_before(&self, snapshot: &Snapshot) -> Option<Tick> {
+    /// Until when its service has asked to be left alone, as far as is known here, where the open state is the one there is, with another end: who
+    /// tripped knows; whoever else does not, and goes by the earliest end of it that was heard of.
+    fn not_before(&self, snapshot: &Snapshot, until: Tick) -> Option<Tick> {
         let State::Open { not_before, .. } = self.state else { return None };
         let apart = self.since.since(snapshot.since).max(snapshot.since.since(self.since));
-        (self.trips == snapshot.trips && apart <= ON_THE_WAY).then_some(not_before)
+        (self.trips == snapshot.trips && apart <= ON_THE_WAY).then_some(not_before.min(until))
     }
 }
 
