@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
@@ -99,6 +100,8 @@ struct Stored {
     /// How many nodes it has besides the first, and which of them is away.
     more_nodes: usize,
     node_away: Option<usize>,
+    /// How long that one takes to say so.
+    silence: Duration,
     read_only: bool,
     snapshots: BTreeMap<String, Snapshot>,
     tunings: BTreeMap<String, Tuning>,
@@ -147,10 +150,22 @@ impl MemoryStore {
         self.state.lock().expect("unpoisoned").node_away = node;
     }
 
+    /// Has the one that is away be silent for so long each time that it is asked.
+    pub(crate) fn set_silence(&self, silence: Duration) {
+        self.state.lock().expect("unpoisoned").silence = silence;
+    }
+
     /// What comes of asking for a service, as far as its node decides.
-    fn node_answers(&self, service: &str) -> Result<(), StoreError> {
-        let away = self.state.lock().expect("unpoisoned").node_away;
-        if away == Some(self.node(service)) { Err(StoreError("a node is away".to_owned())) } else { Ok(()) }
+    async fn node_answers(&self, service: &str) -> Result<(), StoreError> {
+        let (away, silence) = {
+            let state = self.state.lock().expect("unpoisoned");
+            (state.node_away, state.silence)
+        };
+        if away != Some(self.node(service)) {
+            return Ok(());
+        }
+        tokio::time::sleep(silence).await;
+        Err(StoreError("a node is away".to_owned()))
     }
 
     /// Has it answer questions, and take nothing.
@@ -315,7 +330,7 @@ impl Store for MemoryStore {
             services.iter().map(kept).collect()
         });
         let each = each(loaded, services.len()).into_iter().zip(services);
-        let loaded = each.map(|(kept, service)| self.node_answers(service).and(kept)).collect();
+        let loaded = join_all(each.map(async |(kept, service)| self.node_answers(service).await.and(kept))).await;
         tokio::time::sleep(delay).await;
         // The store keeps the sender.
         let _ = self.loads.subscribe().wait_for(|go| *go).await;
@@ -329,7 +344,7 @@ impl Store for MemoryStore {
     }
 
     async fn save(&self, service: &str, snapshot: &Snapshot, transition: Option<&Transition>) -> Result<Saved, StoreError> {
-        self.node_answers(service)?;
+        self.node_answers(service).await?;
         let saved = self.tell(|state| match state.snapshots.get(service) {
             Some(stored) if stored.generation >= snapshot.generation => Saved::Superseded(stored.clone()),
             _ => {

@@ -10,9 +10,11 @@
 //! with the store's own time limit, what is decided here is stored and what is heard taken up. Changes go out 64 at a time.
 //!
 //! A store may have several nodes, each with some of the services ([`Store::node`]). One that does not answer, or takes nothing, holds up its own
-//! services alone: what is decided of them waits for the next poll, which asks it again, and all others are stored and compared as ever. The store is
-//! up while every node is.
+//! services alone: what is decided of them waits, and all others are stored and compared as ever. Each poll asks for one service of it, beside all
+//! else; once that is answered what waits is stored, and what is owed compared. So one that falls silent holds up the others once, for what it was
+//! asked when it did. The store is up while every node is.
 
+mod answers;
 mod health;
 mod rounds;
 mod unsaved;
@@ -20,12 +22,13 @@ mod unsaved;
 pub use health::{StoreHealth, StoreState};
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 
 use super::breakers::{Announcement, Breakers};
@@ -34,6 +37,7 @@ use super::ports::{Clock, Heard, Kept, Saved, SavedTuning, Store, StoreError, Wi
 use super::tuning::{Chosen, Tuning};
 use crate::machine::breaker::{Cause, Generation, Held, Snapshot};
 use crate::machine::time::Tick;
+use answers::{Answers, NodeAnswers};
 use rounds::Rounds;
 use unsaved::{SAVED_AT_ONCE, Unsaved};
 
@@ -49,17 +53,6 @@ pub async fn run_timers<W: World>(breakers: Arc<Breakers<W>>, clock: W::Clock) {
             () = clock.sleep_until(deadline) => {}
         }
     }
-}
-
-/// What came of asking a service's node, since it was last to be asked anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Answers {
-    /// It has not failed.
-    Well,
-    /// It did not take what there was to store. It may still be read.
-    TakesNothing,
-    /// It could not be read.
-    Silent,
 }
 
 /// What cannot be read cannot be written either.
@@ -80,8 +73,7 @@ pub struct Keeper<W: World, S> {
     /// The services by their names: one instance may hear of all of them within a second.
     services: HashMap<String, usize>,
     rounds: Rounds,
-    /// By service. All is asked anew with each poll.
-    answers: Vec<Answers>,
+    answers: NodeAnswers,
     unsaved: Unsaved,
 }
 
@@ -107,7 +99,7 @@ impl<W: World, S: Store> Keeper<W, S> {
             health: Arc::clone(&health),
             services: names.iter().cloned().zip(0..).collect(),
             rounds: Rounds::new(names.len()),
-            answers: vec![Answers::Well; names.len()],
+            answers: NodeAnswers::new(names.len()),
             names,
             unsaved: Unsaved::default(),
         };
@@ -117,7 +109,6 @@ impl<W: World, S: Store> Keeper<W, S> {
     /// Takes up what is stored, before the first call. A node's first question without an answer is its last: the breakers that it was of, and those
     /// after them, begin closed, and are reconciled later.
     pub async fn restore(&mut self) {
-        self.ask_anew();
         self.rounds.all();
         loop {
             self.reconcile(Cause::Restored).await;
@@ -133,6 +124,7 @@ impl<W: World, S: Store> Keeper<W, S> {
         let mut ending = pin!(ending);
         let mut heard = self.store.watch();
         let mut watching = true;
+        let mut asked = FuturesUnordered::new();
         let mut next_poll = self.clock.now().plus(self.poll_interval);
         loop {
             // Between two questions of one round comes whatever else there is.
@@ -159,14 +151,15 @@ impl<W: World, S: Store> Keeper<W, S> {
                         }
                     }
                     Some(Heard::Connected) => {
-                        self.ask_anew();
+                        asked.extend(self.ask_anew());
                         self.rounds.all();
                     }
                     None => watching = false,
                 },
+                Some((service, answer)) = asked.next() => self.hear_of_node(service, answer).await,
                 () = self.clock.sleep_until(next) => {
                     if !self.rounds.is_due() {
-                        self.ask_anew();
+                        asked.extend(self.ask_anew());
                         self.rounds.poll();
                     }
                     self.reconcile(Cause::Adopted).await;
@@ -176,15 +169,9 @@ impl<W: World, S: Store> Keeper<W, S> {
         }
     }
 
-    /// Every node is asked anew.
-    fn ask_anew(&mut self) {
-        self.answers.fill(Answers::Well);
-        self.unsaved.retry();
-    }
-
-    /// A node that is away is asked by the poll alone: each try may take its whole timeout.
+    /// What is decided of a node that is away waits until it answers again: each try may take its whole timeout.
     fn take(&mut self, announcement: Announcement) {
-        if self.answers[announcement.service] == Answers::Well {
+        if self.answers.are_well(announcement.service) {
             self.unsaved.push(announcement);
         } else {
             self.unsaved.keep(announcement);
@@ -210,7 +197,7 @@ impl<W: World, S: Store> Keeper<W, S> {
     /// Whether a breaker has a lock that may not be stored, so that nobody else has heard of it: it would be gone before it could stand by
     /// itself. All else gives way to what is stored above it, stored or not.
     fn is_unsaved_lock(&self, service: usize, known: &Snapshot) -> bool {
-        matches!(known.held, Held::Locked(_)) && self.unsaved.may_have(service)
+        matches!(known.held, Held::Locked(_)) && (self.unsaved.has(service) || self.unsaved.is_left_out(service))
     }
 
     /// What is not stored waits again, in front of all others.
@@ -227,6 +214,7 @@ impl<W: World, S: Store> Keeper<W, S> {
                 }
                 Ok(None) => {}
                 Ok(Some(saved)) => {
+                    self.unsaved.met(*service);
                     if snapshot.held == Held::HalfOpen {
                         self.breakers.tell_stored();
                     }
@@ -261,29 +249,37 @@ impl<W: World, S: Store> Keeper<W, S> {
 
     /// Compares what is stored of the next breakers with what is known, and brings both to the newer of the two.
     async fn reconcile(&mut self, cause: Cause) {
-        let differed = self.compare(self.rounds.services(), cause).await;
-        self.rounds.compared(differed);
+        let answered = self.compare(self.rounds.services(), cause).await;
+        self.rounds.compared(&answered);
         // Questions alone do not show that a store is there: it may answer them, and take nothing.
         if !self.rounds.is_due() {
             self.conclude();
         }
     }
 
-    /// Whether something differed.
-    async fn compare(&mut self, services: Range<usize>, cause: Cause) -> bool {
-        let known: HashMap<usize, Snapshot> = services.clone().map(|service| (service, self.breakers.snapshot(service))).collect();
+    /// What is stored of which of them was read, and whether something differed.
+    async fn compare(&mut self, mut services: Vec<usize>, cause: Cause) -> Vec<(usize, bool)> {
+        let known: HashMap<usize, Snapshot> = services.iter().map(|service| (*service, self.breakers.snapshot(*service))).collect();
         // What is known was announced before it could be known: stored without its transition, it would be missing in the history. And what
         // is stored before it is read is not missed there. Where the store takes nothing, what it holds is taken up all the same.
+        let well: BTreeSet<usize> = services.iter().copied().filter(|service| self.answers.are_well(*service)).collect();
         self.catch_up().await;
+        // One that has just not taken it may be silent, and is asked about that first.
+        services.retain(|service| self.answers.are_well(*service) || !well.contains(service));
         let found = self.load(services).await;
-        let mut differed = false;
+        let mut differing = BTreeSet::new();
         let mut lost = Vec::new();
         for (service, kept) in &found {
             let (service, known) = (*service, &known[service]);
             match &kept.state {
-                _ if self.is_unsaved_lock(service, known) => {}
+                _ if self.is_unsaved_lock(service, known) => {
+                    if !self.unsaved.has(service) {
+                        lost.push((service, known.clone()));
+                    }
+                    continue;
+                }
                 Some(stored) if stored.generation > known.generation => {
-                    differed = true;
+                    differing.insert(service);
                     self.breakers.adopt(service, known.generation, stored, cause);
                 }
                 Some(stored) if stored.generation == known.generation => self.breakers.yield_to(service, known.generation, stored),
@@ -292,19 +288,21 @@ impl<W: World, S: Store> Keeper<W, S> {
                 None if known.generation > Generation::default() => lost.push((service, known.clone())),
                 None => {}
             }
+            self.unsaved.met(service);
         }
-        differed |= !lost.is_empty();
+        differing.extend(lost.iter().map(|(service, _)| *service));
         self.put_back(lost).await;
         // After the states, so that an open time which a change of settings changes is the one that was stored.
+        let answered: Vec<usize> = found.iter().map(|(service, _)| *service).collect();
         let (news, lost) = self.compare_tunings(found);
-        let lost_any = !lost.is_empty();
+        differing.extend(lost.iter().map(|(service, ..)| *service).chain(news));
         self.put_tunings(lost).await;
-        differed || news || lost_any
+        answered.into_iter().map(|service| (service, differing.contains(&service))).collect()
     }
 
     /// What is stored of these services, as far as their nodes answer.
-    async fn load(&mut self, services: Range<usize>) -> Vec<(usize, Kept)> {
-        let asked: Vec<usize> = services.filter(|service| self.answers[*service] != Answers::Silent).collect();
+    async fn load(&mut self, services: Vec<usize>) -> Vec<(usize, Kept)> {
+        let asked: Vec<usize> = services.into_iter().filter(|service| !self.answers.are_silent(*service)).collect();
         if asked.is_empty() {
             return Vec::new();
         }
@@ -320,17 +318,21 @@ impl<W: World, S: Store> Keeper<W, S> {
         found
     }
 
-    /// Stores again what the store has lost.
+    /// Stores again what the store has lost, and locks whose changes were left out: nobody has heard of those.
     async fn put_back(&mut self, mut lost: Vec<(usize, Snapshot)>) {
         while !lost.is_empty() {
-            lost.retain(|(service, _)| self.answers[*service] == Answers::Well);
+            lost.retain(|(service, _)| self.answers.are_well(*service));
             let some: Vec<_> = lost.drain(..lost.len().min(SAVED_AT_ONCE)).collect();
             let saves = join_all(some.iter().map(|(service, known)| self.store.save(&self.names[*service], known, None))).await;
             let mut failures = Vec::new();
             for ((service, known), saved) in some.iter().zip(saves) {
                 match saved {
-                    Ok(Saved::Stored) => {}
+                    Ok(Saved::Superseded(stored)) if self.unsaved.is_left_out(*service) => {
+                        self.unsaved.met(*service);
+                        self.breakers.stand_by(*service, known.generation, &stored);
+                    }
                     Ok(Saved::Superseded(stored)) => self.breakers.yield_to(*service, known.generation, &stored),
+                    Ok(Saved::Stored) => self.unsaved.met(*service),
                     Err(error) => failures.push((*service, error)),
                 }
             }
@@ -338,14 +340,11 @@ impl<W: World, S: Store> Keeper<W, S> {
         }
     }
 
-    /// The same for settings: whether something was news here, and what is to be stored, over which revisions.
-    fn compare_tunings(&self, kept: Vec<(usize, Kept)>) -> (bool, Vec<(usize, Tuning, u64)>) {
-        let mut lost = Vec::new();
-        let mut news = false;
+    /// The same for settings: which were news here, and what is to be stored, over which revisions.
+    fn compare_tunings(&self, kept: Vec<(usize, Kept)>) -> (Vec<usize>, Vec<(usize, Tuning, u64)>) {
+        let (mut news, mut lost) = (Vec::new(), Vec::new());
         for (service, Kept { tuning: stored, .. }) in kept {
-            if let Some(stored) = &stored {
-                news |= self.breakers.take_up_found(service, stored);
-            }
+            news.extend(stored.as_ref().is_some_and(|stored| self.breakers.take_up_found(service, stored)).then_some(service));
             let over = stored.map_or(0, |stored| stored.revision);
             let (standing, _) = self.breakers.standing(service);
             // Above what is stored stands what the store has not taken yet, or has lost.
@@ -371,7 +370,7 @@ impl<W: World, S: Store> Keeper<W, S> {
     /// Stores changes of settings, each over a revision, as far as the store takes them.
     async fn put_tunings(&mut self, mut changes: Vec<(usize, Tuning, u64)>) {
         while !changes.is_empty() {
-            changes.retain(|(service, ..)| self.answers[*service] == Answers::Well);
+            changes.retain(|(service, ..)| self.answers.are_well(*service));
             let some: Vec<_> = changes.drain(..changes.len().min(SAVED_AT_ONCE)).collect();
             let saves = some.iter().map(|(service, ours, over)| self.store.save_tuning(&self.names[*service], ours, *over));
             let saves = join_all(saves).await;
@@ -390,27 +389,9 @@ impl<W: World, S: Store> Keeper<W, S> {
         }
     }
 
-    /// Notes what came of services whose nodes have failed: so have the nodes' others, which are not asked now. What they have missed may be
-    /// anything.
-    fn failed(&mut self, failures: &[(usize, StoreError)], answers: Answers) {
-        let Some((_, StoreError(error))) = failures.first() else { return };
-        let nodes: Vec<usize> = self.names.iter().map(|name| self.store.node(name)).collect();
-        let failed: BTreeSet<usize> = failures.iter().map(|(service, _)| nodes[*service]).collect();
-        for (known, _) in self.answers.iter_mut().zip(&nodes).filter(|(_, node)| failed.contains(node)) {
-            *known = (*known).max(answers);
-        }
-        let is_away = |service: usize| self.answers[service] != Answers::Well;
-        self.unsaved.set_aside(is_away);
-        self.rounds.failed();
-        let away: BTreeSet<usize> = (0..nodes.len()).filter(|service| is_away(*service)).map(|service| nodes[service]).collect();
-        let all: BTreeSet<usize> = nodes.iter().copied().collect();
-        let which = if all.len() > 1 { format!("{} of {} nodes: ", away.len(), all.len()) } else { String::new() };
-        self.note(StoreState::Down, &format!("{which}{error}"), |health, service| health.serves(service) && !is_away(service));
-    }
-
     /// All has been compared, and what had to be stored was, but for the services of nodes that have failed meanwhile.
     fn conclude(&mut self) {
-        let is_well = |service: usize| self.answers[service] == Answers::Well;
+        let is_well = |service: usize| self.answers.are_well(service);
         if (0..self.names.len()).all(is_well) {
             self.note(StoreState::Up, "", |_, _| true);
         } else {

@@ -34,11 +34,9 @@ pub struct View {
 
 /// Keeps `one` as the last of at most `most`. What gives way is the oldest that was an instance's alone, if there is one: no number of those makes
 /// a change of the fleet's breaker be forgotten.
-pub(in crate::pipeline) fn keep<T>(kept: &mut VecDeque<T>, one: T, most: usize, is_alone: impl Fn(&T) -> bool) {
+pub(in crate::pipeline) fn keep<T>(kept: &mut VecDeque<T>, one: T, most: usize, is_alone: impl Fn(&T) -> bool) -> Option<T> {
     kept.push_back(one);
-    if kept.len() > most {
-        kept.remove(kept.iter().position(is_alone).unwrap_or(0));
-    }
+    if kept.len() > most { kept.remove(kept.iter().position(is_alone).unwrap_or(0)) } else { None }
 }
 
 impl<W: World> Breakers<W> {

@@ -1,6 +1,6 @@
 //! Changes that are decided and not stored: those that may go to the store now, and those whose node does not answer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::pipeline::breakers::{Announcement, keep};
 
@@ -15,6 +15,8 @@ pub(super) const SAVED_AT_ONCE: usize = 64;
 pub(super) struct Unsaved {
     due: VecDeque<Announcement>,
     waiting: VecDeque<Announcement>,
+    /// Breakers with a change that waited, and gave way to those of others. What is known of them may not be stored.
+    left_out: BTreeSet<usize>,
 }
 
 impl Unsaved {
@@ -25,7 +27,8 @@ impl Unsaved {
 
     /// A change that waits. Where there are too many, those of one instance alone give way first.
     pub(super) fn keep(&mut self, announcement: Announcement) {
-        keep(&mut self.waiting, announcement, KEPT, |one| one.transition.alone);
+        let gone = keep(&mut self.waiting, announcement, KEPT, |one| one.transition.alone);
+        self.left_out.extend(gone.filter(|gone| !gone.transition.alone).map(|gone| gone.service));
     }
 
     /// Changes that were to be stored and were not, before all others.
@@ -42,10 +45,11 @@ impl Unsaved {
         }
     }
 
-    /// None waits any longer.
-    pub(super) fn retry(&mut self) {
-        self.waiting.append(&mut self.due);
-        std::mem::swap(&mut self.waiting, &mut self.due);
+    /// Those of these services wait no longer.
+    pub(super) fn retry(&mut self, services: &BTreeSet<usize>) {
+        let (due, waiting) = self.waiting.drain(..).partition(|one| services.contains(&one.service));
+        self.waiting = waiting;
+        self.due.extend::<VecDeque<_>>(due);
     }
 
     /// Whether there is room for more of what may be stored.
@@ -53,9 +57,19 @@ impl Unsaved {
         self.due.len() < SAVED_AT_ONCE
     }
 
-    /// Whether a breaker may have a change that is not stored, or one that is left out.
-    pub(super) fn may_have(&self, service: usize) -> bool {
-        self.waiting.len() >= KEPT || self.waiting.iter().chain(&self.due).any(|one| one.service == service)
+    /// Whether a breaker has a change that is to be stored.
+    pub(super) fn has(&self, service: usize) -> bool {
+        self.waiting.iter().chain(&self.due).any(|one| one.service == service)
+    }
+
+    /// Whether a breaker's change was left out, and nothing of it was stored since.
+    pub(super) fn is_left_out(&self, service: usize) -> bool {
+        self.left_out.contains(&service)
+    }
+
+    /// What is known of a breaker has met what is stored.
+    pub(super) fn met(&mut self, service: usize) {
+        self.left_out.remove(&service);
     }
 
     /// The oldest changes, as many as may be stored side by side: a breaker's next one goes after the one before it.

@@ -51,7 +51,7 @@ async fn a_start_reads_all_by_a_few_questions_and_a_poll_asks_one() {
     let second = instance(&store, clock).await;
     assert_eq!(second.count(StateName::Open), SERVICES, "before the first call");
     store.take_loads();
-    for expect in [&[256][..], &[256], &[256], &[232, 24], &[256]] {
+    for expect in [&[256][..], &[256], &[256], &[256], &[256]] {
         // Two instances poll.
         tokio::time::sleep(POLL).await;
         settled().await;
@@ -90,6 +90,64 @@ async fn more_than_is_remembered_is_stored_all_the_same_when_the_store_is_back()
     tokio::time::sleep(POLL).await;
     settled().await;
     assert_eq!(store.take_loads().iter().sum::<usize>(), 2 * AT_ONCE, "all has been compared, and goes on in turn");
+}
+
+/// What a node has missed, or was not asked of while it was away, is compared when it answers again; and until then no more than ever.
+#[tokio::test(start_paused = true)]
+async fn after_a_nodes_absence_its_services_are_compared_and_meanwhile_the_others_in_turn() {
+    const LAST: usize = SERVICES - 1;
+    let (store, clock) = (MemoryStore::new(), PausedClock::new());
+    store.set_nodes(2);
+    let instance = instance(&store, clock).await;
+    store.set_node_away(Some(1));
+    tokio::time::sleep(2 * POLL).await;
+    settled().await;
+    store.take_loads();
+    for _ in 0..4 {
+        tokio::time::sleep(POLL).await;
+        settled().await;
+        let loads = store.take_loads();
+        assert!(loads.iter().sum::<usize>() <= AT_ONCE + 1, "{loads:?}");
+    }
+    let untold = |generation| Snapshot { generation: Generation(generation), held: Held::HalfOpen, trips: 1, since: Tick(0) };
+    store.put_untold(&format!("service-{LAST}"), &untold(900));
+    store.set_node_away(None);
+    tokio::time::sleep(POLL).await;
+    settled().await;
+    assert_eq!(instance.breakers.snapshot(LAST).generation, Generation(900), "by the first poll");
+    let loads = store.take_loads();
+    assert!(loads.iter().sum::<usize>() <= SERVICES / 2 + AT_ONCE + 1, "those of the node, and whose turn it was: {loads:?}");
+    // A difference of a node that is there is none of the one that is away.
+    store.set_node_away(Some(1));
+    tokio::time::sleep(2 * POLL).await;
+    settled().await;
+    (0..SERVICES).step_by(2).for_each(|service| store.put_untold(&format!("service-{service}"), &untold(1_000)));
+    tokio::time::sleep(POLL).await;
+    settled().await;
+    let behind = (0..SERVICES).step_by(2).filter(|service| instance.breakers.snapshot(*service).generation != Generation(1_000));
+    assert_eq!(behind.count(), 0, "what a poll found untold has all of them compared");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_takes_nothing_is_read_in_turn_and_compared_when_it_takes_again() {
+    let (store, clock) = (MemoryStore::new(), PausedClock::new());
+    let instance = instance(&store, clock).await;
+    store.set_read_only(true);
+    instance.fail_everywhere();
+    tokio::time::sleep(2 * POLL).await;
+    settled().await;
+    store.take_loads();
+    for _ in 0..4 {
+        tokio::time::sleep(POLL).await;
+        settled().await;
+        let loads = store.take_loads();
+        assert!(loads.iter().sum::<usize>() <= AT_ONCE + 1, "{loads:?}");
+        assert_eq!(instance.health.state(), StoreState::Down);
+    }
+    store.set_read_only(false);
+    tokio::time::sleep(POLL).await;
+    settled().await;
+    assert_eq!((stored(&store, StateName::Open), instance.health.state()), (SERVICES, StoreState::Up));
 }
 
 #[tokio::test(start_paused = true)]

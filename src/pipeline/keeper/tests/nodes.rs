@@ -125,3 +125,80 @@ async fn changes_that_wait_take_no_room_from_those_that_do_not() {
         assert_eq!(world.there.breakers.snapshot(service), world.here.breakers.snapshot(service), "{service}");
     }
 }
+
+/// Of a node that is there everything is known, however much waits for another.
+#[tokio::test(start_paused = true)]
+async fn more_changes_than_are_remembered_of_one_node_keep_no_news_of_the_others_from_being_heard() {
+    let world = World::start(None).await;
+    world.here.lock(None);
+    settled().await;
+    assert_eq!(world.there.breakers.state(0), StateName::ForcedOpen);
+    world.store.set_node_away(Some(1));
+    for round in 0..=KEPT {
+        world.order(1, if round % 2 == 0 { Automatic::HalfOpen } else { Automatic::Closed }, "waits");
+    }
+    settled().await;
+    world.there.breakers.order(0, Order::Release, "ops", "done");
+    settled().await;
+    assert_eq!(world.here.breakers.snapshot(0), world.there.breakers.snapshot(0), "the release is heard");
+    world.there.lock(None);
+    settled().await;
+    world.store.put_untold("service-0", &Snapshot { generation: Generation(900_000_000), held: Held::HalfOpen, trips: 1, since: Tick(0) });
+    tokio::time::sleep(POLL).await;
+    settled().await;
+    assert_eq!(world.here.breakers.snapshot(0).generation, Generation(900_000_000), "and what a poll finds is taken up");
+}
+
+/// Left out of the history by the changes of another service, a lock is not left out of the state.
+#[tokio::test(start_paused = true)]
+async fn a_lock_whose_change_was_left_out_stands_by_itself_all_the_same() {
+    for read_first in [false, true] {
+        let world = World::start(Some(0)).await;
+        world.here.lock(None);
+        for round in 0..=KEPT {
+            world.order(3, if round % 2 == 0 { Automatic::HalfOpen } else { Automatic::Closed }, "waits");
+        }
+        settled().await;
+        // Of orders by somebody who has not heard of it, and above it.
+        let unheard = Snapshot { generation: Generation(900_000_000), held: Held::Closed, trips: 0, since: Tick(0) };
+        world.store.put_untold("service-0", &unheard);
+        world.store.set_read_only(read_first);
+        world.store.set_node_away(None);
+        if read_first {
+            tokio::time::sleep(2 * POLL).await;
+            settled().await;
+            assert_eq!(world.here.breakers.state(0), StateName::ForcedOpen, "as long as it cannot be stored");
+            world.store.set_read_only(false);
+        }
+        reconciled().await;
+        for instance in [&world.here, &world.there] {
+            assert_eq!(instance.breakers.state(0), StateName::ForcedOpen, "read first: {read_first}");
+        }
+        assert!(world.is_stored(0, StateName::ForcedOpen));
+    }
+}
+
+/// A node that is silent takes its whole time limit whenever it is asked.
+#[tokio::test(start_paused = true)]
+async fn a_silent_node_holds_up_no_others_once_it_is_known() {
+    const LIMIT: Duration = Duration::from_millis(500);
+    let world = World::start(None).await;
+    world.store.set_silence(LIMIT);
+    world.store.set_node_away(Some(1));
+    world.order(1, Automatic::HalfOpen, "waits");
+    tokio::time::sleep(LIMIT + POLL).await;
+    let mut late = 0;
+    for step in 0..100 {
+        let to = if step % 2 == 0 { StateName::HalfOpen } else { StateName::Closed };
+        world.order(0, if step % 2 == 0 { Automatic::HalfOpen } else { Automatic::Closed }, "goes");
+        settled().await;
+        late += usize::from(!world.is_stored(0, to));
+        tokio::time::sleep(POLL / 20).await;
+    }
+    assert_eq!(late, 0, "of a hundred, in five polls");
+    world.store.set_node_away(None);
+    tokio::time::sleep(LIMIT + POLL).await;
+    settled().await;
+    assert!(world.is_stored(1, StateName::HalfOpen));
+    assert_eq!(world.here.health.state(), StoreState::Up);
+}
