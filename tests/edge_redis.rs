@@ -13,6 +13,8 @@ mod nodes;
 mod several;
 #[path = "edge_redis/tls.rs"]
 mod tls;
+#[path = "edge_redis/views.rs"]
+mod views;
 
 use std::collections::BTreeSet;
 use std::future::Future;

@@ -271,7 +271,7 @@ async fn a_cluster_keeps_each_service_on_one_node_and_its_slots_may_move() {
         assert_eq!(layout.apply(LAYOUT_SCRIPT).await, Ok(expect));
     }
     for node in &nodes {
-        add_user(&mut raw(&node.url()), &["+cluster|slots"]);
+        add_user(&mut raw(&node.url()), &["+cluster|slots", "+cluster|info"]);
     }
     let by_ann = config::Redis { url: url(&nodes).replace("//", "//ann:pw@").into(), prefix: "fusebox".into(), ..config };
     let store = store_at(&by_ann, "a", Tick(1_000_000));

@@ -44,7 +44,7 @@ pub(super) struct Link {
 enum State {
     /// An attempt runs, and none has failed since the link was made or last stood.
     Connecting,
-    /// It stands; where it is doubted, another is about to take its place.
+    /// It stands; where it is doubted, attempts are made until another takes its place.
     Up { connection: Connection, epoch: u64, doubted: bool },
     /// The last attempt failed.
     Away(Away),
@@ -130,7 +130,11 @@ impl Link {
         self.state.send_if_modified(|state| {
             match state {
                 State::Up { epoch, .. } if Some(*epoch) != used => return false,
-                State::Up { connection, doubted, .. } if connection.is_to_several() => *doubted = true,
+                State::Up { doubted: true, .. } => return false,
+                State::Up { connection, doubted, .. } if connection.is_to_several() => {
+                    connection.doubt();
+                    *doubted = true;
+                }
                 State::Up { .. } => *state = State::Connecting,
                 State::Connecting | State::Away(_) => return false,
             }
@@ -188,7 +192,14 @@ async fn keep(servers: Servers, state: Arc<watch::Sender<State>>, timeout: Durat
             }
             Err(away) => {
                 tracing::debug!(error = %away.describe(), "no connection to Redis");
-                state.send_replace(State::Away(away));
+                state.send_if_modified(|state| {
+                    // What is doubted is of several servers, of which some may serve.
+                    let is_away = !matches!(state, State::Up { .. });
+                    if is_away {
+                        *state = State::Away(away);
+                    }
+                    is_away
+                });
                 tokio::time::sleep(attempts.next_wait()).await;
             }
         }

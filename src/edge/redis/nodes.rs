@@ -2,8 +2,10 @@
 //!
 //! Guarantees:
 //! - A command goes to the node of its key. `MOVED` is followed and remembered, `ASK` is followed, a few times; what the nodes say of the slots is
-//!   read anew with each connection, after each failure, and a second after each slot that has moved, from whichever node answers. A node without
-//!   slots is let go.
+//!   read anew with each connection, after each failure, and a second after each slot that has moved, from whichever node answers and hears the
+//!   others: one that is cut off claims what it had. What only such a node says is taken where no other says more; another is asked next, when it
+//!   proves wrong. A node without slots is let go; one that is about to get some is kept for a while.
+//! - A subscription stands at a node that hears the others, too, and is given up when it does so no more and another does.
 //! - A node that is away, or silent, is so for its own services alone: each has a link of its own, with the guarantees of [`super::link`].
 //! - A script that a node does not know is sent to that node, and not to all: one of them may be away.
 //!
@@ -14,14 +16,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::PubSub;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::cluster_routing::Slot;
 use redis::{
     Arg, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind, TlsCertificates, Value,
 };
 
 use super::link::{Link, attempt_bound};
-use super::servers::{Servers, first_answer, one};
+use super::servers::{Answer, Servers, first_answer, one};
 
 /// How often one command is sent, at most: to the node that was thought to have its slot, to the one that has it, and a few times while it moves.
 const SENT: usize = 6;
@@ -31,6 +33,9 @@ const MOVING: Duration = Duration::from_millis(20);
 
 /// How long after a slot has moved all are read anew: others move with it.
 const SETTLED: Duration = Duration::from_secs(1);
+
+/// How often all are read, a second apart or more, before a node is let go to which `ASK` has led and which has got no slots.
+const IMPORTING: usize = 16;
 
 /// Where a node listens.
 type Address = (String, u16);
@@ -56,12 +61,23 @@ pub(super) struct Cluster {
 struct Known {
     nodes: Vec<Arc<Node>>,
     slots: HashMap<Slot, Arc<Node>>,
+    /// Which of the addresses said so.
+    told_by: usize,
 }
 
 struct Node {
     number: usize,
     address: Address,
     link: Link,
+    /// How often it is kept yet, without slots.
+    importing: AtomicUsize,
+}
+
+/// Where a subscription stands: a node that is to hear the others.
+pub(super) struct Stand {
+    cluster: Arc<Cluster>,
+    /// Beside the subscription, which can be asked nothing.
+    connection: MultiplexedConnection,
 }
 
 /// A connection to all nodes; clones share it.
@@ -92,24 +108,40 @@ impl Cluster {
         let ask = async |place: usize| {
             let address: &Address = &addresses[place];
             let mut connection = one(&self.client(address)?).await?;
-            let ranges: Ranges = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
-            // One that has left the cluster knows of none.
-            if ranges.0.is_empty() { Err(no_node()) } else { Ok((address.0.clone(), ranges)) }
+            Ok(look(&mut connection).await?.map(|ranges| (address.0.clone(), ranges)))
         };
-        let (host, ranges) = first_answer(addresses.len(), &self.first, timeout, ask).await?;
-        self.learn(&host, ranges)?;
+        let (place, (host, ranges)) = first_answer(addresses.len(), &self.first, timeout, ask).await?;
+        self.learn(place, &host, ranges)?;
         Ok(Nodes { cluster: Arc::clone(&self), last: None })
     }
 
-    /// A subscription on whichever node gives it: what is published on one is heard on all.
-    pub(super) async fn subscribe(&self, channel: &str, timeout: Duration) -> RedisResult<PubSub> {
+    /// A subscription on whichever node gives it: what is published on one is heard on all that hear each other.
+    pub(super) async fn subscribe(self: Arc<Self>, channel: &str, timeout: Duration) -> RedisResult<(PubSub, Stand)> {
         let addresses = self.addresses();
         let ask = async |place: usize| {
-            let mut subscription = self.client(&addresses[place])?.get_async_pubsub().await?;
+            let client = self.client(&addresses[place])?;
+            let mut connection = one(&client).await?;
+            let view = look(&mut connection).await?;
+            let mut subscription = client.get_async_pubsub().await?;
             subscription.subscribe(channel).await?;
-            Ok(subscription)
+            Ok(view.map(|_| (subscription, connection)))
         };
-        first_answer(addresses.len(), &self.first, timeout, ask).await
+        let (_, (subscription, connection)) = first_answer(addresses.len(), &self.first, timeout, ask).await?;
+        Ok((subscription, Stand { cluster: self, connection }))
+    }
+
+    /// Whether there is a node that hears the others.
+    async fn is_whole_somewhere(&self, timeout: Duration) -> bool {
+        let addresses = self.addresses();
+        let ask = async |place: usize| {
+            let mut connection = one(&self.client(&addresses[place])?).await?;
+            match look(&mut connection).await? {
+                Answer::Whole(_) => Ok(Answer::Whole(())),
+                Answer::Poor(_) => Err(no_node()),
+            }
+        };
+        let answer = tokio::time::timeout(timeout, first_answer(addresses.len(), &self.first, timeout, ask));
+        answer.await.is_ok_and(|answer| answer.is_ok())
     }
 
     /// Has the slots read anew, in a moment.
@@ -120,10 +152,11 @@ impl Cluster {
         let cluster = Arc::clone(self);
         tokio::spawn(async move {
             tokio::time::sleep(SETTLED).await;
+            // What moves from now on may not be in the answer.
+            cluster.refreshing.store(false, Ordering::Relaxed);
             let bound = attempt_bound(cluster.timeout);
             // What is not read now is read when something fails for it.
-            drop(tokio::time::timeout(bound, Arc::clone(&cluster).connect(bound)).await);
-            cluster.refreshing.store(false, Ordering::Relaxed);
+            drop(tokio::time::timeout(bound, cluster.connect(bound)).await);
         });
     }
 
@@ -153,10 +186,10 @@ impl Cluster {
         }
     }
 
-    /// Takes up what the node at `host` says of the slots. Nodes that it does not name are forgotten.
-    fn learn(&self, host: &str, ranges: Ranges) -> RedisResult<()> {
+    /// Takes up what the node at `host` says of the slots. Nodes that it does not name are forgotten, but for those that are about to get some.
+    fn learn(&self, told_by: usize, host: &str, ranges: Ranges) -> RedisResult<()> {
         let mut known = self.known();
-        let mut now = Known::default();
+        let mut now = Known { told_by, ..Known::default() };
         for (first, last, (there, port)) in ranges.0 {
             let address = (if there.is_empty() { host.to_owned() } else { there }, port);
             let node = match now.nodes.iter().chain(&known.nodes).find(|node| node.address == address) {
@@ -168,6 +201,13 @@ impl Cluster {
             }
             now.slots.extend((first..=last).filter_map(Slot::new).map(|slot| (slot, Arc::clone(&node))));
         }
+        for node in &known.nodes {
+            let is_named = now.nodes.iter().any(|one| Arc::ptr_eq(one, node));
+            let once_more = |left: usize| left.checked_sub(1);
+            if !is_named && node.importing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, once_more).is_ok() {
+                now.nodes.push(Arc::clone(node));
+            }
+        }
         *known = now;
         Ok(())
     }
@@ -175,7 +215,7 @@ impl Cluster {
     fn node(&self, address: Address) -> RedisResult<Arc<Node>> {
         let servers = Servers::One(Box::new(self.client(&address)?));
         let number = self.numbered.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Node { number, address, link: Link::new(servers, self.timeout) }))
+        Ok(Arc::new(Node { number, address, link: Link::new(servers, self.timeout), importing: AtomicUsize::new(0) }))
     }
 
     fn node_of(&self, slot: Slot) -> RedisResult<Arc<Node>> {
@@ -204,14 +244,38 @@ impl Cluster {
                 node
             }
         };
-        if let (ErrorKind::Server(ServerErrorKind::Moved), Some(slot)) = (error.kind(), Slot::new(slot)) {
-            known.slots.insert(slot, Arc::clone(&node));
+        match (error.kind(), Slot::new(slot)) {
+            (ErrorKind::Server(ServerErrorKind::Moved), Some(slot)) => drop(known.slots.insert(slot, Arc::clone(&node))),
+            _ => node.importing.store(IMPORTING, Ordering::Relaxed),
         }
         Ok(node)
     }
 }
 
+impl Stand {
+    /// Looks whether the node hears the others as it should.
+    ///
+    /// # Errors
+    /// It is gone, silent, or of no cluster any more; or it does not hear the others, and another node does.
+    pub(super) async fn check(&mut self) -> RedisResult<()> {
+        let timeout = self.cluster.timeout;
+        let view = tokio::time::timeout(timeout, look(&mut self.connection)).await;
+        match view.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?? {
+            Answer::Poor(_) if self.cluster.is_whole_somewhere(attempt_bound(timeout)).await => Err(no_node()),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Nodes {
+    /// Has another node asked next, if the one that said where the slots are would be.
+    pub(super) fn doubt(&self) {
+        let cluster = &self.cluster;
+        let told_by = cluster.known().told_by;
+        // It does not matter if another answered meanwhile, which is first then.
+        let _ = cluster.first.compare_exchange(told_by, told_by + 1, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Sends a command to where its key is.
     pub(super) async fn ask(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         let mut node = match (key(cmd), &self.last) {
@@ -260,6 +324,35 @@ impl redis::FromRedisValue for Ranges {
     }
 }
 
+impl<T> Answer<T> {
+    fn map<U>(self, with: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Self::Whole(answer) => Answer::Whole(with(answer)),
+            Self::Poor(answer) => Answer::Poor(with(answer)),
+        }
+    }
+}
+
+/// What a node says of the slots: poor, if it does not hear the others. One that has left the cluster knows of none.
+async fn look(connection: &mut MultiplexedConnection) -> RedisResult<Answer<Ranges>> {
+    let ranges: Ranges = redis::cmd("CLUSTER").arg("SLOTS").query_async(connection).await?;
+    if ranges.0.is_empty() {
+        return Err(no_node());
+    }
+    match redis::cmd("CLUSTER").arg("INFO").query_async::<String>(connection).await {
+        Ok(info) if !hears_others(&info) => Ok(Answer::Poor(ranges)),
+        Err(error) if error.is_io_error() || error.is_connection_dropped() => Err(error),
+        // A user may lack the right to ask for it.
+        Ok(_) | Err(_) => Ok(Answer::Whole(ranges)),
+    }
+}
+
+/// Whether a node is in touch with most of the others, by its `CLUSTER INFO`.
+fn hears_others(info: &str) -> bool {
+    let says = |what: &str| info.lines().any(|line| line == what);
+    says("cluster_state:ok") && !says("cluster_known_nodes:1")
+}
+
 fn no_node() -> RedisError {
     (ErrorKind::ClusterConnectionNotFound, "no node has the slot").into()
 }
@@ -303,6 +396,15 @@ mod tests {
             (&["PING"], None),
         ] {
             assert_eq!(key(&command(words)), expect.map(str::as_bytes), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_says_whether_it_hears_the_others() {
+        for (state, nodes, expect) in [("ok", 6, true), ("ok", 10, true), ("fail", 6, false), ("ok", 1, false), ("fail", 1, false)] {
+            let info =
+                format!("cluster_state:{state}\r\ncluster_slots_assigned:16384\r\ncluster_known_nodes:{nodes}\r\ncluster_size:3\r\n");
+            assert_eq!(hears_others(&info), expect, "{info}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! - It is renewed for ever, with back-off and jitter, until its receiver is dropped. Each time it stands, [`Heard::Connected`] goes first:
 //!   what was said in between was missed, and has to be read.
 //! - A server that is frozen or gone is noticed within a heartbeat and a timeout: a subscription that hears nothing looks the same
-//!   as one to which nothing is said.
+//!   as one to which nothing is said. So is a node of a cluster that hears the others no more, where another does.
 //! - Memory is bounded: a receiver that falls behind loses the subscription, and is told so by the next `Connected`.
 //!
 //! A message that cannot be read is dropped with a warning; the poll behind the subscription finds what it said.
@@ -108,7 +108,8 @@ impl<C: Clock> Watch<C> {
         let channel = self.keys.transitions();
         let subscribed = tokio::time::timeout(bound, self.servers.subscribe(&channel, bound)).await;
         let subscribed = subscribed.map_err(|_| failure::too_late(bound))?.map_err(|error| failure::describe(&error))?;
-        let (mut sink, mut stream) = subscribed.split();
+        let (subscription, mut stand) = subscribed;
+        let (mut sink, mut stream) = subscription.split();
         attempts.succeeded();
         room.send(Heard::Connected);
 
@@ -129,6 +130,9 @@ impl<C: Clock> Watch<C> {
                         .await
                         .map_err(|_| failure::too_late(self.timeout))?
                         .map_err(|error| failure::describe(&error))?;
+                    if let Some(stand) = &mut stand {
+                        stand.check().await.map_err(|error| failure::describe(&error))?;
+                    }
                 }
             }
         }
