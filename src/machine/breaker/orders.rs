@@ -1,6 +1,6 @@
 //! What comes to a breaker from outside: an operator's orders, and what other instances or an earlier life have decided.
 
-use super::{Breaker, Cause, Generation, Held, Lock, Snapshot, State, Transition};
+use super::{Breaker, Cause, Generation, Held, Lock, ON_THE_WAY, Snapshot, State, Transition};
 use crate::machine::time::Tick;
 
 /// The states that a breaker moves between by itself.
@@ -110,8 +110,9 @@ impl Breaker {
         let state = match &snapshot.held {
             // A recovery that another instance saw is one here too, and its ramp began when it did there.
             Held::Closed => self.closed(snapshot.generation.is_own_decision()),
-            // Why it is open until then, only who tripped knows: settings that change make it shorter there alone, and are heard of from there.
-            Held::Open { until } => State::Open { until: *until, not_before: *until, probed: self.probed() },
+            Held::Open { until } => {
+                State::Open { until: *until, not_before: self.not_before(snapshot, *until).unwrap_or(*until), probed: self.probed() }
+            }
             Held::HalfOpen => State::HalfOpen(Box::default()),
             Held::Locked(lock) => State::Locked(Box::new(lock.clone())),
         };
@@ -119,6 +120,14 @@ impl Breaker {
         let transition = self.begin(state, snapshot.generation, cause, now);
         self.since = snapshot.since;
         transition
+    }
+
+    /// Until when its service has asked to be left alone, as far as is known here, where the open state is the one there is, with another end: who
+    /// tripped knows; whoever else does not, and goes by the earliest end of it that was heard of.
+    fn not_before(&self, snapshot: &Snapshot, until: Tick) -> Option<Tick> {
+        let State::Open { not_before, .. } = self.state else { return None };
+        let apart = self.since.since(snapshot.since).max(snapshot.since.since(self.since));
+        (self.trips == snapshot.trips && apart <= ON_THE_WAY).then_some(not_before.min(until))
     }
 }
 

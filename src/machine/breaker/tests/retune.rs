@@ -306,6 +306,32 @@ fn what_a_new_breaker_ignores_is_not_begun_again() {
     }
 }
 
+/// Who tripped goes on knowing what its service has asked for, whoever has changed the end meanwhile, and how long that was on its way.
+#[test]
+fn who_tripped_takes_back_what_another_has_lengthened() {
+    let asked = Some(Duration::from_secs(4));
+    let open = |ms| Settings { recovery_timeout: Duration::from_millis(ms), recovery_timeout_max: Duration::from_secs(600), ..settings() };
+    for (retry_after, on_the_way, trips, shortened, until) in [
+        (None, 30, 1, 2_000, 2_030),
+        (asked, 30, 1, 2_000, 4_000),
+        (asked, 30, 1, 5_000, 5_030),
+        (None, 1_000, 1, 2_000, 3_000),
+        // It is another one's.
+        (None, 1_001, 1, 2_000, 60_030),
+        (None, 30, 2, 2_000, 60_030),
+    ] {
+        let case = format!("{retry_after:?}, {on_the_way} ms, {trips} trips, {shortened}");
+        let mut breaker = Breaker::new(open(9_000), Tick(0));
+        while call(&mut breaker, Verdict::Failure { retry_after }, 0).transition.is_none() {}
+        // Another one's word comes first, then the settings.
+        let lengthened = Snapshot { since: Tick(on_the_way), trips, ..snapshot(2, Held::Open { until: Tick(60_030) }) };
+        breaker.adopt(&lengthened, Cause::Adopted, Tick(1_500)).expect("is newer");
+        assert_eq!(breaker.retune(open(60_000), Tick(1_500), || 0.9), None, "{case}");
+        breaker.retune(open(shortened), Tick(1_600), || 0.9);
+        assert_eq!(breaker.next_deadline(), Some(Tick(until)), "{case}");
+    }
+}
+
 /// Another instance tripped it, and knows of a `Retry-After`: only that one may go on earlier.
 #[test]
 fn an_adopted_open_time_is_not_cut_short() {
