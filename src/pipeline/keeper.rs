@@ -258,11 +258,14 @@ impl<W: World, S: Store> Keeper<W, S> {
     }
 
     /// What is stored of which of them was read, and whether something differed.
-    async fn compare(&mut self, services: Vec<usize>, cause: Cause) -> Vec<(usize, bool)> {
+    async fn compare(&mut self, mut services: Vec<usize>, cause: Cause) -> Vec<(usize, bool)> {
         let known: HashMap<usize, Snapshot> = services.iter().map(|service| (*service, self.breakers.snapshot(*service))).collect();
         // What is known was announced before it could be known: stored without its transition, it would be missing in the history. And what
         // is stored before it is read is not missed there. Where the store takes nothing, what it holds is taken up all the same.
+        let well: BTreeSet<usize> = services.iter().copied().filter(|service| self.answers.are_well(*service)).collect();
         self.catch_up().await;
+        // One that has just not taken it may be silent, and is asked about that first.
+        services.retain(|service| self.answers.are_well(*service) || !well.contains(service));
         let found = self.load(services).await;
         let mut differing = BTreeSet::new();
         let mut lost = Vec::new();

@@ -7,11 +7,12 @@
 //! Guarantees: telling and hearing are one script, so of two that tell at once one hears the other; what is over by Redis' clock, or of an older
 //! life, is heard by nobody.
 //!
-//! Figures are `calls/failures/slow/streak`, of several policies with a comma between them; a `Retry-After` follows as ms, if there is one. What cannot be read is left out: an instance of
-//! another version may have said it.
+//! Figures are `calls/failures/slow/streak`, of several policies with a comma between them; a `Retry-After` follows as ms, if there is one. What cannot
+//! be read is left out: an instance of another version may have said it.
 //!
-//! Where Redis refuses this alone, for a right that the user lacks, say, that is told once, and once that it works again.
+//! Where Redis, or one of its nodes, refuses this alone, for a right that the user lacks, say, that is told once, and once that it works again.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use redis::Script;
 
 use super::{RedisStore, wire};
 use crate::machine::breaker::{Counts, Generation, Testimony, Told};
-use crate::pipeline::ports::{Clock, EvidenceStore, StoreError, Telling};
+use crate::pipeline::ports::{Clock, EvidenceStore, Store, StoreError, Telling};
 
 /// The longest that anything is evidence.
 const LONGEST: Duration = Duration::from_secs(24 * 3_600);
@@ -33,15 +34,24 @@ pub(super) fn script() -> Script {
 impl<C: Clock> EvidenceStore for RedisStore<C> {
     async fn tell(&self, tellings: &[Telling]) -> Vec<Result<Vec<Told>, StoreError>> {
         let answers = join_all(tellings.iter().map(|telling| self.tell_one(telling))).await;
-        if let Some(StoreError(error)) = answers.iter().find_map(|answer| answer.as_ref().err()) {
-            if self.fails_alone(&self.evidence_failing) {
+        // What one of its services was refused, all of a node were: it does not work again for the others' answers.
+        let mut failing = BTreeSet::new();
+        for (Telling { service, .. }, answer) in tellings.iter().zip(&answers) {
+            let Err(StoreError(error)) = answer else { continue };
+            failing.insert(self.node(service));
+            if self.fails_alone(&self.evidence_failing, service) {
                 tracing::warn!(
+                    service,
                     error,
                     "instances do not hear what the others see of services: until Redis takes it each goes by what it sees itself, and no quorum is reached"
                 );
             }
-        } else if self.evidence_failing.end() {
-            tracing::info!("instances hear what the others see of services again");
+        }
+        for Telling { service, .. } in tellings {
+            let node = self.node(service);
+            if !failing.contains(&node) && self.evidence_failing.end(node) {
+                tracing::info!(service, "instances hear what the others see of services again");
+            }
         }
         answers
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use redis::Script;
 
 use super::{RedisStore, unreadable};
-use crate::pipeline::ports::{Clock, LeaseStore, LeaseWish, Leasing, StoreError};
+use crate::pipeline::ports::{Clock, LeaseStore, LeaseWish, Leasing, Store, StoreError};
 
 /// How long Redis remembers who waits.
 const REMEMBERED: Duration = Duration::from_secs(2);
@@ -44,11 +44,11 @@ impl<C: Clock> LeaseStore for RedisStore<C> {
         let reply: Result<Vec<String>, StoreError> =
             self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
         if let Err(StoreError(error)) = &reply {
-            if self.fails_alone(&self.leases_failing) {
+            if self.fails_alone(&self.leases_failing, service) {
                 tracing::warn!(service, error, "no leases on probes: until Redis grants them each instance has `permits` of its own");
             }
-        } else if self.leases_failing.end() {
-            tracing::info!("Redis grants leases on probes again");
+        } else if self.leases_failing.end(self.node(service)) {
+            tracing::info!(service, "Redis grants leases on probes again");
         }
         let reply = reply?;
         match reply.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {

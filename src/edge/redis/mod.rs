@@ -12,8 +12,8 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `<prefix>:{<service>}:breaker` | hash | `layout`, `generation`, `state`, `trips`, `since`, `instance`; `retry_at` while open; `lock_actor`, `lock_reason`, `lock_expires_at` while locked; once they were changed, `settings` (a `breaker` table as JSON; empty: the configured ones), `settings_revision`, `settings_actor`, `settings_reason`, `settings_instance`, `settings_at` |
-//! | `<prefix>:{<service>}:history` | stream, capped | `at`, `from`, `to`, `cause`, `generation`, `instance`, `actor`, `reason`, `counts`, `alone`, `fleet` |
-//! | `<prefix>:{<service>}:alone` | stream, capped | the same of what was one instance's alone, with `note`: [`history`] |
+//! | `<prefix>:{<service>}:history` | stream, capped | `at`, `from`, `to`, `cause`, `generation`, `instance`, `actor`, `reason`, `counts`, `fleet` |
+//! | `<prefix>:{<service>}:alone` | stream, capped | the same of what was one instance's alone, with `alone` and `note`: [`history`] |
 //! | `<prefix>:{<service>}:probes`, `:waiting` | sorted set, string | leases on probes, and who waits for one: [`leases`] |
 //! | `<prefix>:{<service>}:window` | hash | what instances say of the service: [`evidence`] |
 //! | `<prefix>:transitions:<database>` | channel | a state, or a change of settings, as JSON; its times as what is left of them |
@@ -71,7 +71,7 @@ pub struct RedisStore<C> {
     instance: String,
     clock: C,
     timeout: Duration,
-    heartbeat: Duration,
+    poll_interval: Duration,
     kept: usize,
     load: Script,
     /// Whether one script may read several services' keys.
@@ -110,7 +110,7 @@ impl<C: Clock> RedisStore<C> {
             instance,
             clock,
             timeout: config.timeout,
-            heartbeat: config.poll_interval.clamp(Duration::from_millis(100), HEARTBEAT),
+            poll_interval: config.poll_interval,
             kept: config.history.get(),
             load: load::script(),
             save: Script::new(concat!(include_str!("scripts/state.lua"), include_str!("scripts/save.lua"))),
@@ -133,22 +133,23 @@ impl<C: Clock> RedisStore<C> {
         self.link.is_up()
     }
 
-    /// Notes that a question of this kind has failed now; whether that is to be told, since all else is answered.
-    fn fails_alone(&self, kind: &Failing) -> bool {
-        kind.is_news(self.clock.now(), self.heartbeat + 2 * self.timeout)
+    /// Notes that a question of this kind has failed now of a service; whether that is to be told, since all else is answered. Within that time a poll
+    /// has stored what it had to, and read, on which a store that is away leaves it a time limit each.
+    fn fails_alone(&self, kind: &Failing, service: &str) -> bool {
+        kind.is_news(self.node(service), self.clock.now(), self.poll_interval + 2 * self.timeout)
     }
 
-    /// Notes that what everything needs has failed: no kind of question fails alone.
-    fn all_fails(&self) {
+    /// Notes that what everything needs has failed of a service: no kind of question fails alone there.
+    fn all_fails(&self, service: &str) {
         for kind in [&self.leases_failing, &self.evidence_failing] {
-            kind.end();
+            kind.all_fails(self.node(service));
         }
     }
 
     /// What a script answers that stores.
-    async fn stored(&self, call: ScriptInvocation<'_>) -> Result<Vec<Vec<u8>>, StoreError> {
+    async fn stored(&self, service: &str, call: ScriptInvocation<'_>) -> Result<Vec<Vec<u8>>, StoreError> {
         let reply = self.link.run(|mut connection| async move { call.invoke_async(&mut connection).await }).await;
-        reply.inspect_err(|_| self.all_fails())
+        reply.inspect_err(|_| self.all_fails(service))
     }
 
     /// What a script says of a change of settings.
@@ -164,8 +165,8 @@ impl<C: Clock> RedisStore<C> {
 impl<C: Clock> Store for RedisStore<C> {
     async fn load(&self, services: &[String]) -> Vec<Result<Kept, StoreError>> {
         let read = self.read(services).await;
-        if read.iter().any(Result::is_err) {
-            self.all_fails();
+        for (service, _) in services.iter().zip(&read).filter(|(_, kept)| kept.is_err()) {
+            self.all_fails(service);
         }
         read
     }
@@ -199,7 +200,7 @@ impl<C: Clock> Store for RedisStore<C> {
         if let Some(transition) = transition {
             call.arg(history::fields(transition, &self.instance));
         }
-        match self.stored(call).await?.split_first() {
+        match self.stored(service, call).await?.split_first() {
             Some((word, state)) if word == b"superseded" => self.state(state).map(Saved::Superseded),
             Some((word, untold)) if word == b"stored" => {
                 warn_if_untold(service, untold);
@@ -233,7 +234,7 @@ impl<C: Clock> Store for RedisStore<C> {
             .arg(wire.age_ms)
             .arg(self.keys.transitions())
             .arg(message);
-        match self.stored(call).await?.split_first() {
+        match self.stored(service, call).await?.split_first() {
             Some((word, [])) if word == b"superseded" => Ok(SavedTuning::Superseded(None)),
             Some((word, stored)) if word == b"superseded" => self.tuning(stored).map(|stored| SavedTuning::Superseded(Some(stored))),
             Some((word, untold)) if word == b"stored" => {
@@ -287,7 +288,7 @@ impl<C: Clock> Store for RedisStore<C> {
             instance: self.instance.clone(),
             clock: self.clock.clone(),
             timeout: self.timeout,
-            heartbeat: self.heartbeat,
+            heartbeat: self.poll_interval.clamp(Duration::from_millis(100), HEARTBEAT),
         }
         .spawn()
     }
