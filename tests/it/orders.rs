@@ -137,7 +137,7 @@ fn a_pause_holds_the_backlog_in_every_instance_and_live_calls_go_on() {
     // Also after a restart.
     assert_eq!(fleet[1].stop(), 0);
     fleet[1] = world.run();
-    assert_eq!(fleet[1].get("/api/v1/retry/orders").json()["pauses"][0]["service"], "notifier");
+    until("it has read of it", || fleet[1].get("/api/v1/retry/orders").json()["pauses"][0]["service"] == "notifier");
     assert_eq!(notified(&world).len(), 1);
     let resumed = world.cli(&["retry", "resume", "notifier", "--api", &fleet[1].url(), "--token", &world.operator]);
     assert!(resumed.exits(0).out.contains("go on"));
