@@ -153,19 +153,32 @@ impl Breaker {
         self.membership.as_ref().is_some_and(|membership| membership.alone.is_some())
     }
 
+    /// Whether there is anything that the others should know of this life ([`Breaker::testimony`]).
+    pub fn tells(&self) -> bool {
+        self.membership.as_ref().is_some_and(|membership| {
+            membership.alone.is_some()
+                || match &self.state {
+                    State::Closed { .. } => self.settings.shares_evidence(),
+                    State::HalfOpen(_) => self.settings.probes_that_decide() > 1,
+                    State::Open { .. } | State::Locked(_) => false,
+                }
+        })
+    }
+
     /// What the others should know of this life, and for how long that is of use; `None` if nothing that is told or heard would change it.
     pub fn testimony(&self, now: Tick) -> Option<(Testimony, Duration)> {
+        if !self.tells() {
+            return None;
+        }
         let alone = self.membership.as_ref()?.alone.is_some();
         let of = |figures, kind| Testimony { generation: self.life.generation, alone, kind, figures, retry_after: None };
         let policys = || Some((of(self.policy.figures(now), kind_of(&self.settings.policy)), self.settings.policy.memory()));
         match &self.state {
-            _ if alone => policys(),
-            State::Closed { .. } if self.settings.shares_evidence() => policys(),
-            State::HalfOpen(half_open) if self.settings.probes_that_decide() > 1 => {
+            State::HalfOpen(half_open) if !alone => {
                 let results = of(vec![half_open.results()], kind_of(&"half-open"));
                 Some((Testimony { retry_after: half_open.retry_after(), ..results }, PROBES_MEMORY))
             }
-            State::Closed { .. } | State::Open { .. } | State::HalfOpen(_) | State::Locked(_) => None,
+            State::Closed { .. } | State::Open { .. } | State::HalfOpen(_) | State::Locked(_) => policys(),
         }
     }
 

@@ -46,12 +46,17 @@ impl<W: World> Breakers<W> {
         self.told.notified().await;
     }
 
-    /// A verdict is news unless it is a success that no probe brought: those are told now and then.
+    /// A verdict is news where there is anything to tell, unless it is a success that no probe brought: those are told now and then.
     pub(super) fn note_verdict(&self, service: usize, verdict: Verdict, probe: bool) {
         match verdict {
             Verdict::Success if !probe => {}
             Verdict::Ignored => {}
-            Verdict::Success | Verdict::Slow | Verdict::Failure { .. } => self.note_news(service),
+            Verdict::Success | Verdict::Slow | Verdict::Failure { .. } => {
+                let entry = &self.entries[service];
+                if !entry.news.0.load(Ordering::Relaxed) && entry.breaker.with(|breaker| breaker.tells()) {
+                    self.note_news(service);
+                }
+            }
         }
     }
 

@@ -1,3 +1,4 @@
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
@@ -99,6 +100,22 @@ async fn where_nobody_shares_evidence_nothing_is_asked() {
         wait(100).await;
     }
     assert_eq!(store.questions(), 0);
+}
+
+/// Whoever fails often where nobody shares must not keep the teller awake.
+#[tokio::test(start_paused = true)]
+async fn a_failure_wakes_nobody_where_there_is_nothing_to_tell() {
+    for (settings, wakes) in
+        [(consecutive(Scope::Instance, 1), false), (consecutive(Scope::Instance, 2), true), (count(Scope::Fleet, 1), true)]
+    {
+        let clock = PausedClock::new();
+        let (breakers, _announcements) =
+            Breakers::<Small>::new([("s".to_owned(), settings)], clock, Always(0.0), Arc::new(Notes::default()), "here".to_owned());
+        breakers.join_fleet();
+        let instance = Instance { breakers, ending: CancellationToken::new(), clock };
+        instance.calls(FAILURE, 2);
+        assert_eq!(instance.breakers.news().now_or_never().is_some(), wakes);
+    }
 }
 
 #[tokio::test(start_paused = true)]
