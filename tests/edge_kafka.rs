@@ -739,8 +739,9 @@ async fn a_member_without_partitions_leaves_when_it_closes() {
 
 /// Members that close at whatever moment: also while they join, and while it is settled who gets what, which is soon after the one that stays
 /// has heard of them with its heartbeat, a second at most after they came.
-async fn come_and_go(properties: &[(&str, &str)]) {
-    let (topic, settings, group) = (create("leaving", 12, None).await, settings(properties), fresh("g"));
+#[tokio::test(flavor = "multi_thread")]
+async fn members_leave_at_whatever_moment_they_close() {
+    let (topic, settings, group) = (create("leaving", 12, None).await, settings(&[]), fresh("g"));
     let (finished, _finished) = mpsc::unbounded_channel();
     let (assigned, mut partitions) = mpsc::unbounded_channel();
     let permits = Arc::new(Semaphore::new(0));
@@ -760,16 +761,6 @@ async fn come_and_go(properties: &[(&str, &str)]) {
     }
     stop.notify_one();
     within("closing", staying).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn cooperative_members_leave_at_whatever_moment_they_close() {
-    come_and_go(&[]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn eager_members_leave_at_whatever_moment_they_close() {
-    come_and_go(&[("partition.assignment.strategy", "range,roundrobin")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
