@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod dead_letters;
 mod dev;
+mod filter;
 mod flags;
 mod migrate;
 mod orders;

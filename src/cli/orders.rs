@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::client::path_segment;
+use super::filter::Filter;
 use super::table::{cell, table};
 use crate::edge::api::client::{ApiClient, ApiError};
 
@@ -63,29 +64,18 @@ pub(super) enum Action {
 
 /// Which calls: those that everything which is given holds of.
 #[derive(Debug, clap::Args)]
-#[group(id = "which", required = true, multiple = true)]
+#[group(
+    id = "which",
+    required = true,
+    multiple = true,
+    args = ["id", "service", "camera", "parked_for", "older_than", "attempts", "text", "all"]
+)]
 pub(super) struct Which {
     /// Of these events; may be given several times
     #[arg(long, value_name = "EVENT_ID")]
     id: Vec<String>,
-    /// Of this service
-    #[arg(long)]
-    service: Option<String>,
-    /// Of this camera
-    #[arg(long)]
-    camera: Option<String>,
-    /// Parked for this reason, such as timeout or circuit_open
-    #[arg(long, value_name = "REASON")]
-    parked_for: Option<String>,
-    /// Parked for longer than this, such as 30m
-    #[arg(long, value_name = "DURATION")]
-    older_than: Option<String>,
-    /// After at least so many failed calls
-    #[arg(long, value_name = "N")]
-    attempts: Option<u32>,
-    /// With this text in the parked record
-    #[arg(long)]
-    text: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
     /// All of them
     #[arg(long)]
     all: bool,
@@ -108,14 +98,7 @@ pub(super) struct How {
 impl Which {
     /// The body that asks for it, with what else is given.
     fn body<'a>(&self, others: impl IntoIterator<Item = (&'a str, Option<Value>)>) -> Value {
-        let filter = given([
-            ("service", text(self.service.as_ref())),
-            ("camera", text(self.camera.as_ref())),
-            ("reason", text(self.parked_for.as_ref())),
-            ("older_than", text(self.older_than.as_ref())),
-            ("text", text(self.text.as_ref())),
-            ("attempts", self.attempts.map(Value::from)),
-        ]);
+        let filter = self.filter.members().map(|(key, value)| (key.to_owned(), value)).collect();
         let ids = (!self.id.is_empty()).then(|| json!(self.id));
         let mut body = given([("filter", Some(Value::Object(filter))), ("ids", ids)]);
         body.extend(given(others));

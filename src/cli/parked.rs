@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::client::path_segment;
+use super::filter::Filter;
 use super::table::{cell, table};
 use crate::edge::api::client::{ApiClient, ApiError};
 
@@ -12,27 +13,11 @@ const PAGE: usize = 200;
 /// Which parked calls are listed: those that everything which is given holds of.
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
-    /// Of this service
-    #[arg(long)]
-    service: Option<String>,
-    /// Parked for this reason, such as timeout or circuit_open
-    #[arg(long, value_name = "REASON")]
-    parked_for: Option<String>,
-    /// Of this camera
-    #[arg(long)]
-    camera: Option<String>,
     /// Of this event
     #[arg(long, value_name = "EVENT_ID")]
     id: Option<String>,
-    /// Parked for longer than this, such as 30m
-    #[arg(long, value_name = "DURATION")]
-    older_than: Option<String>,
-    /// After at least so many failed calls
-    #[arg(long, value_name = "N")]
-    attempts: Option<u32>,
-    /// With this text in the parked record; takes a token of role operator
-    #[arg(long)]
-    text: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 50, conflicts_with = "all")]
     limit: usize,
@@ -57,16 +42,9 @@ pub(super) struct Show {
 
 impl List {
     fn query(&self) -> Vec<(&'static str, String)> {
-        let texts = [
-            ("service", &self.service),
-            ("reason", &self.parked_for),
-            ("camera", &self.camera),
-            ("event_id", &self.id),
-            ("older_than", &self.older_than),
-            ("text", &self.text),
-        ];
-        let mut query: Vec<_> = texts.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
-        query.extend(self.attempts.map(|attempts| ("attempts", attempts.to_string())));
+        let written = |value: Value| if let Value::String(text) = value { text } else { value.to_string() };
+        let mut query: Vec<_> = self.filter.members().map(|(key, value)| (key, written(value))).collect();
+        query.extend(self.id.clone().map(|id| ("event_id", id)));
         query
     }
 }
