@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::auth::{Actor, Permission};
 use super::breakers::{reasonable, unread};
+use super::orders::chosen;
 use super::{Api, Problem};
 use crate::event::{Incoming, Offset, Partition, UnixMillis};
 use crate::pipeline::ports::{Clock as _, Store, World};
@@ -29,9 +30,6 @@ use crate::pipeline::stop::Stop;
 mod shown;
 
 pub use shown::Letter;
-
-/// The most ids that a redrive may name.
-const MOST_IDS: usize = 1_000;
 
 /// Letters on a page, at most: with what is shown of each, some megabytes.
 const MOST_LETTERS: usize = 200;
@@ -363,24 +361,14 @@ async fn work<W: World, S: Store>(api: Arc<Api<W, S>>, id: Uuid, order: Order, d
 }
 
 fn selection(ids: Option<Vec<String>>, filter: Option<Filter>) -> Result<Selection, Problem> {
-    let none = || Problem::bad_request(r#"say which letters: `ids`, or a `filter`; {"filter": {}} means all"#);
-    match (ids, filter) {
-        (None, None) => Err(none()),
-        (Some(ids), _) if ids.is_empty() => Err(none()),
-        (Some(ids), _) if ids.len() > MOST_IDS => {
-            Err(Problem::bad_request(format!("there are {} ids; a redrive takes at most {MOST_IDS}", ids.len())))
-        }
-        (ids, filter) => {
-            let Filter { code, service, id, since: after } = filter.unwrap_or_default();
-            let ids = ids.into_iter().flatten().chain(id).collect();
-            Ok(Selection {
-                ids,
-                codes: code.into_iter().collect(),
-                services: service.into_iter().collect(),
-                since: since(after.as_deref())?,
-            })
-        }
-    }
+    chosen(ids.as_ref().map(Vec::len), filter.is_some(), "letters", "a redrive")?;
+    let Filter { code, service, id, since: after } = filter.unwrap_or_default();
+    Ok(Selection {
+        ids: ids.into_iter().flatten().chain(id).collect(),
+        codes: code.into_iter().collect(),
+        services: service.into_iter().collect(),
+        since: since(after.as_deref())?,
+    })
 }
 
 /// The redrives of this instance, the newest first.

@@ -77,6 +77,29 @@ pub struct Api<W: World, S> {
     pub partitions: partitions::Desk,
 }
 
+/// One that has these breakers and nothing else: for tests of one part of it.
+#[cfg(test)]
+impl<W: World, S> Api<W, S> {
+    fn of(breakers: Arc<Breakers<W>>, store: Option<Arc<S>>, clock: W::Clock) -> Self {
+        Self {
+            breakers,
+            store,
+            store_health: Arc::default(),
+            clock,
+            instance: "here".to_owned(),
+            access: Access { anonymous_reads: true, credentials: Vec::new() },
+            alive: Box::new(|| Ok(())),
+            ready: Box::new(|| Readiness { status: PartState::Ok, instance: "here".to_owned(), parts: Vec::new() }),
+            metrics: Box::new(String::new),
+            retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
+            orders: orders::Ordering::none(),
+            letters: dead_letters::Letters::none(),
+            parked: parked::Reading::none(),
+            partitions: partitions::Desk::none(),
+        }
+    }
+}
+
 /// Routes that an instance serves beside the API's.
 pub type Extra = Router;
 

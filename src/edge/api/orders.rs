@@ -50,6 +50,21 @@ pub struct Ordering {
     pub write: Box<dyn Fn(Change) -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
 }
 
+/// Where nothing is ordered: for tests of other things.
+#[cfg(test)]
+impl Ordering {
+    pub(super) fn none() -> Self {
+        Self {
+            book: OrderBook::closed("g"),
+            group: "g".to_owned(),
+            services: BTreeMap::new(),
+            new_id: Box::new(Uuid::nil),
+            count: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
+            write: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
+        }
+    }
+}
+
 /// Parked calls, as counted.
 #[derive(Debug, Clone, Default)]
 pub struct Counted {
@@ -214,19 +229,21 @@ async fn give<W: World, S: Store>(
 }
 
 fn selection<W: World, S: Store>(api: &Api<W, S>, wanted: &Wanted, now: UnixMillis) -> Result<Selection, Problem> {
-    let none = || Problem::bad_request(r#"say which calls: `ids`, or a `filter`; {"filter": {}} means all"#);
-    let mut selection = match (&wanted.ids, &wanted.filter) {
-        (None, None) => return Err(none()),
-        (Some(ids), _) if ids.is_empty() => return Err(none()),
-        (Some(ids), _) if ids.len() > MOST_IDS => {
-            return Err(Problem::bad_request(format!("there are {} ids; an order takes at most {MOST_IDS}", ids.len())));
-        }
-        (_, Some(filter)) => filter.selection(now)?,
-        (Some(_), None) => Selection::default(),
-    };
+    chosen(wanted.ids.as_ref().map(BTreeSet::len), wanted.filter.is_some(), "calls", "an order")?;
+    let mut selection = wanted.filter.as_ref().map(|filter| filter.selection(now)).transpose()?.unwrap_or_default();
     selection.event_ids.extend(wanted.ids.iter().flatten().copied());
     known(api, &selection)?;
     Ok(selection)
+}
+
+/// Refuses what names nothing, and more ids than `who` takes. `things` are what is chosen.
+pub(super) fn chosen(ids: Option<usize>, has_filter: bool, things: &str, who: &str) -> Result<(), Problem> {
+    match ids {
+        Some(ids) if ids > MOST_IDS => Err(Problem::bad_request(format!("there are {ids} ids; {who} takes at most {MOST_IDS}"))),
+        Some(1..) => Ok(()),
+        None if has_filter => Ok(()),
+        Some(_) | None => Err(Problem::bad_request(format!(r#"say which {things}: `ids`, or a `filter`; {{"filter": {{}}}} means all"#))),
+    }
 }
 
 /// Refuses services and reasons that there are not.

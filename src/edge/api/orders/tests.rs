@@ -5,7 +5,6 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::config::LogFormat;
-use crate::edge::api::{Access, PartState, Readiness};
 use crate::machine::orders::MOST_IN_FORCE;
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::fakes::{Always, MemoryStore, PausedClock, Small};
@@ -28,15 +27,6 @@ fn api(log: &Arc<Log>) -> Arc<Api<Small, MemoryStore>> {
     let hours = |hours: u64| Duration::from_secs(hours * 3_600);
     let number = std::sync::atomic::AtomicU64::new(0);
     Arc::new(Api {
-        breakers,
-        store: None,
-        store_health: Arc::default(),
-        clock,
-        instance: "here".to_owned(),
-        access: Access { anonymous_reads: true, credentials: Vec::new() },
-        alive: Box::new(|| Ok(())),
-        ready: Box::new(|| Readiness { status: PartState::Ok, instance: "here".to_owned(), parts: Vec::new() }),
-        metrics: Box::new(String::new),
         orders: Ordering {
             book: OrderBook::closed("g"),
             group: "g".to_owned(),
@@ -53,10 +43,7 @@ fn api(log: &Arc<Log>) -> Arc<Api<Small, MemoryStore>> {
                 })
             }),
         },
-        letters: super::super::dead_letters::Letters::none(),
-        parked: super::super::parked::Reading::none(),
-        partitions: super::super::partitions::Desk::none(),
-        retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
+        ..Api::of(breakers, None, clock)
     })
 }
 

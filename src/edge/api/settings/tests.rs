@@ -5,7 +5,6 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::config::LogFormat;
-use crate::edge::api::{Access, PartState, Readiness};
 use crate::machine::breaker::{PolicySettings, Snapshot, Transition};
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::fakes::{Always, MemoryStore, PausedClock, Small};
@@ -74,29 +73,7 @@ fn api(store: Slow) -> Arc<Api<Small, Slow>> {
     let fail_max = 5.try_into().expect("not zero");
     let settings = Settings::new(PolicySettings::Consecutive { fail_max }, Duration::from_secs(30), Duration::from_secs(2));
     let (breakers, _) = Breakers::new([("rag".to_owned(), settings)], clock, Always(0.0), Arc::default(), "here".to_owned());
-    Arc::new(Api {
-        breakers,
-        store: Some(Arc::new(store)),
-        store_health: Arc::default(),
-        clock,
-        instance: "here".to_owned(),
-        access: Access { anonymous_reads: true, credentials: Vec::new() },
-        alive: Box::new(|| Ok(())),
-        ready: Box::new(|| Readiness { status: PartState::Ok, instance: "here".to_owned(), parts: Vec::new() }),
-        metrics: Box::new(String::new),
-        orders: super::super::orders::Ordering {
-            book: crate::pipeline::orders::OrderBook::closed("g"),
-            group: "g".to_owned(),
-            services: std::collections::BTreeMap::new(),
-            new_id: Box::new(uuid::Uuid::nil),
-            count: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
-            write: Box::new(|_| Box::pin(async { unreachable!("nobody orders") })),
-        },
-        letters: super::super::dead_letters::Letters::none(),
-        parked: super::super::parked::Reading::none(),
-        partitions: super::super::partitions::Desk::none(),
-        retry: Box::new(|| Box::pin(async { unreachable!("nobody asks for the backlog") })),
-    })
+    Arc::new(Api::of(breakers, Some(Arc::new(store)), clock))
 }
 
 #[test]
