@@ -99,7 +99,8 @@ impl LagSampler {
         topics::blocking(move || this.ask(within)).await
     }
 
-    fn ask(&self, within: Duration) -> Result<Vec<PartitionLag>, KafkaEdgeError> {
+    /// The same, of a thread that may wait.
+    pub(super) fn ask(&self, within: Duration) -> Result<Vec<PartitionLag>, KafkaEdgeError> {
         let mut all = TopicPartitionList::new();
         for topic in self.topics.iter() {
             for partition in topics::partitions(&self.client, topic, within)?.unwrap_or_default() {

@@ -46,15 +46,14 @@ pub async fn newest<T: Send + 'static>(
     extent: Extent,
     make: impl Fn(&Incoming) -> Option<(UnixMillis, T)> + Send + 'static,
 ) -> Result<Page<T>, KafkaEdgeError> {
-    let sampler = LagSampler::connect(settings, &settings.group, std::slice::from_ref(topic))?;
-    let partitions = sampler.sample(extent.patience).await;
-    // Its client polls when it is dropped, which must not hold up the runtime.
-    let let_go_of = topics::blocking(move || {
-        drop(sampler);
-        Ok(())
+    let asked = (settings.clone(), topic.clone());
+    // The client polls when it is dropped, too, which must not hold up the runtime.
+    let partitions = topics::blocking(move || {
+        let (settings, topic) = asked;
+        LagSampler::connect(&settings, &settings.group, &[topic])?.ask(extent.patience)
     });
-    let_go_of.await?;
-    let mut spans: Vec<Span> = partitions?
+    let mut spans: Vec<Span> = partitions
+        .await?
         .iter()
         .filter_map(|known| {
             let partition = known.partition.partition;
