@@ -26,6 +26,11 @@ fn order(rig: &Rig, number: u128, act: Act, selection: Selection, before: i64) -
     }
 }
 
+fn pause(rig: &Rig, until: Option<UnixMillis>) -> Pause {
+    let (group, service) = ("g".to_owned(), "notifier".to_owned());
+    Pause { group, service, at: rig.clock.wall(), actor: "ann".into(), reason: String::new(), until }
+}
+
 fn of(camera: &str) -> Selection {
     Selection { cameras: [camera.to_owned()].into(), ..Selection::default() }
 }
@@ -47,6 +52,11 @@ impl Rig {
         rig.park_as(0, 4..8, "b", later).await;
         assert_eq!(rig.out(), 0);
         rig
+    }
+
+    fn resume(&self) {
+        let (group, service) = ("g".to_owned(), "notifier".to_owned());
+        self.orders.hear(Change::Pause(Pause::end(group, service, self.clock.wall(), String::new())));
     }
 
     async fn order(&self, order: Order) {
@@ -214,15 +224,7 @@ async fn how_far_an_order_has_come_is_told_once_for_each_call() {
 async fn a_pause_holds_every_parked_call_until_its_end_or_its_release() {
     let rig = Rig::with_two_cameras().await;
     let until = rig.clock.wall().plus(Duration::from_secs(60));
-    let (group, service) = ("g".to_owned(), "notifier".to_owned());
-    let pause = Pause {
-        group: group.clone(),
-        service: service.clone(),
-        at: rig.clock.wall(),
-        actor: "ann".into(),
-        reason: String::new(),
-        until: Some(until),
-    };
+    let pause = pause(&rig, Some(until));
     rig.orders.hear(Change::Pause(pause.clone()));
     tokio::time::sleep(Duration::from_secs(50)).await;
     assert_eq!(rig.out(), 0);
@@ -238,7 +240,7 @@ async fn a_pause_holds_every_parked_call_until_its_end_or_its_release() {
     rig.park(0, 300..302).await;
     tokio::time::sleep(HOUR / 2).await;
     assert_eq!(rig.out(), 0);
-    rig.orders.hear(Change::Pause(Pause::end(group, service, rig.clock.wall(), String::new())));
+    rig.resume();
     rig.pause().await;
     assert_eq!(rig.out(), 2);
 }
@@ -269,20 +271,11 @@ async fn the_last_word_counts_for_what_is_condemned_too() {
 #[tokio::test(start_paused = true)]
 async fn a_rate_counts_calls_that_go_and_a_pause_saves_up_nothing() {
     let rig = Rig::with_two_cameras().await;
-    let (group, service) = ("g".to_owned(), "notifier".to_owned());
-    let pause = Pause {
-        group: group.clone(),
-        service: service.clone(),
-        at: rig.clock.wall(),
-        actor: "ann".into(),
-        reason: String::new(),
-        until: None,
-    };
-    rig.orders.hear(Change::Pause(pause));
+    rig.orders.hear(Change::Pause(pause(&rig, None)));
     rig.order(Order { rate: Some(2), ..order(&rig, 1, Act::Release, Selection::default(), 100) }).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(rig.out(), 0);
-    rig.orders.hear(Change::Pause(Pause::end(group, service, rig.clock.wall(), String::new())));
+    rig.resume();
     rig.pause().await;
     assert_eq!(rig.out(), 1);
     tokio::time::sleep(Duration::from_millis(1_000)).await;

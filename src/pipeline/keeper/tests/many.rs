@@ -92,6 +92,18 @@ async fn more_than_is_remembered_is_stored_all_the_same_when_the_store_is_back()
     assert_eq!(store.take_loads().iter().sum::<usize>(), 2 * AT_ONCE, "all has been compared, and goes on in turn");
 }
 
+/// For some polls no more is read than whose turn it is, and what asks whether a node is back. `also` holds after each.
+async fn compares_in_turn(store: &MemoryStore, also: impl Fn()) {
+    store.take_loads();
+    for _ in 0..4 {
+        tokio::time::sleep(POLL).await;
+        settled().await;
+        let loads = store.take_loads();
+        assert!(loads.iter().sum::<usize>() <= AT_ONCE + 1, "{loads:?}");
+        also();
+    }
+}
+
 /// What a node has missed, or was not asked of while it was away, is compared when it answers again; and until then no more than ever.
 #[tokio::test(start_paused = true)]
 async fn after_a_nodes_absence_its_services_are_compared_and_meanwhile_the_others_in_turn() {
@@ -102,13 +114,7 @@ async fn after_a_nodes_absence_its_services_are_compared_and_meanwhile_the_other
     store.set_node_away(Some(1));
     tokio::time::sleep(2 * POLL).await;
     settled().await;
-    store.take_loads();
-    for _ in 0..4 {
-        tokio::time::sleep(POLL).await;
-        settled().await;
-        let loads = store.take_loads();
-        assert!(loads.iter().sum::<usize>() <= AT_ONCE + 1, "{loads:?}");
-    }
+    compares_in_turn(&store, || {}).await;
     let untold = |generation| Snapshot { generation: Generation(generation), held: Held::HalfOpen, trips: 1, since: Tick(0) };
     store.put_untold(&format!("service-{LAST}"), &untold(900));
     store.set_node_away(None);
@@ -136,14 +142,7 @@ async fn a_store_that_takes_nothing_is_read_in_turn_and_compared_when_it_takes_a
     instance.fail_everywhere();
     tokio::time::sleep(2 * POLL).await;
     settled().await;
-    store.take_loads();
-    for _ in 0..4 {
-        tokio::time::sleep(POLL).await;
-        settled().await;
-        let loads = store.take_loads();
-        assert!(loads.iter().sum::<usize>() <= AT_ONCE + 1, "{loads:?}");
-        assert_eq!(instance.health.state(), StoreState::Down);
-    }
+    compares_in_turn(&store, || assert_eq!(instance.health.state(), StoreState::Down)).await;
     store.set_read_only(false);
     tokio::time::sleep(POLL).await;
     settled().await;
