@@ -45,6 +45,49 @@ fn a_change_on_one_instance_is_known_to_the_others_at_once() {
     assert!(median <= SOON, "half of all later than {median:?}");
 }
 
+/// Trips that are watched.
+const TRIPS: usize = 40;
+
+/// From a failed answer's leaving the service until each of three instances shows that the breaker is open: the one that asked, and the others.
+#[test]
+fn a_trip_by_a_failed_call_is_known_to_all_at_once() {
+    let config = "[redis]\npoll_interval = \"1m\"\n[services.rag.breaker]\nfail_max = 1\nrecovery_timeout = \"1h\"";
+    let world = World::new("fleet-trips").config(config).start();
+    let fleet = [(); 3].map(|()| world.run());
+    let rag = world.stub("rag");
+    rag.set(Act::fail(StatusCode::SERVICE_UNAVAILABLE));
+    let mut all = Vec::new();
+    for number in 0..TRIPS {
+        let known: Vec<i64> = thread::scope(|scope| {
+            let watching = fleet.each_ref().map(|one| {
+                scope.spawn(move || {
+                    shown_after(one, "open", Instant::now());
+                    wall_ms()
+                })
+            });
+            // Over all partitions, so that each instance trips it now and then.
+            world.publish(&[Event::of(&format!("cam-{number}"))]);
+            watching.map(|one| one.join().expect("known")).to_vec()
+        });
+        let calls = world.calls("rag");
+        let [.., failed] = calls.as_slice() else { panic!("nobody was asked") };
+        assert_eq!(calls.len(), number + 1, "one call for each trip");
+        let failed = failed.ended_at.expect("answered").0;
+        all.extend(known.iter().map(|known| known - failed));
+        assert_eq!(fleet[number % 3].force("rag", &json!({ "state": "closed" })).status, 200);
+        until("all know that it is closed", || fleet.iter().all(|one| one.breaker("rag")["state"] == "closed"));
+    }
+    all.sort_unstable();
+    let (median, late) = (all[all.len() / 2], all[all.len() * 99 / 100]);
+    println!("known to all after {median} ms at p50, {late} ms at p99, {} ms at most, of {}", all[all.len() - 1], all.len());
+    assert!(u128::try_from(median).is_ok_and(|median| median <= SOON.as_millis()), "half of all later than {median} ms");
+}
+
+fn wall_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_millis()).expect("a time")
+}
+
 const INSTANCES: usize = 20;
 
 /// As little as an instance can be.
