@@ -24,7 +24,7 @@ use super::keeper::StoreHealth;
 use super::ports::{Clock, EvidenceStore, Telling, World};
 
 /// How long news waits for more of it.
-pub const GATHER: Duration = Duration::from_millis(20);
+pub const GATHER: Duration = Duration::from_millis(40);
 
 /// How often everything is looked at, and at the least how far apart its parts are.
 const ROUND: Duration = Duration::from_secs(1);

@@ -57,6 +57,9 @@ const CLOSED: (StateName, bool) = (StateName::Closed, false);
 const OPEN: (StateName, bool) = (StateName::Open, false);
 const OPEN_ALONE: (StateName, bool) = (StateName::Open, true);
 
+/// A little longer than news is gathered for, ms.
+const MOMENT: u64 = 50;
+
 async fn wait(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
     for _ in 0..80 {
@@ -131,7 +134,7 @@ async fn a_quorum_opens_the_fleet_within_moments_and_less_opens_who_sees_it() {
     assert_eq!(history.iter().map(|entry| (entry.to, entry.alone)).collect::<Vec<_>>(), [(StateName::Open, true)], "but it is told");
 
     fleet[1].calls(FAILURE, 3);
-    wait(30).await;
+    wait(MOMENT).await;
     assert_eq!(states(&fleet), [OPEN; 3]);
     let history = store.history();
     let last = history.last().expect("three entries");
@@ -146,7 +149,7 @@ async fn the_sum_opens_the_fleet_and_a_new_instance_knows_of_it() {
         one.calls(Verdict::Success, 1);
         one.calls(FAILURE, 2);
     }
-    wait(30).await;
+    wait(MOMENT).await;
     assert_eq!(states(&fleet), [CLOSED; 3], "nine in all");
     // One of them ends, and what it has seen stays; the next one is told of all of it with its own first call.
     let gone = fleet.remove(0);
@@ -154,7 +157,7 @@ async fn the_sum_opens_the_fleet_and_a_new_instance_knows_of_it() {
     let new = Instance::start(&store, gone.clock, &settings, 1).await;
     wait(1_000).await;
     new.calls(FAILURE, 1);
-    wait(30).await;
+    wait(MOMENT).await;
     assert_eq!(new.state(), OPEN);
     assert_eq!(states(&fleet), [OPEN; 2]);
 }
@@ -179,7 +182,7 @@ async fn who_is_alone_says_so_for_as_long_as_it_is() {
     fleet[0].calls(FAILURE, 3);
     wait(290_000).await;
     fleet[1].calls(FAILURE, 3);
-    wait(30).await;
+    wait(MOMENT).await;
     assert_eq!(states(&fleet), [OPEN; 3]);
 }
 
@@ -224,7 +227,7 @@ async fn probes_of_several_instances_close_it_together() {
             if let Ok(admission) = one.breakers.admit(0, one.clock.now()) {
                 successes += usize::from(admission.is_probe());
                 admission.settle(Verdict::Success, Duration::ZERO, one.clock.now());
-                wait(30).await;
+                wait(MOMENT).await;
             }
         }
         assert!(successes <= 4, "four are enough, whoever sends them");
