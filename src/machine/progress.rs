@@ -32,6 +32,9 @@ const VERSION: &str = "fusebox1";
 /// which a reader keeps eight bytes each at worst: 1 MiB.
 const MAX_PLAIN: usize = 16 << 10;
 
+/// The most unfinished records that a text can tell of: a bit for each.
+pub const MAX_TOLD: u64 = MAX_PLAIN as u64 * 8;
+
 /// A payload that is not deflated: it would save less than it costs.
 const SHORT: usize = 256;
 
