@@ -33,6 +33,8 @@ pub enum Reason {
     Http5xx,
     /// 429.
     Http429,
+    /// A reply after which the call may be tried again by the service's `retry_if`, and not by its status.
+    Retryable,
     /// No turn within the timeout: no call was made.
     Overload,
     /// The process stops.
@@ -41,8 +43,8 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 7] =
-        [Self::CircuitOpen, Self::Timeout, Self::Connect, Self::Http5xx, Self::Http429, Self::Overload, Self::Shutdown];
+    pub const ALL: [Self; 8] =
+        [Self::CircuitOpen, Self::Timeout, Self::Connect, Self::Http5xx, Self::Http429, Self::Retryable, Self::Overload, Self::Shutdown];
 
     /// The word.
     pub const fn as_str(self) -> &'static str {
@@ -52,6 +54,7 @@ impl Reason {
             Self::Connect => "connect",
             Self::Http5xx => "http_5xx",
             Self::Http429 => "http_429",
+            Self::Retryable => "retryable",
             Self::Overload => "overload",
             Self::Shutdown => "shutdown",
         }

@@ -39,7 +39,7 @@ impl End {
         match self {
             Self::Done { data: true } => None,
             Self::Done { data: false } => Some(CallOutcome::BadBody.as_str()),
-            Self::Failed { outcome, .. } => Some(outcome.as_str()),
+            Self::Failed { .. } => self.reason().map(Reason::as_str),
             Self::Rejected => Some(CallOutcome::Rejected.as_str()),
             Self::CircuitOpen => Some(Reason::CircuitOpen.as_str()),
             Self::Overload => Some(Reason::Overload.as_str()),
@@ -54,12 +54,8 @@ impl End {
                 CallOutcome::Timeout => Reason::Timeout,
                 CallOutcome::Http429 => Reason::Http429,
                 CallOutcome::Http5xx => Reason::Http5xx,
-                CallOutcome::Connect
-                | CallOutcome::Ok
-                | CallOutcome::Slow
-                | CallOutcome::Rejected
-                | CallOutcome::BadBody
-                | CallOutcome::Cancelled => Reason::Connect,
+                CallOutcome::Connect | CallOutcome::Cancelled => Reason::Connect,
+                CallOutcome::Ok | CallOutcome::Slow | CallOutcome::Rejected | CallOutcome::BadBody => Reason::Retryable,
             }),
             Self::CircuitOpen => Some(Reason::CircuitOpen),
             Self::Overload => Some(Reason::Overload),
@@ -217,6 +213,8 @@ mod tests {
             (End::Failed { outcome: CallOutcome::Timeout, retry_after: None }, Live::FallBack, parked(Reason::Timeout)),
             (End::Failed { outcome: CallOutcome::Http429, retry_after: None }, Live::FallBack, parked(Reason::Http429)),
             (End::Failed { outcome: CallOutcome::Connect, retry_after: None }, Live::FallBack, parked(Reason::Connect)),
+            (End::Failed { outcome: CallOutcome::Ok, retry_after: None }, Live::FallBack, parked(Reason::Retryable)),
+            (End::Failed { outcome: CallOutcome::Rejected, retry_after: None }, Live::FallBack, parked(Reason::Retryable)),
             (End::Rejected, Live::FallBack, Live::DeadLetter(Code::RejectedByService)),
             (End::CircuitOpen, Live::FallBack, parked(Reason::CircuitOpen)),
             (End::Overload, Live::FallBack, parked(Reason::Overload)),

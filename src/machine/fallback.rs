@@ -149,6 +149,7 @@ fn sentence(service: &str, age_seconds: Option<u64>, reason: &str, until: Option
         "connect" => "it could not be reached",
         "http_5xx" => "it answered with an error of its own",
         "http_429" => "it asked for fewer calls",
+        "retryable" => "it could not take the call yet",
         "overload" => "too many calls to it were waiting",
         "bad_body" => "its answer could not be read",
         "rejected" => "it refused the request",

@@ -1,13 +1,18 @@
-//! Verdicts by expression: what a reply says of its service, where the class of its status does not tell.
+//! Judgement by expression: what a reply says of its service, and what becomes of its call, where the class of its status does not tell.
 //!
-//! A service may have two expressions, asked in this order:
+//! Of the *service*, for its breaker, two expressions may speak, asked in this order:
 //!
 //! 1. `ignore`: true, and the reply says nothing of the service.
 //! 2. `failure`: true, and the service fails; false, and it works (slow, if it took longer than it should).
 //!
-//! Where neither decides, [`judge`](super::judgement::judge) has the word, by the status. An expression that cannot be evaluated over a reply
-//! does not decide, and says so. They speak of the *service*, for its breaker; what becomes of the *call* is not theirs to say: a reply
-//! that counts as a failure is an answer all the same, and one that is ignored may still be tried again.
+//! Of the *call* three, asked in this order:
+//!
+//! 1. `done_if`: true, and it is done; its body, if it can be read, is the answer.
+//! 2. `reject_if`: true, and it is refused for good.
+//! 3. `retry_if`: true, and it may be tried again.
+//!
+//! Where none decides, [`judge`] has the word, by the status. An expression that cannot be evaluated over a reply does not decide, and says so.
+//! Neither half speaks for the other: a reply that counts as a failure may be an answer all the same, and one that is ignored may be tried again.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,7 +21,7 @@ use bytes::Bytes;
 
 use super::breaker::Verdict;
 use super::expression::{CompileError, Condition, EvaluationError, Root};
-use super::judgement::{Answer, Judgement};
+use super::judgement::{Answer, BodyKind, CallVerdict, Judgement, judge};
 use crate::event::Headers;
 
 /// The names that the expressions know, in the order of [`Seen::roots`].
@@ -37,15 +42,27 @@ pub struct Rules {
     pub ignore: Option<Condition>,
     /// Which replies, of the others, say that it fails.
     pub failure: Option<Condition>,
+    /// Which replies end their call well.
+    pub done_if: Option<Condition>,
+    /// Which replies, of the others, refuse their call for good.
+    pub reject_if: Option<Condition>,
+    /// After which replies, of the others, the call may be tried again.
+    pub retry_if: Option<Condition>,
 }
 
-/// One of the two expressions.
+/// One of the expressions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// `ignore`.
     Ignore,
     /// `failure`.
     Failure,
+    /// `done_if`.
+    DoneIf,
+    /// `reject_if`.
+    RejectIf,
+    /// `retry_if`.
+    RetryIf,
 }
 
 impl fmt::Display for Rule {
@@ -53,6 +70,9 @@ impl fmt::Display for Rule {
         f.write_str(match self {
             Self::Ignore => "ignore",
             Self::Failure => "failure",
+            Self::DoneIf => "done_if",
+            Self::RejectIf => "reject_if",
+            Self::RetryIf => "retry_if",
         })
     }
 }
@@ -92,56 +112,74 @@ impl<'a> Seen<'a> {
         if self.slow.is_some_and(|limit| self.took > limit) { Verdict::Slow } else { Verdict::Success }
     }
 
-    /// The service's `Retry-After` lengthens the open time, whichever status it came with.
-    fn fails(&self) -> Verdict {
-        let retry_after = match self.answer {
+    /// What the service asks for counts whichever status it came with.
+    fn retry_after(&self) -> Option<Duration> {
+        match self.answer {
             Answer::Replied { retry_after, .. } => retry_after,
             Answer::NoReply | Answer::TimedOut => None,
-        };
-        Verdict::Failure { retry_after }
+        }
+    }
+
+    fn has_data(&self) -> bool {
+        matches!(self.answer, Answer::Replied { body: BodyKind::Json | BodyKind::Empty, .. })
     }
 }
 
 impl Rules {
     /// Whether there are none: then nothing need be collected for them, and nobody asks them.
     pub fn is_empty(&self) -> bool {
-        self.ignore.is_none() && self.failure.is_none()
+        self.all().all(|rule| rule.is_none())
     }
 
     /// Whether one of them reads the reply's headers.
     pub fn read_headers(&self) -> bool {
-        [&self.ignore, &self.failure].into_iter().flatten().any(|rule| rule.reads("headers"))
+        self.all().flatten().any(|rule| rule.reads("headers"))
     }
 
-    /// The verdict on the service, where `judgement` is the one by status. Each expression that could not be evaluated is told to `failed`.
-    pub fn verdict(&self, judgement: &Judgement, seen: &Seen<'_>, mut failed: impl FnMut(Rule, EvaluationError)) -> Verdict {
-        let roots = seen.roots(judgement);
+    fn all(&self) -> impl Iterator<Item = Option<&Condition>> {
+        [&self.ignore, &self.failure, &self.done_if, &self.reject_if, &self.retry_if].into_iter().map(Option::as_ref)
+    }
+
+    /// Both judgements. Each expression that could not be evaluated is told to `failed`.
+    pub fn judge(&self, seen: &Seen<'_>, mut failed: impl FnMut(Rule, EvaluationError)) -> Judgement {
+        let judgement = judge(seen.answer, seen.took, seen.slow);
+        let roots = seen.roots(&judgement);
         let mut asks = |rule: Rule, condition: &Option<Condition>| {
             let answer = condition.as_ref()?.holds_over(&roots);
             answer.map_err(|error| failed(rule, error)).ok()
         };
-        if asks(Rule::Ignore, &self.ignore) == Some(true) {
-            return Verdict::Ignored;
-        }
-        match asks(Rule::Failure, &self.failure) {
-            Some(true) => seen.fails(),
-            Some(false) => seen.works(),
-            None => judgement.verdict,
-        }
+        let verdict = if asks(Rule::Ignore, &self.ignore) == Some(true) {
+            Verdict::Ignored
+        } else {
+            match asks(Rule::Failure, &self.failure) {
+                Some(true) => Verdict::Failure { retry_after: seen.retry_after() },
+                Some(false) => seen.works(),
+                None => judgement.verdict,
+            }
+        };
+        let call = if asks(Rule::DoneIf, &self.done_if) == Some(true) {
+            CallVerdict::Done { data: seen.has_data() }
+        } else if asks(Rule::RejectIf, &self.reject_if) == Some(true) {
+            CallVerdict::Refused
+        } else if asks(Rule::RetryIf, &self.retry_if) == Some(true) {
+            CallVerdict::Again { retry_after: seen.retry_after() }
+        } else {
+            judgement.call
+        };
+        Judgement { verdict, call, ..judgement }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::judgement::{BodyKind, judge};
 
     const SLOW: Duration = Duration::from_millis(100);
     const WAIT: Option<Duration> = Some(Duration::from_secs(7));
 
     fn rules(ignore: &str, failure: &str) -> Rules {
         let rule = |source: &str| (!source.is_empty()).then(|| compile(source).expect("an expression"));
-        Rules { ignore: rule(ignore), failure: rule(failure) }
+        Rules { ignore: rule(ignore), failure: rule(failure), ..Rules::default() }
     }
 
     fn replied(status: u16, retry_after: Option<Duration>) -> Answer {
@@ -156,8 +194,9 @@ mod tests {
         let body = Bytes::from_static(body.as_bytes());
         let seen = Seen { answer, headers: &headers, body: &body, took, slow: Some(SLOW) };
         let mut errors = Vec::new();
-        let verdict = rules.verdict(&judge(answer, took, Some(SLOW)), &seen, |rule, error| errors.push(format!("{rule}: {error}")));
-        (verdict, errors)
+        let judgement = rules.judge(&seen, |rule, error| errors.push(format!("{rule}: {error}")));
+        assert_eq!(judgement.call, judge(answer, took, Some(SLOW)).call, "these speak of the service alone");
+        (judgement.verdict, errors)
     }
 
     #[test]
@@ -245,6 +284,38 @@ mod tests {
     }
 
     #[test]
+    fn a_call_s_end_is_told_by_the_first_expression_that_is_true() {
+        let (done, again) = (CallVerdict::Done { data: true }, CallVerdict::Again { retry_after: WAIT });
+        let gone = Answer::Replied { status: 200, body: BodyKind::CutOff, retry_after: WAIT };
+        let busy = r#"{"state":"busy"}"#;
+        for ([done_if, reject_if, retry_if], answer, body, call, failed) in [
+            (["status == 409", "", ""], replied(409, WAIT), "{}", done, ""),
+            (["status == 409", "", ""], replied(404, WAIT), "{}", CallVerdict::Refused, ""),
+            (["status == 409", "true", "true"], replied(409, WAIT), "{}", done, ""),
+            (["status == 200", "", ""], gone, "null", CallVerdict::Done { data: false }, ""),
+            (["outcome == 'timeout'", "", ""], Answer::TimedOut, "null", CallVerdict::Done { data: false }, ""),
+            (["", "status == 501", ""], replied(501, WAIT), "{}", CallVerdict::Refused, ""),
+            (["", "status == 501", "true"], replied(501, WAIT), "{}", CallVerdict::Refused, ""),
+            (["", "status == 501", ""], replied(503, WAIT), "{}", again, ""),
+            (["", "", "status in [404, 423]"], replied(423, WAIT), "{}", again, ""),
+            (["", "", "status in [404, 423]"], replied(403, WAIT), "{}", CallVerdict::Refused, ""),
+            (["", "", "body.state == 'busy'"], replied(200, None), busy, CallVerdict::Again { retry_after: None }, ""),
+            (["body.no", "", "status == 404"], replied(404, WAIT), "{}", again, "done_if: no such key: `body.no`"),
+            (["", "body.no", ""], replied(503, WAIT), "{}", again, "reject_if: no such key: `body.no`"),
+            (["", "", "body.no"], replied(404, WAIT), "{}", CallVerdict::Refused, "retry_if: no such key: `body.no`"),
+        ] {
+            let rule = |source: &str| (!source.is_empty()).then(|| compile(source).expect("an expression"));
+            let rules = Rules { done_if: rule(done_if), reject_if: rule(reject_if), retry_if: rule(retry_if), ..Rules::default() };
+            let (headers, body) = (Headers::new(), Bytes::from_static(body.as_bytes()));
+            let seen = Seen { answer, headers: &headers, body: &body, took: Duration::ZERO, slow: None };
+            let mut errors = String::new();
+            let judgement = rules.judge(&seen, |rule, error| errors = format!("{rule}: {error}"));
+            let by_status = judge(answer, Duration::ZERO, None);
+            assert_eq!((judgement, errors.as_str()), (Judgement { call, ..by_status }, failed), "{rules:?} {answer:?}");
+        }
+    }
+
+    #[test]
     fn it_is_known_who_reads_the_headers() {
         for (ignore, failure, expect) in [
             ("", "", false),
@@ -256,6 +327,14 @@ mod tests {
         ] {
             let rules = rules(ignore, failure);
             assert_eq!((rules.read_headers(), rules.is_empty()), (expect, ignore.is_empty() && failure.is_empty()), "{ignore} {failure}");
+        }
+        let reads = || compile("has(headers.x)").ok();
+        for rules in [
+            Rules { done_if: reads(), ..Rules::default() },
+            Rules { reject_if: reads(), ..Rules::default() },
+            Rules { retry_if: reads(), ..Rules::default() },
+        ] {
+            assert!(rules.read_headers() && !rules.is_empty(), "{rules:?}");
         }
     }
 

@@ -20,7 +20,7 @@ use super::timers::Timers;
 use super::turns::{Class, Turn, Turns};
 use crate::event::Headers;
 use crate::event::outcome::NULL;
-use crate::machine::breaker::{StateName, Verdict};
+use crate::machine::breaker::StateName;
 use crate::machine::disposition::End;
 use crate::machine::judgement::{Answer, BodyKind, CallOutcome, CallVerdict, Judgement, judge};
 use crate::machine::limit::{self, Sign};
@@ -211,11 +211,11 @@ impl<W: World> Guard<W> {
 }
 
 impl<W: World> Guard<W> {
-    /// What the service's expressions say of it. Apart, since most services have none.
+    /// What the service's expressions say of a reply. Apart, since most services have none.
     #[inline(never)]
-    fn weigh(&self, judgement: &Judgement, came: &Came, took: Duration) -> Verdict {
+    fn weigh(&self, came: &Came, took: Duration) -> Judgement {
         let seen = Seen { answer: came.answer, headers: &came.headers, body: &came.data, took, slow: self.manner.slow };
-        self.manner.rules.verdict(judgement, &seen, |rule, error| {
+        self.manner.rules.judge(&seen, |rule, error| {
             self.witness.tell(Fact::VerdictFailed { service: self.service, rule, error: &error.0 });
         })
     }
@@ -238,8 +238,9 @@ struct InFlight<'a, W: World> {
 impl<W: World> InFlight<'_, W> {
     fn settle(mut self, came: &Came, turn: &Turn, now: u64) -> End {
         let took = Duration::from_micros(now - self.began);
-        let judgement = judge(came.answer, took, self.guard.manner.slow);
-        let verdict = if self.guard.manner.rules.is_empty() { judgement.verdict } else { self.guard.weigh(&judgement, came, took) };
+        let manner = &self.guard.manner;
+        let judgement = if manner.rules.is_empty() { judge(came.answer, took, manner.slow) } else { self.guard.weigh(came, took) };
+        let verdict = judgement.verdict;
         self.guard.witness.tell(Fact::Called { service: self.guard.service, outcome: judgement.outcome, verdict: Some(verdict), took });
         if let Some(admission) = self.admission.take() {
             let counts = admission.settle(verdict, took, self.guard.clock.tick_at(now));

@@ -151,6 +151,39 @@ fn a_call_refused_for_good_is_a_dead_letter_with_its_envelope() {
 }
 
 #[test]
+fn expressions_say_what_becomes_of_a_call_live_and_drained() {
+    let config =
+        "[services.notifier]\nbreaker.fail_max = 2\nretry_if = 'status == 423'\ndone_if = 'status == 409'\nreject_if = 'status == 501'";
+    let world = World::new("judged").config(config).start();
+    let mut instance = world.run();
+    let notifier = world.stub("notifier");
+    let (locked, told) = (|| Act::fail(StatusCode::LOCKED), || Act::fail(StatusCode::CONFLICT));
+    let unable = || Act::fail(StatusCode::NOT_IMPLEMENTED);
+    // Drained, it has been told already.
+    notifier.set(Behaviour::script([locked()], told()));
+    let parked = Event::of("cam-1").notifying();
+    let outcome = world.outcome_of(&parked);
+    let stage = &outcome["stages"]["notifier"];
+    assert_eq!((&stage["parked"], &stage["error_type"]), (&json!(true), &json!("retryable")), "{outcome}");
+    until("it is drained", || world.call_count("notifier") == 2);
+    let records = world.read(&world.retries);
+    assert_eq!((records[0].header("fusebox-reason"), records[0].number("fusebox-attempt")), ("retryable", 1));
+    let outcome = world.outcome_of(&Event::of("cam-2").notifying());
+    assert_eq!(outcome["stages"]["notifier"]["success"], true, "told live: {outcome}");
+    // Refused live, and when it is drained.
+    notifier.set(unable());
+    world.outcome_of(&Event::of("cam-3").notifying());
+    notifier.set(Behaviour::script([locked()], unable()));
+    world.outcome_of(&Event::of("cam-4").notifying());
+    let letters = world.wait_for(&world.dead_letters, 2);
+    world.wait_for_commits();
+    assert!(letters.iter().all(|letter| letter.header("fusebox-error-code") == "rejected_by_service"), "{letters:?}");
+    assert_eq!((letters.len(), world.count(&world.retries), world.call_count("notifier")), (2, 2, 6));
+    assert_eq!(instance.breaker("notifier")["state"], "closed", "the breaker has heard of two failures, with a success in between");
+    assert_eq!(instance.stop(), 0);
+}
+
+#[test]
 fn retry_after_is_honoured_by_the_call_and_by_the_breaker() {
     let world = World::new("retry-after").config("[services.notifier.breaker]\nfail_max = 1").start();
     let mut instance = world.run();

@@ -42,8 +42,9 @@ pub(super) fn read(name: &str, section: &Section<'_>, claims: &mut Claims, warni
     let adaptive =
         section.section("adaptive", "How many of its places there are at a time.", |section| adaptive::read(section, concurrency, timeout));
     let max_reply_bytes = section.or("max_reply_bytes", "1MiB", Size(1..=1 << 30), "The largest reply that is read.");
+    let of_calls = verdict::of_calls(section);
     let breaker = section.section("breaker", "When its circuit opens, and how it comes back.", |section| {
-        let (settings, rules) = (breaker::read(section, timeout), verdict::read(section));
+        let (settings, rules) = (breaker::read(section, timeout), verdict::read(section, of_calls));
         Some((settings?, rules?))
     });
     let health = section.section("health", "How it is asked for its health while its breaker is not closed.", |section| {

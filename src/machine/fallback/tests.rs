@@ -100,8 +100,19 @@ fn a_cached_answer_keeps_its_spelling_and_says_its_age() {
 #[test]
 fn every_reason_is_a_sentence_about_the_service() {
     let body = Map::new();
-    for reason in ["circuit_open", "timeout", "connect", "http_5xx", "http_429", "overload", "bad_body", "rejected", "shutdown", "another"]
-    {
+    for reason in [
+        "circuit_open",
+        "timeout",
+        "connect",
+        "http_5xx",
+        "http_429",
+        "retryable",
+        "overload",
+        "bad_body",
+        "rejected",
+        "shutdown",
+        "another",
+    ] {
         for until in [None, Some(UnixMillis(0)), Some(UnixMillis(i64::MAX))] {
             let json: Value = serde_json::from_slice(&explain("vms \"2\"", StandIn::Default(&body), reason, until)).expect("JSON");
             let fallback = &json["fallback"];

@@ -8,7 +8,7 @@ const OPEN_MAX: Duration = Duration::from_secs(30);
 
 fn rules(ignore: &str, failure: &str) -> verdict::Rules {
     let rule = |source: &str| (!source.is_empty()).then(|| verdict::compile(source).expect("an expression"));
-    verdict::Rules { ignore: rule(ignore), failure: rule(failure) }
+    verdict::Rules { ignore: rule(ignore), failure: rule(failure), ..verdict::Rules::default() }
 }
 
 fn reply(status: u16, retry_after: Option<Duration>, header: (&'static str, &'static str), body: &'static str) -> Reply {
