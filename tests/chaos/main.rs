@@ -9,6 +9,7 @@
 #![expect(clippy::disallowed_methods, reason = "these tests watch real processes, whose time is the wall's")]
 #![expect(clippy::panic, reason = "a harness says what it did not see by panicking; only the tests themselves are exempt by default")]
 
+mod backlog;
 mod brokers;
 mod chance;
 mod cluster;

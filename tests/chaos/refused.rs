@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use crate::chance::length;
-use crate::cluster;
 use crate::oracle::Seen;
 use crate::trial::{self, Plan, Trial};
 
@@ -20,9 +19,9 @@ fn refuse(trial: &mut Trial<'_>) {
     // Dead letters are where all ends that fits nowhere else: too small for them is too small for good.
     let takes = if trial.chance.percent(60) || topic != world.outcomes { NOTHING } else { SMALL };
     trial.fleet.say(&format!("{topic} has {} = {}", takes.0, takes.1));
-    cluster::set(&topic, &[takes]);
+    world.set(&topic, &[takes]);
     trial.wait(500, 6_000);
-    cluster::set(&topic, &[]);
+    world.set(&topic, &[]);
     trial.fleet.say(&format!("{topic} takes everything"));
 }
 
