@@ -13,6 +13,7 @@ mod backlog;
 mod brokers;
 mod chance;
 mod cluster;
+mod draining;
 mod fleet;
 mod killed;
 mod network;

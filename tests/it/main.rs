@@ -14,6 +14,7 @@ mod bounds;
 mod brake;
 mod commands;
 mod drained;
+mod elsewhere;
 mod evidence;
 mod exactly_once;
 mod fallbacks;

@@ -73,6 +73,9 @@ fn a_retry_topic_that_takes_nothing_leaves_events_unfinished() {
     let mut instance = world.run();
     let events = publish(&world, &instance);
     assert_eq!(world.count(&world.retries), 0);
+    let log = instance.log();
+    let says_so = |line: &str| line.contains("a record was not acknowledged and is published again") && line.contains(&world.retries);
+    assert!(log.lines().any(says_so), "{log}");
     world.set(&world.retries, &[]);
     goes_on(&world, &mut instance, &events);
 }
