@@ -20,8 +20,9 @@ const WORK_MS: u64 = 50;
 /// From one commit to the next, ms: as the harness has it.
 const COMMIT_MS: u64 = 100;
 
-/// What an instance with a third of the partitions has out, and delivers until a commit of it is sure to have arrived: one interval and one on its way.
-const REPEATS: usize = AT_ONCE / 3 * (1 + 2 * (COMMIT_MS / WORK_MS) as usize);
+/// What an instance with a third of the partitions has out, and delivers until a commit of it has arrived: one interval, and three more on a machine that
+/// is busy. A commit that waited for a second after a rebalance would let it be some eighty.
+const REPEATS: usize = AT_ONCE / 3 * (1 + 4 * (COMMIT_MS / WORK_MS) as usize);
 
 const CONFIG: &str = r#"
 [kafka.properties]
