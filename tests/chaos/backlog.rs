@@ -2,7 +2,7 @@
 //! without knocking it over, while live calls go on as if nothing were drained.
 //!
 //! The number of calls that it takes is found out by `adaptive`, as the guide says for such a service; with a fixed number the drained calls and a burst of
-//! live ones are together more than it takes, and the breaker opens again and again.
+//! live ones are together more than it takes, and a breaker that counts failures in a row opens again and again.
 //!
 //! Live calls come one by one, at the same rate all the while. Each one's latency is from its publishing to its answer by the stub; those during
 //! the draining are compared with those of the same run before the outage.
@@ -31,12 +31,17 @@ const LIVE: u64 = 100;
 /// What makes the backlog is published in so many records at once.
 const BATCH: usize = 500;
 
-/// What the guide has for a service that refuses calls when it is full: nobody tells the program how many it takes. Drained calls have half of the
-/// places that are found.
+/// What the guide has for a service that refuses calls when it is full: nobody tells the program how many it takes, and some refusals in a row, as a burst of
+/// live calls brings them, are no outage. Drained calls have half of the places that are found.
 const CONFIG: &str = r#"
 [services.notifier]
 concurrency = 32
 adaptive = { algorithm = "aimd", latency = "2s" }
+[services.notifier.breaker]
+policy = "count"
+size = 50
+minimum_calls = 20
+failure_rate = 0.5
 [services.notifier.retry]
 drain_concurrency = 16
 [[pipeline]]
