@@ -1,20 +1,23 @@
-//! Listing parked calls at a depth of a million, over HTTP, from an instance that drains nothing: a first page, page after page, pages from the
-//! middle of the backlog, filters, one call by its place, and the backlog's figures.
+//! Parked calls at a depth of a million.
 //!
-//! Every time is from before the connection is made until the answer has come, in milliseconds.
+//! Listing them, over HTTP, from an instance that drains nothing: a first page, page after page, pages from the middle of the backlog, filters, one
+//! call by its place, and the backlog's figures. Every time is from before the connection is made until the answer has come, in milliseconds.
+//!
+//! Then the memory of an instance that has them to drain: while the breaker is open, and while a part of them is delivered.
 //!
 //! ```sh
-//! scripts/services exec -- cargo bench --bench parked              # about two minutes
+//! scripts/services exec -- cargo bench --bench parked              # about three minutes
 //! BENCH_DEPTH=100000 scripts/services exec -- cargo bench --bench parked
 //! ```
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fusebox::edge::embedded::stub::{Act, Options, Stub};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -57,7 +60,7 @@ fn main() {
     publish(&config, &names[4], depth);
     println!("{depth} parked calls on {PARTITIONS} partitions, published in {:.0} s", began.elapsed().as_secs_f64());
 
-    let instance = start(&brokers, &group, &names);
+    let instance = start(&brokers, &group, &names, &["--role", "processor"]);
     until_depth(&instance, depth);
     let first = timed(&instance, "/api/v1/retry/messages");
     println!("first page of a process: {:.0} ms", first.0);
@@ -102,8 +105,9 @@ fn main() {
         figures.push(timed(&instance, "/api/v1/retry").0);
     }
     told("the backlog's figures, from a sample", figures);
-    println!("resident: {} MiB", resident(&instance));
+    println!("resident: {} MiB", resident(&instance, "VmRSS:"));
     drop(instance);
+    memory(&brokers, &group, &names, depth);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     drop(runtime.block_on(admin.delete_topics(&names, &AdminOptions::new())));
 }
@@ -148,7 +152,46 @@ fn publish(config: &ClientConfig, topic: &str, depth: u64) {
     producer.flush(Duration::from_secs(120)).expect("Kafka has them");
 }
 
-fn start(brokers: &str, group: &str, names: &[String; 5]) -> Instance {
+/// What an instance has resident that has all of them to drain, and drains some.
+fn memory(brokers: &str, group: &str, names: &[String; 5], depth: u64) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let options = Options { journal_entries: 1, ..Options::default() };
+    let stub = runtime.block_on(Stub::start_with((Ipv4Addr::LOCALHOST, 0).into(), "notifier", &options)).expect("a free port");
+    stub.set(Act::fail(http::StatusCode::SERVICE_UNAVAILABLE));
+    let url = format!("services.notifier.url={}", stub.url());
+    let retry = ["fail_max=1", "recovery_timeout=1d"].map(|setting| format!("services.notifier.breaker.{setting}"));
+    let arguments = ["--role", "retry", "--set", &url, "--set", &retry[0], "--set", &retry[1]];
+    let instance = start(brokers, group, names, &arguments);
+    until_depth(&instance, depth);
+    while stub.counts().answered.is_empty() || stub.counts().in_flight > 0 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_secs(5));
+        let held = ask(&instance, "/api/v1/retry").map_or(Value::Null, |answer| answer["services"][0]["held"].clone());
+        println!(
+            "breaker open: {} MiB resident, {} at most; {held} calls held",
+            resident(&instance, "VmRSS:"),
+            resident(&instance, "VmHWM:")
+        );
+    }
+    stub.set(Act::Ok);
+    let body = r#"{"state":"closed","reason":"a benchmark"}"#;
+    exchange(&instance, "POST", "/api/v1/circuit-breakers/notifier/force-state", body).expect("the API answers");
+    let (began, part) = (Instant::now(), depth / 5);
+    while stub.counts().answered.get(&200).is_none_or(|delivered| *delivered < part) {
+        assert!(began.elapsed() < Duration::from_secs(600), "{part} calls are not delivered in ten minutes: {:?}", stub.counts());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    println!(
+        "draining {part} of them, {:.0} a second: {} MiB resident, {} at most",
+        part as f64 / began.elapsed().as_secs_f64(),
+        resident(&instance, "VmRSS:"),
+        resident(&instance, "VmHWM:")
+    );
+}
+
+fn start(brokers: &str, group: &str, names: &[String; 5], arguments: &[&str]) -> Instance {
     let addr = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
     let digest: String = fusebox::edge::api::digest(TOKEN).iter().map(|byte| format!("{byte:02x}")).collect();
     let settings = [
@@ -165,7 +208,7 @@ fn start(brokers: &str, group: &str, names: &[String; 5]) -> Instance {
         "telemetry.log=error".to_owned(),
     ];
     let mut command = Command::new(env!("CARGO_BIN_EXE_fusebox"));
-    command.args(["run", "--role", "processor"]).args(settings.iter().flat_map(|setting| ["--set", setting]));
+    command.arg("run").args(arguments).args(settings.iter().flat_map(|setting| ["--set", setting]));
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the binary starts");
     Instance { child, addr }
 }
@@ -190,8 +233,16 @@ fn timed(instance: &Instance, path: &str) -> (f64, Value) {
 }
 
 fn ask(instance: &Instance, path: &str) -> Option<Value> {
+    exchange(instance, "GET", path, "")
+}
+
+fn exchange(instance: &Instance, method: &str, path: &str, body: &str) -> Option<Value> {
     let mut stream = TcpStream::connect(instance.addr).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: bench\r\nauthorization: Bearer {TOKEN}\r\n\r\n").ok()?;
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nhost: bench\r\nauthorization: Bearer {TOKEN}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n"
+    );
+    write!(stream, "{head}\r\n{body}").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     assert!(answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
@@ -204,8 +255,9 @@ fn told(what: &str, mut times: Vec<f64>) {
     println!("{what}: p50 {:.0} ms, p99 {:.0} ms, most {:.0} ms ({} answers)", at(0.5), at(0.99), at(1.0), times.len());
 }
 
-fn resident(instance: &Instance) -> u64 {
+/// MiB: what is resident now (`VmRSS:`), or was at most (`VmHWM:`).
+fn resident(instance: &Instance, which: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", instance.child.id())).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap_or_default();
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1_024
 }

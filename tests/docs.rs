@@ -1,9 +1,10 @@
-//! What the documents say exists: their links lead somewhere, their commands parse, their metrics are in the table of metrics, and their config
-//! is taken. A reader at three in the morning types what stands there.
+//! What the documents say exists: their links lead somewhere, their commands parse, their metrics are in the table of metrics, their config
+//! is taken, and the tests that they name are there. A reader at three in the morning types what stands there.
 //!
 //! Each rule is a function from a document to violations, each a sentence with file and line; the tests at the end show each a
 //! document that breaks it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -271,6 +272,69 @@ fn places(document: &Document) -> Vec<String> {
     violations
 }
 
+/// Every test that a table names in its column `test` exists.
+fn tests(document: &Document) -> Vec<String> {
+    let mut violations = Vec::new();
+    let mut known = None;
+    let mut named_here = false;
+    for (number, line) in document.prose() {
+        let Some(row) = line.strip_prefix('|').and_then(|row| row.trim_end().strip_suffix('|')) else {
+            named_here = false;
+            continue;
+        };
+        let last = row.rsplit('|').next().unwrap_or_default().trim();
+        if last == "test" {
+            named_here = true;
+            continue;
+        }
+        if !named_here || last.starts_with("---") {
+            continue;
+        }
+        let named: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() {
+            violations.push(format!("{}:{number}: no test is named", document.path));
+        }
+        let known = known.get_or_insert_with(tests_of_the_tree);
+        let missing = named.into_iter().filter(|name| !known.contains(*name));
+        violations.extend(missing.map(|name| format!("{}:{number}: there is no test `{name}`", document.path)));
+    }
+    violations
+}
+
+/// The names of all tests of the tree that are not ignored: each a function with an attribute that ends with `test`, or one that `proptest!` makes one.
+fn tests_of_the_tree() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut directories = vec![root().join("src"), root().join("tests")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                names.extend(tests_of(&fs::read_to_string(&path).expect("UTF-8")));
+            }
+        }
+    }
+    names
+}
+
+fn tests_of(code: &str) -> Vec<String> {
+    let (mut names, mut is_test, mut is_ignored) = (Vec::new(), false, false);
+    for line in code.lines().map(str::trim_start) {
+        if let Some(attribute) = line.strip_prefix("#[") {
+            let path = attribute.split(['(', ']']).next().unwrap_or_default();
+            is_test |= path.rsplit("::").next() == Some("test");
+            is_ignored |= path.starts_with("ignore");
+        } else if let Some(rest) = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ") {
+            if is_test && !is_ignored {
+                names.extend(rest.split('(').next().map(str::to_owned));
+            }
+            (is_test, is_ignored) = (false, false);
+        }
+    }
+    names
+}
+
 #[test]
 fn links_lead_somewhere() {
     hold(links);
@@ -297,6 +361,11 @@ fn targets_and_paths_exist() {
 }
 
 #[test]
+fn tests_exist() {
+    hold(tests);
+}
+
+#[test]
 fn each_rule_finds_what_breaks_it() {
     let check = |rule: fn(&Document) -> Vec<String>, text: &str| rule(&Document { path: "docs/x.md".into(), text: text.into() }).len();
     for (rule, text, violations) in [
@@ -314,6 +383,8 @@ fn each_rule_finds_what_breaks_it() {
         (configs, "```toml\n[kafka]\ngrup = \"a\"\n```", 1),
         (configs, "```sh\nFUSEBOX_KAFKA__GROUP=a fusebox run\n```", 0),
         (configs, "```sh\nFUSEBOX_KAFKA__GRUP=a fusebox run\n```", 1),
+        (tests, "| case | test |\n|---|---|\n| a | `tests_exist`, `links_lead_somewhere` |\n\n| b | c |\n|---|---|\n| `a` | `b` |", 0),
+        (tests, "| case | test |\n|---|---|\n| a | `no_such_test` |\n| b | |\n| c | `tests_of` |", 3),
         (places, "`make test`\n<!-- docs: tree -->\n```text\nsrc/lib.rs  it\n```", 0),
         (places, "`make coffee`\n<!-- docs: tree -->\n\n```text\nsrc/nothing.rs  it\n```", 2),
         (places, "<!-- docs: from src/lib.rs -->\n```rust\npub mod machine;\n```", 0),

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, ThreadedProducer};
 use serde::Deserialize;
 use tokio::sync::Notify;
@@ -52,12 +52,46 @@ struct Event<'a> {
 }
 
 fn send(producer: &Producer, topic: &str, key: &[u8], value: &[u8]) {
-    let mut record = BaseRecord::to(topic).key(key).payload(value).timestamp(i64::try_from(kafka::micros_now() / 1_000).expect("a time"));
+    hand_over(
+        producer,
+        BaseRecord::to(topic).key(key).payload(value).timestamp(i64::try_from(kafka::micros_now() / 1_000).expect("a time")),
+    );
+}
+
+fn hand_over(producer: &Producer, mut record: BaseRecord<'_, [u8], [u8]>) {
     while let Err((error, again)) = producer.send(record) {
         assert!(matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)), "{error}");
         record = again;
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The parked call that the engine would write of an event, its body and headers included.
+fn park(producer: &Producer, topic: &str, key: &[u8], event: &Event<'_>, (partition, offset): (i32, i64), text: &[u8]) {
+    let now = i64::try_from(kafka::micros_now() / 1_000).expect("a time");
+    let text = std::str::from_utf8(text).expect("text");
+    let value = format!(
+        r#"{{"version":1,"service":"notifier","event_id":"{id}","camera_id":"{camera}","request":{{"method":"POST","path":"/notify","idempotency_key":"{id}/notifier","body":{{"event_id":"{id}","event":{text},"rag_analysis":null,"rule_evaluation":null,"channels":["email"],"recipients":["guard@site.example"],"timestamp":"2026-11-03T16:24:05.678Z"}}}},"results":{{}}}}"#,
+        id = event.id,
+        camera = event.camera_id,
+    );
+    let (at, partition, offset) = (now.to_string(), partition.to_string(), offset.to_string());
+    let mut headers = OwnedHeaders::new_with_capacity(10);
+    for (key, value) in [
+        ("fusebox-service", "notifier"),
+        ("fusebox-event-id", event.id),
+        ("fusebox-origin-topic", topic),
+        ("fusebox-origin-partition", &partition),
+        ("fusebox-origin-offset", &offset),
+        ("fusebox-reason", "circuit_open"),
+        ("fusebox-attempt", "0"),
+        ("fusebox-parks", "1"),
+        ("fusebox-not-before", &at),
+        ("fusebox-first-parked-at", &at),
+    ] {
+        headers = headers.insert(Header { key, value: Some(value) });
+    }
+    hand_over(producer, BaseRecord::to(topic).key(key).payload(value.as_bytes()).timestamp(now).headers(headers));
 }
 
 fn outcome(event: &Event<'_>, (topic, partition, offset): (&str, i32, i64), stages: &[(&str, &[u8])]) -> String {
@@ -78,10 +112,12 @@ fn outcome(event: &Event<'_>, (topic, partition, offset): (&str, i32, i64), stag
     json
 }
 
-/// `floor publish GROUP EVENTS OUTCOMES` or `floor http GROUP EVENTS OUTCOMES ADDRESS CONCURRENCY CALLS`: runs until it is killed.
+/// `floor publish GROUP EVENTS OUTCOMES`, `floor park GROUP EVENTS OUTCOMES RETRIES` or
+/// `floor http GROUP EVENTS OUTCOMES ADDRESS CONCURRENCY CALLS`: runs until it is killed.
 pub fn run(arguments: &[&str]) {
     match arguments {
-        ["publish", group, events, outcomes] => publish(group, events, outcomes),
+        ["publish", group, events, outcomes] => publish(group, events, outcomes, None),
+        ["park", group, events, outcomes, retries] => publish(group, events, outcomes, Some(retries)),
         ["http", group, events, outcomes, address, concurrency, calls] => {
             http(group, events, outcomes, address, concurrency.parse().expect("a number"), *calls == "3");
         }
@@ -89,16 +125,20 @@ pub fn run(arguments: &[&str]) {
     }
 }
 
-/// Consume, read, publish; commit once a second.
-fn publish(group: &str, events: &str, outcomes: &str) {
+/// Consume, read, publish; commit once a second. With a topic for parked calls, the notification is published there beside the outcome.
+fn publish(group: &str, events: &str, outcomes: &str, retries: Option<&str>) {
     let (consumer, producer) = (consumer(group, events), producer());
     let (mut last_commit, mut count) = (kafka::micros_now(), 0_u64);
     loop {
         let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
         let message = message.expect("a record");
         let event: Event<'_> = serde_json::from_slice(message.payload().expect("a value")).expect("an event");
+        let key = message.key().unwrap_or_default();
+        if let Some(retries) = retries {
+            park(&producer, retries, key, &event, (message.partition(), message.offset()), message.payload().expect("a value"));
+        }
         let value = outcome(&event, (message.topic(), message.partition(), message.offset()), &[]);
-        send(&producer, outcomes, message.key().unwrap_or_default(), value.as_bytes());
+        send(&producer, outcomes, key, value.as_bytes());
         consumer.store_offset_from_message(&message).expect("ours");
         count += 1;
         if count % 256 == 0 && kafka::micros_now() - last_commit > 1_000_000 {

@@ -5,8 +5,10 @@
 //! between the outcome of the first tenth and that of the last event; it is no time on a clock.
 //!
 //! ```sh
-//! scripts/services exec -- cargo bench --bench engine                       # all of them, about five minutes
+//! scripts/services exec -- cargo bench --bench engine                       # all of them, about seven minutes
 //! scripts/services exec -- cargo bench --bench engine -- ratios calls
+//! scripts/services exec -- cargo bench --bench engine -- parking     # what parking an event costs
+//! scripts/services exec -- cargo bench --bench engine -- draining    # what is parked against as many live calls
 //! scripts/services exec -- cargo bench --bench engine -- curves      # cost by keys, partitions and events in flight
 //! scripts/services exec -- cargo bench --bench engine -- table       # 10,000 events of 0 to 5 ms in three orders
 //! ```
@@ -14,6 +16,7 @@
 mod floor;
 mod kafka;
 mod measured;
+mod parking;
 mod report;
 mod scene;
 mod stub;
@@ -28,10 +31,14 @@ fn main() -> ExitCode {
         Some((&"curves", _)) => report::curves(),
         Some((&"table", _)) => report::table(),
         Some((&"ratios", rest)) => report::ratios(rest.first().copied()),
+        Some((&"parking", _)) => parking::parking(),
+        Some((&"draining", _)) => parking::draining(),
         Some((&"latencies", _)) => report::latencies(),
         Some((&"memory", _)) => report::memory(),
         None => {
             report::ratios(None);
+            parking::parking();
+            parking::draining();
             report::latencies();
             report::memory();
             report::table();
@@ -39,7 +46,7 @@ fn main() -> ExitCode {
         }
         Some((word, _)) => {
             eprintln!(
-                "no such figure: {word}; there are ratios (plain, calls), latencies, memory, curves, table; all of them without a word"
+                "no such figure: {word}; there are ratios (plain, calls), parking, draining, latencies, memory, curves, table; all of them without a word"
             );
             return ExitCode::from(2);
         }

@@ -12,12 +12,12 @@ fn engine(stages: &'static [&'static str]) -> Worker {
     Worker::Engine { stages, ordering: "key", config: String::new() }
 }
 
-fn scene(worker: Worker, events: u64) -> Scene {
+pub fn scene(worker: Worker, events: u64) -> Scene {
     let load = Load { events, keys: 1_000, rate: None, text: 420 };
     Scene { worker, load, partitions: 6, concurrency: 256, service_concurrency: 256, stub: stub::serve(Duration::ZERO) }
 }
 
-fn tell(name: &str, figures: Figures) {
+pub fn tell(name: &str, figures: Figures) {
     println!(
         "{name:<44} {:>9.0} events/s {:>8.1} µs CPU an event {:>7.1} MiB peak",
         figures.events_per_second,
@@ -26,12 +26,12 @@ fn tell(name: &str, figures: Figures) {
     );
 }
 
-fn median(mut all: Vec<f64>) -> f64 {
+pub fn median(mut all: Vec<f64>) -> f64 {
     all.sort_by(f64::total_cmp);
     all[all.len() / 2]
 }
 
-fn runs() -> usize {
+pub fn runs() -> usize {
     std::env::var("BENCH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(3)
 }
 

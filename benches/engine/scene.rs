@@ -56,7 +56,13 @@ impl Scene {
     pub fn throughput(&self) -> Figures {
         let stage = Stage::set(self);
         kafka::publish(&stage.events, self.partitions, self.load);
-        let process = self.start(&stage);
+        let figures = self.measure(&stage, &self.start(&stage));
+        stage.strike();
+        figures
+    }
+
+    /// The process at work, between the outcome of the first tenth and that of the last event.
+    pub fn measure(&self, stage: &Stage, process: &Measured) -> Figures {
         let mut outcomes = Outcomes::of(&stage.outcomes, OUTCOME_PARTITIONS);
         let warm = (self.load.events / 10).max(1);
         outcomes.until(warm, |_| ());
@@ -64,15 +70,12 @@ impl Scene {
         outcomes.until(self.load.events, |_| ());
         let (wall, cpu) = (Duration::from_micros(kafka::micros_now() - from), process.cpu() - cpu);
         let measured = (self.load.events - warm).max(1) as f64;
-        let figures = Figures {
+        Figures {
             events_per_second: measured / wall.as_secs_f64(),
             cpu_us_per_event: cpu.as_secs_f64() * 1e6 / measured,
             peak_resident: process.peak_resident(),
             wall,
-        };
-        drop(process);
-        stage.strike();
-        figures
+        }
     }
 
     /// Events come at their rate: how long each takes from its publishing to its outcome's arrival, microseconds, in order of size.
@@ -112,7 +115,11 @@ impl Scene {
                 let numbers = [self.concurrency.to_string(), calls.to_string()];
                 floor(&["http", &stage.group, &stage.events, &stage.outcomes, &self.stub.to_string(), &numbers[0], &numbers[1]])
             }
-            Worker::Engine { stages, ordering, config } => engine(self, stage, stages, ordering, config),
+            Worker::Engine { stages, ordering, config } => {
+                let mut command = engine(self, stage, stages, ordering, config);
+                command.args(["--role", "processor"]);
+                command
+            }
         })
     }
 }
@@ -124,17 +131,18 @@ fn number(outcome: &[u8]) -> u64 {
     u64::from_str_radix(&id[24..], 16).expect("a number")
 }
 
-fn floor(arguments: &[&str]) -> Command {
+pub fn floor(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.arg("floor").args(arguments);
     command
 }
 
-fn engine(scene: &Scene, stage: &Stage, stages: &[&str], ordering: &str, config: &str) -> Command {
+/// `fusebox run`, of any role.
+pub fn engine(scene: &Scene, stage: &Stage, stages: &[&str], ordering: &str, config: &str) -> Command {
     let url = format!("http://{}", scene.stub);
     let mut toml = format!(
         "[kafka]\nbrokers = \"{}\"\ngroup = \"{}\"\n[topics]\nevents = \"{}\"\noutcomes = \"{}\"\ndead_letters = \"{}.dead\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
-         [telemetry]\nlog = \"warn\"\n[processing]\nordering = \"{ordering}\"\nconcurrency = {}\nmax_in_flight = {}\n",
+         [telemetry]\nlog = \"error\"\n[processing]\nordering = \"{ordering}\"\nconcurrency = {}\nmax_in_flight = {}\n",
         kafka::brokers(),
         stage.group,
         stage.events,
@@ -147,7 +155,7 @@ fn engine(scene: &Scene, stage: &Stage, stages: &[&str], ordering: &str, config:
     for service in ["rag", "rulegen", "notifier", "vms"] {
         toml += &format!("[services.{service}]\nurl = \"{url}\"\nconcurrency = {}\n", scene.service_concurrency);
     }
-    toml += &format!("[services.notifier.retry]\ntopic = \"{}.retry\"\n", stage.events);
+    toml += &format!("[services.notifier.retry]\ntopic = \"{}\"\n", stage.retries);
     if let Ok(redis) = std::env::var("REDIS_URL") {
         toml += &format!("[redis]\nurl = \"{redis}\"\nprefix = \"{}\"\n", stage.group);
     }
@@ -170,34 +178,37 @@ fn engine(scene: &Scene, stage: &Stage, stages: &[&str], ordering: &str, config:
     let file = std::env::temp_dir().join(format!("{}.toml", stage.group));
     std::fs::write(&file, toml).expect("written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_fusebox"));
-    command.args(["run", "--role", "processor", "--config"]).arg(file);
+    command.args(["run", "--config"]).arg(file);
     command
 }
 
-const OUTCOME_PARTITIONS: i32 = 6;
+pub const OUTCOME_PARTITIONS: i32 = 6;
 
 /// Topics and a group of one run.
-struct Stage {
-    events: String,
-    outcomes: String,
-    group: String,
+pub struct Stage {
+    pub events: String,
+    pub outcomes: String,
+    /// The notifier's parked calls.
+    pub retries: String,
+    pub group: String,
 }
 
 impl Stage {
-    fn set(scene: &Scene) -> Self {
+    pub fn set(scene: &Scene) -> Self {
         let id = format!("bench-{:x}", kafka::micros_now());
-        let stage = Self { events: format!("{id}.events"), outcomes: format!("{id}.outcomes"), group: id };
+        let [events, outcomes, retries] = ["events", "outcomes", "retry"].map(|what| format!("{id}.{what}"));
+        let stage = Self { events, outcomes, retries, group: id };
         kafka::create(&[
             (&stage.events, scene.partitions),
             (&stage.outcomes, OUTCOME_PARTITIONS),
             (&format!("{}.dead", stage.events), 1),
-            (&format!("{}.retry", stage.events), 1),
+            (&stage.retries, OUTCOME_PARTITIONS),
         ]);
         stage
     }
 
-    fn strike(&self) {
-        kafka::delete(&[&self.events, &self.outcomes, &format!("{}.dead", self.events), &format!("{}.retry", self.events)]);
+    pub fn strike(&self) {
+        kafka::delete(&[&self.events, &self.outcomes, &format!("{}.dead", self.events), &self.retries]);
         drop(std::fs::remove_file(std::env::temp_dir().join(format!("{}.toml", self.group))));
     }
 }

@@ -2,6 +2,8 @@
 //! two cores are left to those who are measured.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,7 +18,14 @@ const HEAD: usize = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconte
 
 /// Serves until the process ends. `work`: how long a request takes at most; each takes a random share of it.
 pub fn serve(work: Duration) -> SocketAddr {
+    serve_counted(work).0
+}
+
+/// The same, with how many requests it has answered.
+pub fn serve_counted(work: Duration) -> (SocketAddr, Arc<AtomicU64>) {
     let (tell, told) = std::sync::mpsc::channel();
+    let answered = Arc::<AtomicU64>::default();
+    let counted = Arc::clone(&answered);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
@@ -24,14 +33,14 @@ pub fn serve(work: Duration) -> SocketAddr {
             tell.send(listener.local_addr().expect("an address")).expect("somebody listens");
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
-                tokio::spawn(connection(stream, work));
+                tokio::spawn(connection(stream, work, Arc::clone(&counted)));
             }
         });
     });
-    told.recv().expect("a stub")
+    (told.recv().expect("a stub"), answered)
 }
 
-async fn connection(mut stream: TcpStream, work: Duration) {
+async fn connection(mut stream: TcpStream, work: Duration, answered: Arc<AtomicU64>) {
     let _ = stream.set_nodelay(true);
     let mut buffer = Vec::with_capacity(8_192);
     loop {
@@ -51,6 +60,7 @@ async fn connection(mut stream: TcpStream, work: Duration) {
         if stream.write_all(REPLY).await.is_err() {
             return;
         }
+        answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 

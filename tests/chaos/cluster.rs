@@ -1,14 +1,14 @@
-//! The brokers of the cluster that `scripts/services --brokers 3` has started, one at a time, and the settings of topics.
+//! The brokers of the cluster that `scripts/services --brokers 3` has started, one at a time.
 
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 
-use crate::harness::{RUNTIME, eventually, server, until};
+use crate::harness::{server, until};
 
 static ADMIN: LazyLock<AdminClient<DefaultClientContext>> =
     LazyLock::new(|| ClientConfig::new().set("bootstrap.servers", server("KAFKA_BROKERS")).create().expect("an admin client"));
@@ -42,18 +42,6 @@ pub fn start(id: usize, topics: &[&str]) {
 fn in_step(topic: &str) -> bool {
     let Ok(metadata) = ADMIN.inner().fetch_metadata(Some(topic), Duration::from_secs(5)) else { return false };
     metadata.topics().iter().flat_map(|topic| topic.partitions()).all(|partition| partition.isr().len() == BROKERS)
-}
-
-/// Gives a topic these settings, and of all others the brokers' own.
-pub fn set(topic: &str, settings: &[(&str, &str)]) {
-    eventually("the settings are taken", || {
-        let mut config = AlterConfig::new(ResourceSpecifier::Topic(topic));
-        for (name, value) in settings {
-            config = config.set(name, value);
-        }
-        let altered = RUNTIME.block_on(ADMIN.alter_configs(&[config], &AdminOptions::new()));
-        altered.ok()?.into_iter().all(|result| result.is_ok()).then_some(())
-    });
 }
 
 /// What leads to the brokers by way of a test: where clients come in, and where that must be forwarded to.

@@ -9,9 +9,11 @@
 #![expect(clippy::disallowed_methods, reason = "these tests watch real processes, whose time is the wall's")]
 #![expect(clippy::panic, reason = "a harness says what it did not see by panicking; only the tests themselves are exempt by default")]
 
+mod backlog;
 mod brokers;
 mod chance;
 mod cluster;
+mod draining;
 mod fleet;
 mod killed;
 mod network;

@@ -12,7 +12,6 @@ use fusebox::edge::embedded::stub::Act;
 use http::StatusCode;
 
 use crate::chance::{Chance, length};
-use crate::cluster;
 use crate::harness::{Instance, World, until};
 use crate::refused::NOTHING;
 use crate::stream::Stream;
@@ -97,7 +96,7 @@ fn fault(world: &World, number: u32, begins: bool) {
         2 => behave("vms", Act::Hang),
         3 => behave("notifier", Act::fail(StatusCode::BAD_GATEWAY)),
         4 => behave("rag", Act::Reset),
-        _ => cluster::set(&world.outcomes, if begins { &[NOTHING] } else { &[] }),
+        _ => world.set(&world.outcomes, if begins { &[NOTHING] } else { &[] }),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fusebox::event::UnixMillis;
 use futures_util::future::join_all;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -225,6 +225,16 @@ pub fn publish(topic: &str, events: &[Event]) -> Vec<(i32, i64)> {
             })
             .collect()
     })
+}
+
+/// Gives a topic these settings, and of all others the brokers' own.
+pub fn set(topic: &str, settings: &[(&str, &str)]) {
+    eventually("the settings are taken", || {
+        let config = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        let config = settings.iter().fold(config, |config, (name, value)| config.set(name, value));
+        let altered = RUNTIME.block_on(ADMIN.alter_configs(&[config], &AdminOptions::new()));
+        altered.ok()?.into_iter().all(|result| result.is_ok()).then_some(())
+    });
 }
 
 /// Deletes topics, as far as they are there.

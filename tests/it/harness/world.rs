@@ -20,6 +20,9 @@ use super::kafka::{self, Committed, Message};
 use super::redis::Store;
 use super::{Permit, RUNTIME, eventually, server, until};
 
+/// Requests that a stub remembers: more than any test makes.
+const JOURNAL: usize = 400_000;
+
 /// What a world is to be like.
 #[derive(Debug)]
 pub struct Builder {
@@ -149,7 +152,7 @@ impl Builder {
         let permit = Permit::take();
         let id = format!("it-{}-{}", self.name, &Uuid::new_v4().simple().to_string()[..12]);
         let addresses = USUAL.map(|(service, _)| (service, (Ipv4Addr::LOCALHOST, 0).into()));
-        let stubs = RUNTIME.block_on(Stubs::start(addresses, &Options { journal_entries: 100_000, seed: 0 })).expect("free ports");
+        let stubs = RUNTIME.block_on(Stubs::start(addresses, &Options { journal_entries: JOURNAL, seed: 0 })).expect("free ports");
         let redis_url = self.redis.clone().unwrap_or_else(|| server("REDIS_URL"));
         let world = World {
             events: format!("{id}.events"),
@@ -317,6 +320,17 @@ impl World {
         kafka::publish(topic, records)
     }
 
+    /// Gives a topic these settings, and of all others the brokers' own.
+    pub fn set(&self, topic: &str, settings: &[(&str, &str)]) {
+        kafka::set(topic, settings);
+    }
+
+    /// Deletes a topic, and waits until it is gone.
+    pub fn delete(&self, topic: &str) {
+        kafka::delete(&[topic]);
+        until("the topic is gone", || kafka::partitions(topic) == 0);
+    }
+
     /// Waits until a topic has this many records that are committed, and gives all that there are: what transactions leave behind is not counted.
     #[track_caller]
     pub fn wait_to_read(&self, topic: &str, at_least: usize) -> Vec<Message> {
@@ -372,6 +386,13 @@ impl World {
             let committed = kafka::committed(group, topic);
             kafka::ends(topic).iter().all(|(partition, end)| committed[partition].offset.unwrap_or(0) == *end)
         })
+    }
+
+    /// How many records of parked calls lie above what their group has committed.
+    pub fn retries_left(&self) -> usize {
+        let committed = kafka::committed(&format!("{}.retry", self.group), &self.retries);
+        let left = kafka::ends(&self.retries).into_iter().map(|(partition, end)| end - committed[&partition].offset.unwrap_or(0));
+        usize::try_from(left.sum::<i64>()).expect("a number of records")
     }
 
     /// How many partitions of the parked calls each instance has, fewest first; nothing while they are being shared out.

@@ -12,8 +12,16 @@ use std::time::Duration;
 use crate::event::TopicPartition;
 use crate::pipeline::ports::CommitPoint;
 
-/// How long after a failed commit it is tried again: long enough for a coordinator to move, short beside anybody's patience with lag.
-const AGAIN: Duration = Duration::from_secs(1);
+/// How long after a failed commit it is tried again, at first and at last; it doubles in between. At first soon: a commit that came in the middle of a
+/// rebalance is taken as soon as that is over, and whoever is killed until then has its records run again. At last long enough for a coordinator to
+/// move, short beside anybody's patience with lag.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How long to wait after so many failures in a row.
+fn again(failures: u32) -> Duration {
+    let (first, last) = AGAIN;
+    first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(last)
+}
 
 /// See the module's words.
 #[derive(Debug, Default)]
@@ -121,6 +129,7 @@ impl Ledger {
 
     /// Commits what is wanted, whenever something is, until [`Ledger::stop`]. `commit` blocks until Kafka has answered; true: taken.
     pub fn serve(&self, mut commit: impl FnMut(&[CommitPoint]) -> bool) {
+        let mut failures = 0_u32;
         while self.wait() {
             let taken = {
                 let _committing = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,9 +143,11 @@ impl Ledger {
                     taken
                 }
             };
-            if !taken {
-                let state = self.state();
-                let _ = self.changed.wait_timeout_while(state, AGAIN, |state| !state.stopped);
+            if taken {
+                failures = 0;
+            } else {
+                failures = failures.saturating_add(1);
+                let _ = self.changed.wait_timeout_while(self.state(), again(failures), |state| !state.stopped);
             }
         }
     }
@@ -232,6 +243,12 @@ mod tests {
             assert_eq!(told.recv(), Ok((2, vec![point(0, 2)])));
             ledger.stop();
         });
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_soon_and_then_less_and_less() {
+        let waits = [1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|failures| u64::try_from(again(failures).as_millis()).expect("short"));
+        assert_eq!(waits, [50, 100, 200, 400, 800, 1_000, 1_000, 1_000]);
     }
 
     #[test]
