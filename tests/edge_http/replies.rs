@@ -83,7 +83,7 @@ async fn headers_are_handed_on_where_an_expression_reads_them() {
     let stub = stub().await;
     stub.set(Act::Redirect { status: StatusCode::FOUND, location: Some("/there".to_owned()) });
     for (failure, expect) in [("status == 500", None), ("headers['location'] == '/here'", Some("/there"))] {
-        let rules = Rules { ignore: None, failure: Some(compile(failure).unwrap()) };
+        let rules = Rules { failure: Some(compile(failure).unwrap()), ..Rules::default() };
         let reply = ask(&caller(Service { rules, ..service(&stub.url()) })).await.unwrap();
         assert_eq!((reply.headers.text("location"), reply.headers.is_empty()), (expect, expect.is_none()), "{failure}");
     }
