@@ -37,5 +37,6 @@ mod redrive;
 mod replies;
 mod restart;
 mod settings;
+mod shelf;
 mod static_member;
 mod stop;
