@@ -12,6 +12,7 @@ use crate::harness::{Event, Instance, World, until, within};
 /// A drain holds a hundred parked calls of 250 in flight: half are the events', and a tenth is read ahead.
 const CONFIG: &str = r#"
 [processing]
+concurrency = 100
 max_in_flight = 250
 [services.notifier.retry]
 max = "12h"

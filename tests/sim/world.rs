@@ -187,6 +187,11 @@ impl Plan {
         }
     }
 
+    /// Half of the drains hold few calls, which are parked for long: some are put aside wherever several wait.
+    fn puts_aside(&self) -> bool {
+        self.seed % 4 < 2
+    }
+
     pub fn partitions_of(&self, topic: &str) -> Vec<TopicPartition> {
         (0..self.partitions).map(|partition| TopicPartition { topic: Topic::from(topic), partition: Partition(partition) }).collect()
     }
@@ -363,10 +368,11 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             Arc::new(Guard::new(service, manner.clone(), breakers, caller, clock, Arc::clone(&witness), stop.clone()))
         })
         .collect();
+    let (initial, max) = if plan.puts_aside() { (4_000, 12_000) } else { (500, 5_000) };
     let bounds = Bounds {
         max_attempts: 12,
         max_age: Duration::from_secs(3_600),
-        schedule: Schedule { initial: Duration::from_millis(500), max: Duration::from_secs(5) },
+        schedule: Schedule { initial: Duration::from_millis(initial), max: Duration::from_millis(max) },
     };
     let stage = |service: usize, fallback| Stage {
         service,
@@ -405,8 +411,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
     let broker = |group| plan.exactly_once.then(|| broker(group));
     let together = plan.exactly_once.then_some(Duration::from_millis(100));
     let most = (plan.max_in_flight, plan.max_in_flight_bytes);
-    // Half of the drains hold so few that calls are put aside wherever any wait.
-    let drain_most = if plan.seed.is_multiple_of(4) || plan.seed % 4 == 3 { (most.0.min(6), most.1) } else { most };
+    let drain_most = if plan.puts_aside() { (3, most.1) } else { most };
     let budgets = vec![Budget::new(most.0, most.1), Budget::new(drain_most.0, drain_most.1)];
     let (budget, holdings) = (Arc::clone(&budgets[0]), Holdings::new(most));
     let subscribe = |group, budget: &Arc<Budget>, seed, holdings: &Arc<Holdings>| {
