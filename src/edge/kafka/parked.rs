@@ -33,8 +33,9 @@ const WITHIN: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 /// How long to wait for a client that is in use.
 const TURN: Duration = Duration::from_secs(4);
-/// How long a broker may wait for records that there are not: what is asked for is there, or ends at once.
-const FETCH_WAIT_MS: &str = "50";
+/// How long a broker may wait for records that there are not: what is asked for is there, or ends at once. The next question on the connection waits
+/// behind it.
+const FETCH_WAIT_MS: &str = "1";
 /// Of how many places in a backlog a sample is taken that is too long to be looked through.
 const PLACES: i64 = 8;
 
