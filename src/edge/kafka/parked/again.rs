@@ -199,6 +199,63 @@ fn place(topic: &Topic, partition: i32, offset: Offset) -> Source {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rdkafka::ClientConfig;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
+    use crate::config;
+    use crate::edge::clock::SystemClock;
+    use crate::event::TopicPartition;
+
+    #[tokio::test]
+    async fn records_are_read_again_wherever_they_lie_and_what_is_not_there_is_gone() {
+        let cluster = MockCluster::new(1).expect("a cluster");
+        cluster.create_topic("retry", 2, 1).expect("a topic");
+        let brokers = cluster.bootstrap_servers();
+        let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
+        for number in 0..2_000 {
+            let value = number.to_string();
+            assert!(producer.send(BaseRecord::<(), str>::to("retry").partition(number % 2).payload(&value)).is_ok());
+        }
+        producer.flush(Duration::from_secs(10)).expect("flushed");
+        let settings = config::Kafka { brokers, group: "g".to_owned(), properties: BTreeMap::new().into_iter().collect() };
+        let reader = ParkedReader::new(&settings, "g", 1, 64 << 10, SystemClock::new());
+        let run = |partition, all: &[i64]| Run {
+            partition: TopicPartition { topic: Topic::from("retry"), partition: Partition(partition) },
+            offsets: offsets(all),
+        };
+        let runs = vec![run(0, &[3, 4, 90]), run(0, &[700]), run(0, &[999]), run(1, &[0]), run(1, &[998, 1_000, 5_000])];
+        // Twice, so that what one question leaves behind disturbs no other.
+        for _ in 0..2 {
+            let answer = reader.refetch(runs.clone()).await.expect("an answer");
+            let mut found: Vec<(i32, i64)> =
+                answer.records.iter().map(|record| (record.source.partition.0, record.source.offset.0)).collect();
+            found.sort_unstable();
+            assert_eq!(found, [(0, 3), (0, 4), (0, 90), (0, 700), (0, 999), (1, 0), (1, 998)]);
+            for record in &answer.records {
+                let number = record.source.offset.0 * 2 + i64::from(record.source.partition.0);
+                assert_eq!(record.value.as_deref(), Some(number.to_string().as_bytes()));
+            }
+            let gone: Vec<i64> = answer.gone.iter().map(|source| source.offset.0).collect();
+            assert_eq!(gone, [1_000, 5_000]);
+        }
+        // What cannot be reached is not gone.
+        cluster.broker_down(1).expect("down");
+        let away = reader.refetch(runs.clone()).await;
+        assert!(
+            away.as_ref().is_err() || away.as_ref().is_ok_and(|answer| answer.records.is_empty() && answer.gone.is_empty()),
+            "{away:?}"
+        );
+        cluster.broker_up(1).expect("up");
+        let mut found = 0;
+        for _ in 0..20 {
+            found = reader.refetch(runs.clone()).await.map_or(0, |answer| answer.records.len());
+            if found == 7 {
+                break;
+            }
+        }
+        assert_eq!(found, 7, "it comes back by itself");
+    }
 
     fn offsets(offsets: &[i64]) -> Vec<Offset> {
         offsets.iter().copied().map(Offset).collect()
