@@ -258,8 +258,8 @@ impl<T> Shelf<T> {
     }
 
     /// The calls that are asked for.
-    pub fn asked(&self) -> impl Iterator<Item = &Card<T>> {
-        self.asked.values().map(|(card, _)| card)
+    pub fn asked(&self) -> impl Iterator<Item = (&Source, &Card<T>)> {
+        self.asked.iter().map(|(source, (card, _))| (source, card))
     }
 
     /// Takes a call that was asked for: there is an answer.
@@ -286,8 +286,8 @@ impl<T> Shelf<T> {
         }
     }
 
-    /// Takes out those of partitions for which `leaves` holds; with whether each was asked for.
-    pub fn remove(&mut self, leaves: impl Fn(&TopicPartition) -> bool) -> Vec<(Source, Card<T>, bool)> {
+    /// Takes out those of partitions for which `leaves` holds. An answer about one of them is nobody's any more.
+    pub fn remove(&mut self, leaves: impl Fn(&TopicPartition) -> bool) -> Vec<(Source, Card<T>)> {
         let leaves = |source: &Source| leaves(&source.topic_partition());
         let (waiting, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(|((_, source), _)| leaves(source));
         self.waiting = stay.into_iter().collect();
@@ -295,10 +295,8 @@ impl<T> Shelf<T> {
         self.called = stay.into_iter().collect();
         let (asked, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut self.asked).into_iter().partition(|(source, _)| leaves(source));
         self.asked = stay.into_iter().collect();
-        let waiting = waiting.into_iter().map(|((goes, source), (size, kept))| (source, Card { goes, size, kept }, false));
-        let called = called.into_iter().map(|(source, card)| (source, card, false));
-        let asked = asked.into_iter().map(|(source, (card, _))| (source, card, true));
-        waiting.chain(called).chain(asked).collect()
+        let waiting = waiting.into_iter().map(|((goes, source), (size, kept))| (source, Card { goes, size, kept }));
+        waiting.chain(called).chain(asked.into_iter().map(|(source, (card, _))| (source, card))).collect()
     }
 }
 

@@ -37,7 +37,8 @@ pub(super) struct Shelved {
 
 struct Question {
     answer: BoxFuture<'static, Result<Refetched, RefetchError>>,
-    partitions: BTreeSet<TopicPartition>,
+    /// What there must be room for until the answer comes, whatever becomes of the calls meanwhile: places, and bytes.
+    reserved: BTreeMap<Source, usize>,
 }
 
 /// What is kept of a call that is put aside.
@@ -116,7 +117,7 @@ impl<W: World> Drain<W> {
                 self.make_way(index, now, |shelf, _| (!shelf.budget.has_room()).then(|| now.plus(LEAST)));
             }
         }
-        if self.shelf.calls.is_empty() {
+        if self.shelf.calls.is_empty() || self.shelf.question.is_some() {
             return None;
         }
         let called = self.shelf.calls.wants_called(now);
@@ -144,23 +145,21 @@ impl<W: World> Drain<W> {
             };
             self.make_way(index, now, |shelf, put| (!shelf.levels().is_free(shelf.held())).then(|| after(put)).flatten());
         }
-        // Nothing here can make room by going, or by making way: what the budget is full of waits for what is on the shelf.
+        // Nothing here can make room by going, by being finished, or by making way: what the budget is full of waits for what is on the shelf.
         let is_late = self.shelf.calls.wanted(now).next().is_some_and(|goes| goes <= now);
         let idle = |index: usize| match is_late {
             true => self.next_to_be_made(index).is_none_or(|(due, _)| due > now),
             false => called && self.queues[index].waiting() == 0,
         };
-        let alone = self.running.is_empty() && (0..self.queues.len()).all(idle);
+        let alone = self.running.is_empty() && self.finisher.is_empty() && (0..self.queues.len()).all(idle);
         let room = self.shelf.levels().room(self.shelf.held());
         let runs = self.shelf.calls.ask(now, room, goes, alone);
         if runs.is_empty() {
             return;
         }
-        for card in self.shelf.calls.asked() {
-            self.finisher.reserve(card.size);
-        }
-        let partitions = runs.iter().map(|run| run.partition.clone()).collect();
-        self.shelf.question = Some(Question { answer: self.shelf.reader.refetch(runs), partitions });
+        let reserved: BTreeMap<Source, usize> = self.shelf.calls.asked().map(|(source, card)| (source.clone(), card.size)).collect();
+        reserved.values().for_each(|size| self.finisher.reserve(*size));
+        self.shelf.question = Some(Question { answer: self.shelf.reader.refetch(runs), reserved });
     }
 
     /// Whether a service would take more calls than wait for it.
@@ -211,16 +210,14 @@ impl<W: World> Drain<W> {
 
     /// The answer to what was asked for has come.
     pub(super) fn refetched(&mut self, answer: Result<Refetched, RefetchError>) {
-        let Some(Question { partitions, .. }) = self.shelf.question.take() else { return };
+        let Some(Question { mut reserved, .. }) = self.shelf.question.take() else { return };
+        let asked: BTreeSet<TopicPartition> = reserved.keys().map(Source::topic_partition).collect();
         let mut heard = BTreeSet::new();
         match answer {
             Ok(Refetched { records, gone }) => {
-                for record in records {
-                    heard.insert(record.source.topic_partition());
-                    self.came_again(record);
-                }
-                heard.extend(gone.iter().map(Source::topic_partition));
-                self.gone(gone);
+                heard.extend(records.iter().map(|record| &record.source).chain(&gone).map(Source::topic_partition));
+                records.into_iter().for_each(|record| self.came_again(record, &mut reserved));
+                self.gone(gone, &mut reserved);
                 self.shelf.unanswered = 0;
             }
             Err(error) => {
@@ -231,25 +228,25 @@ impl<W: World> Drain<W> {
                 self.shelf.unanswered = self.shelf.unanswered.saturating_add(1);
             }
         }
-        for card in self.shelf.calls.asked() {
-            self.finisher.give_back(card.size);
-        }
+        reserved.values().for_each(|size| self.finisher.give_back(*size));
         let roll = self.chance.roll();
-        self.shelf.calls.end(self.clock.now(), |partition| partitions.contains(partition) && !heard.contains(partition), roll);
+        self.shelf.calls.end(self.clock.now(), |partition| asked.contains(partition) && !heard.contains(partition), roll);
     }
 
-    fn came_again(&mut self, record: Incoming) {
+    fn came_again(&mut self, record: Incoming, reserved: &mut BTreeMap<Source, usize>) {
         // Its life may be over: then it is nobody's.
-        let Some(Card { size, kept, .. }) = self.shelf.calls.take(&record.source) else { return };
+        let Some(Card { kept, .. }) = self.shelf.calls.take(&record.source) else { return };
+        let Some(size) = reserved.remove(&record.source) else { return };
         let begun = self.finisher.take_up(record, size, kept.aside);
         self.queue(vec![begun]);
     }
 
     /// Nothing can be delivered of what Kafka keeps no longer.
-    fn gone(&mut self, places: Vec<Source>) {
+    fn gone(&mut self, places: Vec<Source>, reserved: &mut BTreeMap<Source, usize>) {
         let mut told: BTreeMap<TopicPartition, (Offset, Offset, usize)> = BTreeMap::new();
         for source in places {
-            let Some(Card { size, kept, .. }) = self.shelf.calls.take(&source) else { continue };
+            let Some(Card { kept, .. }) = self.shelf.calls.take(&source) else { continue };
+            let Some(size) = reserved.remove(&source) else { continue };
             let (_, last, calls) = told.entry(source.topic_partition()).or_insert((source.offset, source.offset, 0));
             (*last, *calls) = (source.offset, *calls + 1);
             let empty = Incoming { source, key: None, value: None, headers: crate::event::Headers::new(), timestamp: None };
@@ -284,14 +281,8 @@ impl<W: World> Drain<W> {
 
     /// Lets go what is on the shelf of partitions.
     pub(super) fn let_shelved_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
-        for (source, card, asked) in self.shelf.calls.remove(leaves) {
-            if asked {
-                self.finisher.give_back(card.size);
-            }
+        for (source, card) in self.shelf.calls.remove(leaves) {
             self.finisher.forget_aside(&source, card.kept.aside);
-        }
-        if self.shelf.calls.is_empty() {
-            self.shelf.question = None;
         }
     }
 }

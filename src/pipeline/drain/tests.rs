@@ -101,6 +101,7 @@ impl Refetch for Logged {
 struct Given {
     intake: mpsc::UnboundedReceiver<Intake>,
     size: Arc<AtomicUsize>,
+    held: Arc<Mutex<Vec<TopicPartition>>>,
 }
 
 impl Subscription for Given {
@@ -110,8 +111,12 @@ impl Subscription for Given {
     fn commit(&self, _points: Vec<CommitPoint>) {}
     fn transact(&self, _batch: Batch) {}
     fn stop_taking(&self) {}
-    fn hold(&self, _partition: &TopicPartition) {}
-    fn let_go(&self, _partition: &TopicPartition) {}
+    fn hold(&self, partition: &TopicPartition) {
+        self.held.lock().expect("unpoisoned").push(partition.clone());
+    }
+    fn let_go(&self, partition: &TopicPartition) {
+        self.held.lock().expect("unpoisoned").retain(|held| held != partition);
+    }
     fn read_again(&self, _point: CommitPoint) {}
     fn size(&self, _topic: &Topic) -> Option<usize> {
         Some(self.size.load(Relaxed)).filter(|size| *size > 0)
@@ -131,6 +136,8 @@ struct Rig {
     service: Arc<Held>,
     orders: Arc<OrderBook>,
     log: Arc<Logged>,
+    /// The partitions that the consumer is to read no more of.
+    held: Arc<Mutex<Vec<TopicPartition>>>,
     budget: Arc<Budget>,
     stop: Stop,
     breakers: Arc<Breakers<Waiting>>,
@@ -165,7 +172,7 @@ impl Rig {
         let (intake, given) = mpsc::unbounded_channel();
         let size = Arc::new(AtomicUsize::new(size));
         let (orders, published) = (OrderBook::closed("g"), Arc::<Mutex<Vec<Record>>>::default());
-        let (log, gauges) = (Arc::new(Logged::default()), Gauges::new());
+        let (log, gauges, held) = (Arc::new(Logged::default()), Gauges::new(), Arc::default());
         let (sender, acks) = crate::pipeline::acks::channel();
         let parts = Parts {
             settings: Settings {
@@ -178,7 +185,7 @@ impl Rig {
                 deliveries: None,
             },
             routes: vec![Route { service: 0, name: "notifier".to_owned(), guard: Arc::new(guard), bounds, concurrency: 6 }],
-            subscription: Given { intake: given, size: Arc::clone(&size) },
+            subscription: Given { intake: given, size: Arc::clone(&size), held: Arc::clone(&held) },
             refetch: Arc::<Logged>::clone(&log),
             publisher: Kept { records: Arc::clone(&published), acks: sender },
             acks,
@@ -192,7 +199,21 @@ impl Rig {
             pulse: Pulse::new(clock.now()),
             orders: Arc::clone(&orders),
         };
-        Self { intake, size, service, orders, log, budget, stop, breakers, gauges, published, clock, _running: tokio::spawn(run(parts)) }
+        Self {
+            intake,
+            size,
+            service,
+            orders,
+            log,
+            held,
+            budget,
+            stop,
+            breakers,
+            gauges,
+            published,
+            clock,
+            _running: tokio::spawn(run(parts)),
+        }
     }
 
     async fn tell(&self, intake: Intake) {

@@ -236,3 +236,23 @@ async fn what_is_released_slowly_waits_on_the_shelf_for_its_turn() {
     let times = rig.deliver(Duration::from_secs(120)).await;
     assert_eq!(times.len() + 40, 200);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_is_held_before_there_is_no_room_beside_its_commit() {
+    let rig = rig().await;
+    let is_held = || !rig.held.lock().expect("unpoisoned").is_empty();
+    let mut next = 0;
+    while !is_held() {
+        assert_eq!(rig.read(next..next + 1, |_| 60 * MINUTE).await, next + 1);
+        // The rest of what there is room for at once.
+        let more = (next + 1..next + 20).map(|offset| rig.record(0, offset, "c", rig.due_in(60 * MINUTE))).collect();
+        rig.hand(more).await;
+        next += 20;
+    }
+    assert!((20_000..24_600).contains(&next), "{next}");
+    // What was on its way has room still.
+    rig.hand((next..next + 20).map(|offset| rig.record(0, offset, "c", rig.due_in(60 * MINUTE))).collect()).await;
+    next += 20;
+    tokio::time::sleep(ROUND * 2).await;
+    assert_eq!(i64::try_from(rig.shelved().held), Ok(next), "all have begun");
+}
