@@ -88,7 +88,7 @@ impl Ledger {
     }
 
     /// How many partitions are ours.
-    pub fn len(&self) -> usize {
+    pub fn how_many(&self) -> usize {
         self.held.len()
     }
 

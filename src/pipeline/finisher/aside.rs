@@ -53,7 +53,7 @@ impl<W: World, T> Finisher<W, T> {
 
     /// Whether nothing is read now, whatever room there is: all partitions are held for want of room beside their commits.
     pub fn holds_all(&self) -> bool {
-        self.holds.len() >= self.ledger.len()
+        self.holds.len() >= self.ledger.how_many()
     }
 
     /// Holds a partition if there is little room left beside its commit.
