@@ -180,6 +180,8 @@ async fn partitions_take_what_is_on_the_shelf_with_them() {
     rig.read(0..200, |_| 10_000).await;
     tokio::time::sleep(Duration::from_millis(7_000)).await;
     rig.assign([0]).await;
+    tokio::time::sleep(ROUND * 2).await;
+    assert_eq!(rig.shelved().shelved, 0, "what was begun in the old life is nobody's");
     rig.read(0..200, |_| 10_000).await;
     let times = rig.deliver(Duration::from_secs(60)).await;
     assert_eq!((times.len(), rig.budget.held()), (200, (0, 0)));
