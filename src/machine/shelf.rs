@@ -29,9 +29,9 @@ pub const AHEAD: Duration = Duration::from_secs(2);
 /// The most that are asked for at once: so that an answer comes well within [`AHEAD`].
 const AT_ONCE: usize = 512;
 
-/// Between records that lie no farther apart, reading on is cheaper than going to the next: a journey to a broker takes as long as some hundreds of
-/// records do.
-const NEIGHBOURS: i64 = 128;
+/// Between records that lie no farther apart, reading on is cheaper than going to the next: a journey to a broker that is busy takes as long as some
+/// hundreds of records do.
+const NEIGHBOURS: i64 = 512;
 
 /// How long a partition that gave no answer is left alone, at first and at most.
 const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
