@@ -103,7 +103,8 @@ fn each_goes_within_a_second_of_its_time_whatever_lies_before_it() {
     let mut late = Vec::new();
     for (event, due) in events.iter().zip(&due) {
         let [came] = times[&event.id].as_slice() else { panic!("{} came {:?}", event.id, times[&event.id]) };
-        assert!(came >= due, "{} came {} ms too soon", event.id, due - came);
+        // A due time is carried over from one clock in milliseconds to another.
+        assert!(came + 2 >= *due, "{} came {} ms too soon", event.id, due - came);
         late.push(came - due);
     }
     late.sort_unstable();
