@@ -316,6 +316,7 @@ impl Backlog {
             due: if is_empty { 0 } else { due },
             oldest_seconds: first.map(|first| wall.since(first).as_secs_f64()),
             held: gauge.held,
+            put_aside: gauge.shelved,
             by_reason: if is_empty { Default::default() } else { said.by_reason },
             by_attempts: if is_empty { Default::default() } else { said.by_attempts },
             looked: looked.map(|_| Looked { calls: said.looked_at, exact: said.exact, seconds_ago: age.as_secs_f64() }),

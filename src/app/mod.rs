@@ -226,8 +226,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         };
         loops.push(Loop { name: "events", health, budget, pulse, task: worker.spawn(process::run(parts)) });
     }
-    let gauges = drain::Gauges::new();
-    let book = Arc::new(OrderBook::of(&config.kafka.group));
+    let (gauges, book) = (drain::Gauges::new(), Arc::new(OrderBook::of(&config.kafka.group)));
     let order_log = Arc::new(kafka::orders::write(config.topics.orders.clone(), &producer, clock));
     let _reading = kafka::orders::read(&config.kafka, config.topics.orders.clone(), Arc::clone(&book)).context("kafka")?;
     let longest = config.parking().map(|(_, retry)| retry.max_age).max();
@@ -246,6 +245,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
             settings: wiring::drain_settings(&config),
             routes: vec![route],
             subscription,
+            refetch: Arc::new(parked::again(&config, clock)),
             publisher,
             acks,
             budget: Arc::clone(&budget),

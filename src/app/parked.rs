@@ -1,4 +1,5 @@
-//! How operators' questions about parked calls reach Kafka: through clients of their own, within bounds of their own.
+//! How questions about parked calls reach Kafka, operators' and those of drains that have put calls aside: through clients of their own, within bounds of
+//! their own.
 
 use std::time::Duration;
 
@@ -18,6 +19,11 @@ const FETCH: u32 = 256 << 10;
 
 /// How far one page looks: some seconds of a request's ten, and as much as a fast broker brings in that time.
 const REACH: Reach = Reach { records: 200_000, bytes: 128 << 20, within: Duration::from_millis(2_500) };
+
+/// Reads again what a drain has put aside. It is no member of the group, and has no connection before the first question.
+pub(super) fn again(config: &Config, clock: SystemClock) -> ParkedReader {
+    ParkedReader::new(&config.kafka, &wiring::retry_group(config), 1, FETCH, clock)
+}
 
 /// Reads parked calls for the API.
 pub(super) fn reading(config: &Config, clock: SystemClock) -> Reading {

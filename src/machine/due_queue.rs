@@ -40,6 +40,16 @@ impl<T> DueQueue<T> {
         Some((due, item))
     }
 
+    /// When the last item falls due.
+    pub fn last_due(&self) -> Option<Tick> {
+        self.items.last_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// The last item, with its due time.
+    pub fn pop_last(&mut self) -> Option<(Tick, T)> {
+        self.items.pop_last().map(|((due, _), item)| (due, item))
+    }
+
     /// The item that [`DueQueue::pop_due`] would take, left in its place: one that is taken and pushed back goes behind those that
     /// fell due with it.
     pub fn peek_due(&self, now: Tick) -> Option<(Tick, &T)> {
@@ -106,7 +116,13 @@ mod tests {
             let (odd, even): (Vec<_>, Vec<_>) = model.iter().map(|(_, item)| *item).partition(|item| item % 2 == 1);
             prop_assert_eq!(queue.remove(|item| item % 2 == 1), odd);
             prop_assert_eq!(queue.iter().copied().collect::<Vec<_>>(), &even[..]);
+            prop_assert_eq!(queue.last_due().is_none(), even.is_empty());
+            if let Some((due, last)) = queue.pop_last() {
+                prop_assert_eq!(Some(&last), even.last());
+                queue.push(due, last);
+            }
             queue.push(Tick(u64::MAX), usize::MAX);
+            prop_assert_eq!(queue.last_due(), Some(Tick(u64::MAX)));
             let rest: Vec<_> = std::iter::from_fn(|| queue.pop_due(Tick::NEVER)).map(|(_, item)| item).collect();
             prop_assert_eq!(rest, [even, vec![usize::MAX]].concat());
         }

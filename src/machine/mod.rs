@@ -22,6 +22,7 @@ pub mod redriven;
 pub mod schedule;
 pub mod selection;
 pub mod share;
+pub mod shelf;
 pub mod simulation;
 pub mod standstill;
 pub mod tally;

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::selection::Selection;
 use crate::event::envelope::Parked;
-use crate::event::{Offset, Partition, TopicPartition, UnixMillis};
+use crate::event::{Offset, Partition, Source, TopicPartition, UnixMillis};
 
 /// What is to be done with a parked call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +99,14 @@ impl Order {
         let known_then =
             was_there((source.partition, source.offset)) || (self.act == Act::Discard && says_the_same && was_there(parked.first));
         self.cancelled_by.is_none() && known_then && self.selection.has(parked)
+    }
+
+    /// Whether it may be about the call at this place, as far as that can be said without the call.
+    pub fn may_have(&self, place: &Source) -> bool {
+        let ends = self.ends.get(place.topic.as_str());
+        let was_there = ends.and_then(|ends| ends.get(&place.partition.0)).is_some_and(|end| place.offset.0 < *end);
+        // A copy lies somewhere else than where it was parked first.
+        self.cancelled_by.is_none() && (was_there || (self.act == Act::Discard && ends.is_some()))
     }
 
     /// Of the partitions that it is about, how many are among these, and how many there are.
@@ -247,6 +255,11 @@ impl Orders {
     /// Whether an order stands: it is known, and not taken back.
     pub fn stands(&self, id: Uuid) -> bool {
         self.orders.values().any(|order| order.id == id && order.cancelled_by.is_none())
+    }
+
+    /// The orders in force.
+    pub fn standing(&self) -> impl Iterator<Item = &Order> {
+        self.orders.values().filter(|order| order.cancelled_by.is_none())
     }
 
     /// How many orders are in force.

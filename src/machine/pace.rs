@@ -29,16 +29,26 @@ impl Pace {
         Tick(self.next.unwrap_or(0).div_ceil(NANOS_PER_MILLI))
     }
 
+    /// When one may go that has `before` others in front of it, should all of them go as soon as they may from `now` on.
+    pub fn turn(&self, now: Tick, before: usize, rate: u32, part: (usize, usize)) -> Tick {
+        let before = u64::try_from(before).unwrap_or(u64::MAX);
+        self.ready_at().max(now).plus(Duration::from_nanos(interval(rate, part).saturating_mul(before)))
+    }
+
     /// One goes now, at `rate` a second, of which `part` of `whole` is ours.
-    pub fn take(&mut self, now: Tick, rate: u32, (part, whole): (usize, usize)) {
+    pub fn take(&mut self, now: Tick, rate: u32, part: (usize, usize)) {
         let now = now.0.saturating_mul(NANOS_PER_MILLI);
         let slack = u64::try_from(SLACK.as_nanos()).unwrap_or(0);
         let next = self.next.map_or(now, |next| next.max(now.saturating_sub(slack)));
-        let whole = u64::try_from(whole.max(1)).unwrap_or(u64::MAX);
-        let part = u64::try_from(part.max(1)).unwrap_or(u64::MAX).min(whole);
-        let interval = NANOS_PER_SECOND.saturating_mul(whole) / u64::from(rate.max(1)).saturating_mul(part);
-        self.next = Some(next.saturating_add(interval.max(1)));
+        self.next = Some(next.saturating_add(interval(rate, part)));
     }
+}
+
+/// Nanoseconds between two that go.
+fn interval(rate: u32, (part, whole): (usize, usize)) -> u64 {
+    let whole = u64::try_from(whole.max(1)).unwrap_or(u64::MAX);
+    let part = u64::try_from(part.max(1)).unwrap_or(u64::MAX).min(whole);
+    (NANOS_PER_SECOND.saturating_mul(whole) / u64::from(rate.max(1)).saturating_mul(part)).max(1)
 }
 
 #[cfg(test)]

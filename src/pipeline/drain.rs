@@ -7,10 +7,13 @@
 //! given up only when what is out fits the share that is left, so that its places are free when its next owner has them; a call that takes
 //! longer than a hand-over may is the exception.
 //!
+//! What is read is bounded by the budget; calls that wait for reasons of their own make way in it for those behind them ([`shelf`]).
+//!
 //! Guarantees: a parked call ends as a delivery or a dead letter; its record is finished only when what it leaves behind (a copy with one attempt more, a dead
 //! letter, a delivery's record) is acknowledged.
 
 mod ordered;
+mod shelf;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -30,7 +33,7 @@ use super::guard::{Guard, Guarded, Request};
 use super::hand_over::HandOvers;
 use super::leave::{cut_calls_later, leave};
 use super::orders::{OrderBook, PATIENCE};
-use super::ports::{Aborted, Ack, Acks, Budget, Chance, Clock, Intake, Subscription, Witness, World};
+use super::ports::{Aborted, Ack, Acks, Budget, Chance, Clock, Intake, Refetch, Subscription, Witness, World};
 use super::process::SHARE;
 use super::pulse::{Pulse, ROUND};
 use super::running::{About, Running, Stuck, at_stage};
@@ -48,6 +51,7 @@ use crate::machine::due_queue::DueQueue;
 use crate::machine::share::Owned;
 use crate::machine::time::Tick;
 use ordered::{Lane, Paced};
+use shelf::Shelved;
 
 /// When a breaker is asked again that refuses without saying until when, should no change be heard of.
 const UNHEARD: Duration = Duration::from_secs(5);
@@ -98,6 +102,8 @@ pub struct Parts<W: World, S> {
     pub routes: Vec<Route<W>>,
     /// Where they come from.
     pub subscription: S,
+    /// What reads them again that were put aside.
+    pub refetch: Arc<dyn Refetch>,
     /// Where what they leave behind goes.
     pub publisher: W::Publisher,
     /// What Kafka says of it.
@@ -129,12 +135,14 @@ pub struct Gauges(Mutex<BTreeMap<usize, Gauge>>);
 /// One service's queue in this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Gauge {
-    /// Parked calls read and not finished.
+    /// Parked calls read and not finished, those included that were put aside.
     pub held: usize,
     /// Of these, waiting although they are due.
     pub due: usize,
     /// When the oldest of them was first parked.
     pub oldest: Option<UnixMillis>,
+    /// Of these, put aside: to be read again when they are to go.
+    pub shelved: usize,
     /// Parked calls delivered since the process began.
     pub drained: u64,
 }
@@ -161,6 +169,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         settings,
         routes,
         mut subscription,
+        refetch,
         publisher,
         mut acks,
         budget,
@@ -195,6 +204,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     });
     let (commit_interval, stop_timeout, hand_over_timeout) = (settings.commit_interval, settings.stop_timeout, settings.hand_over_timeout);
     let mut drain = Drain {
+        shelf: Shelved::new(refetch, Arc::clone(&budget)),
         finisher: Finisher::new(
             publisher,
             settings.max_ahead_bytes,
@@ -204,7 +214,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
             chance.clone(),
             Arc::clone(&witness),
         )
-        .together(settings.together),
+        .together(settings.together)
+        .holding_early(),
         settings,
         queues: queues.collect(),
         breakers,
@@ -218,6 +229,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         owned: Owned::default(),
         paces: BTreeMap::new(),
     };
+    drain.reconsider_shelf();
     let mut next_commit = clock.now().plus(commit_interval);
     let mut next_look = clock.now();
     let mut stopping: Option<Tick> = None;
@@ -236,6 +248,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         if stopping.is_none() {
             drain.let_in();
             wake.extend(drain.start_due());
+            wake.extend(drain.tend_shelf(clock.now()));
         }
         let now = clock.now();
         pulse.beat(now);
@@ -270,6 +283,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 stopping = Some(clock.now().plus(stop_timeout));
                 cut_calls_later(&stop, &clock, stop_timeout);
             }
+            answer = drain.shelf.answer() => drain.refetched(answer),
             intake = subscription.next() => match intake {
                 None => return Ended::ConsumerGone,
                 Some(Intake::Records(records)) => drain.take(records, stopping.is_some()),
@@ -277,6 +291,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                     drain.hand_overs.came(&assignments);
                     assignments.iter().for_each(|came| drain.owned.came(came.partition.clone()));
                     drain.share(&subscription);
+                    // Of one that was ours already, the end of its life was not told.
+                    drain.let_shelved_go(|partition| assignments.iter().any(|came| came.partition == *partition));
                     drain.finisher.assign(assignments);
                 }
                 Some(Intake::Revoked(partitions, give_up)) => {
@@ -328,6 +344,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
 struct Drain<W: World> {
     settings: Settings,
     queues: Vec<Queue<W>>,
+    shelf: Shelved,
     finisher: Finisher<W, Option<Done>>,
     breakers: Arc<Breakers<W>>,
     clock: W::Clock,
@@ -411,7 +428,7 @@ impl<W: World> Drain<W> {
                 continue;
             };
             let due = self.due(index, &parked);
-            self.shelve(index, due, Waiting { begun, parked, order: None });
+            self.line_up(index, due, Waiting { begun, parked, order: None });
         }
     }
 
@@ -537,7 +554,7 @@ impl<W: World> Drain<W> {
                 if end == End::CircuitOpen {
                     self.queues[index].refused_until = Some(ask_again_at(retry_at, now));
                 }
-                self.shelve(index, due, waiting);
+                self.line_up(index, due, waiting);
             }
             Drained::Delivered => {
                 let done = Done { queue: index, first_parked_at: parking.first_parked_at };
@@ -651,10 +668,12 @@ impl<W: World> Drain<W> {
                 }
             }
             let queue = &self.queues[index];
+            let shelved = self.shelf.of(index, now);
             let gauge = Gauge {
-                held: queue.waiting() + queue.running,
-                due: queue.to_be_made().map(|calls| calls.due(now)).sum(),
-                oldest: oldest(queue),
+                held: queue.waiting() + queue.running + shelved.calls,
+                due: queue.to_be_made().map(|calls| calls.due(now)).sum::<usize>() + shelved.due,
+                oldest: oldest(queue).into_iter().chain(shelved.oldest).min(),
+                shelved: shelved.calls,
                 drained: queue.drained,
             };
             self.gauges.show(queue.route.service, gauge);

@@ -9,6 +9,7 @@
 //! A record begins only if what finishes of its partition can still all be said beside the commit; until then it waits, and its partition
 //! is held. When a partition's life ends, what of it has not reached Kafka's client is dropped: its next owner runs it.
 
+mod aside;
 mod batches;
 mod instead;
 mod taking;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+pub use self::aside::Aside;
 use self::batches::{Batches, Item};
 use self::instead::in_place_of;
 use super::facts::Fact;
@@ -61,6 +63,8 @@ pub struct Stub {
 pub struct Finisher<W: World, T> {
     ledger: Ledger,
     holds: Holds,
+    /// Partitions are held before there is no room at all.
+    early: bool,
     /// Records that were not run because they had finished in earlier lives, for a loop that wants to know.
     skipped: Option<Vec<Source>>,
     /// Lives have ended since the loop last looked.
@@ -114,6 +118,7 @@ impl<W: World, T> Finisher<W, T> {
         Self {
             ledger: Ledger::new(max_ahead_bytes),
             holds: Holds::default(),
+            early: false,
             skipped: None,
             ended: false,
             outbox: Outbox::new(publisher),

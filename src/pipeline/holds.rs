@@ -27,14 +27,20 @@ impl Holds {
         self.waiting.is_empty()
     }
 
-    /// Whether a partition is held for want of room.
-    pub fn has(&self, partition: &TopicPartition) -> bool {
-        self.waiting.contains_key(partition)
-    }
-
     /// The partitions that are held for want of room, in order.
     pub fn partitions(&self) -> Vec<TopicPartition> {
         self.waiting.keys().cloned().collect()
+    }
+
+    /// A partition is held from now on, and nothing of it waits yet.
+    pub fn begin(&mut self, partition: TopicPartition) {
+        self.changed |= !self.waiting.contains_key(&partition);
+        self.waiting.entry(partition).or_default();
+    }
+
+    /// How many partitions are held for want of room.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
     }
 
     /// A record waits, behind those of its partition that wait already. Its partition is held from now on.

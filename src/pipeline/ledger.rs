@@ -81,6 +81,17 @@ impl Ledger {
         held.watermark.is_empty() || held.watermark.size() <= progress::capacity(self.max_ahead_bytes) / 4 * 3
     }
 
+    /// Whether there is room for a few records more of a partition only: more than seven eighths are in use.
+    pub fn is_nearly_full(&self, partition: &TopicPartition) -> bool {
+        let Some(held) = self.held.get(partition) else { return false };
+        !held.watermark.is_empty() && held.watermark.size() > progress::capacity(self.max_ahead_bytes) / 8 * 7
+    }
+
+    /// How many partitions are ours.
+    pub fn how_many(&self) -> usize {
+        self.held.len()
+    }
+
     /// A record was read.
     ///
     /// # Errors

@@ -1,20 +1,22 @@
 //! The few things a loop may ask of the world, each as narrow as its caller's need. [`crate::edge`] answers them with Kafka, Redis,
 //! HTTP and a clock; a simulation answers them from a seed.
 
+mod budget;
 mod evidence;
 mod history;
 mod leases;
 mod orders;
+mod refetch;
 
+pub use budget::Budget;
 pub use evidence::{EvidenceStore, Telling};
 pub use history::{HistoryEntry, HistoryPage};
 pub use leases::{LeaseStore, LeaseWish, Leasing};
 pub use orders::OrderLog;
+pub use refetch::{Refetch, RefetchError, Refetched};
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -293,62 +295,6 @@ pub trait Subscription: Send + 'static {
     fn size(&self, topic: &Topic) -> Option<usize>;
     /// Commits, waits for the broker's answer, leaves the group. False if the last commit was not taken.
     fn close(self, points: Vec<CommitPoint>) -> impl Future<Output = bool> + Send;
-}
-
-/// What is read and not finished, counted where it is read and where it finishes. At its bound the consumer pauses
-/// its partitions, and goes on polling; it resumes them when half of the bound is free.
-#[derive(Debug)]
-pub struct Budget {
-    records: AtomicUsize,
-    bytes: AtomicUsize,
-    max_records: usize,
-    max_bytes: usize,
-}
-
-impl Budget {
-    /// A budget with nothing in it.
-    pub fn new(max_records: usize, max_bytes: usize) -> Arc<Self> {
-        Arc::new(Self { records: AtomicUsize::new(0), bytes: AtomicUsize::new(0), max_records, max_bytes })
-    }
-
-    /// Takes a record in.
-    pub fn take(&self, bytes: usize) {
-        self.records.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// A record that was taken in holds so many bytes more; they go with it.
-    pub fn grow(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Lets a record go that was taken in, and has grown, to the same size.
-    pub fn give(&self, bytes: usize) {
-        self.records.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Records and bytes in it.
-    pub fn held(&self) -> (usize, usize) {
-        (self.records.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
-    }
-
-    /// The most records and bytes it holds before it is full.
-    pub fn bounds(&self) -> (usize, usize) {
-        (self.max_records, self.max_bytes)
-    }
-
-    /// Whether nothing more may be taken in.
-    pub fn is_full(&self) -> bool {
-        let (records, bytes) = self.held();
-        records >= self.max_records || bytes >= self.max_bytes
-    }
-
-    /// Whether it is worth taking in again: at most half of either bound is in use.
-    pub fn has_room(&self) -> bool {
-        let (records, bytes) = self.held();
-        records <= self.max_records / 2 && bytes <= self.max_bytes / 2
-    }
 }
 
 /// Where breakers are shared and survive a restart.

@@ -39,6 +39,7 @@ mod replies;
 mod restart;
 mod retention;
 mod settings;
+mod shelf;
 mod static_member;
 mod stop;
 mod two_parked;

@@ -343,7 +343,7 @@ impl FakeSubscription {
         drop((state, held));
         self.oracle.handed(&records);
         self.holdings.let_go(&self.oracle.halted());
-        self.holdings.take(&records, |record| self.oracle.has_ended(self.group, &record.source, &record.headers));
+        self.holdings.take(&mut records, |record| self.oracle.has_ended(self.group, &record.source, &record.headers));
         (!records.is_empty()).then_some(Intake::Records(records))
     }
 

@@ -11,6 +11,7 @@ mod instance;
 mod kafka;
 mod lanes;
 mod oracle;
+mod refetch;
 mod seeds;
 mod services;
 mod transactions;
@@ -58,6 +59,8 @@ fn whatever_happens_nothing_is_lost() {
         "transactions aborted",
         "transactions left open",
         "transactions not begun",
+        "refetched",
+        "refetches that failed",
     ] {
         assert!(seeds < 200 || totals.get(what).is_some_and(|count| *count > 0), "no seed had any {what}");
     }

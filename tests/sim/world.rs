@@ -31,6 +31,7 @@ use crate::bounds::Holdings;
 use crate::instance::Instance;
 use crate::kafka::{Check, FakePublisher, FakeSubscription, Kafka, Weather, below, record};
 use crate::oracle::{Oracle, Report};
+use crate::refetch::FakeRefetch;
 use crate::services::{FakeCaller, Moment, Services, SlowKey};
 use crate::transactions::Broker;
 use crate::watch::watch;
@@ -184,6 +185,11 @@ impl Plan {
             exactly_once: false,
             ..plan
         }
+    }
+
+    /// Half of the drains hold few calls, which are parked for long: some are put aside wherever several wait.
+    fn puts_aside(&self) -> bool {
+        self.seed % 4 < 2
     }
 
     pub fn partitions_of(&self, topic: &str) -> Vec<TopicPartition> {
@@ -362,10 +368,11 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             Arc::new(Guard::new(service, manner.clone(), breakers, caller, clock, Arc::clone(&witness), stop.clone()))
         })
         .collect();
+    let (initial, max) = if plan.puts_aside() { (4_000, 12_000) } else { (500, 5_000) };
     let bounds = Bounds {
         max_attempts: 12,
         max_age: Duration::from_secs(3_600),
-        schedule: Schedule { initial: Duration::from_millis(500), max: Duration::from_secs(5) },
+        schedule: Schedule { initial: Duration::from_millis(initial), max: Duration::from_millis(max) },
     };
     let stage = |service: usize, fallback| Stage {
         service,
@@ -404,7 +411,8 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
     let broker = |group| plan.exactly_once.then(|| broker(group));
     let together = plan.exactly_once.then_some(Duration::from_millis(100));
     let most = (plan.max_in_flight, plan.max_in_flight_bytes);
-    let budgets = vec![Budget::new(most.0, most.1), Budget::new(most.0, most.1)];
+    let drain_most = if plan.puts_aside() { (3, most.1) } else { most };
+    let budgets = vec![Budget::new(most.0, most.1), Budget::new(drain_most.0, drain_most.1)];
     let (budget, holdings) = (Arc::clone(&budgets[0]), Holdings::new(most));
     let subscribe = |group, budget: &Arc<Budget>, seed, holdings: &Arc<Holdings>| {
         let (kafka, check, holdings, oracle) = (Arc::clone(kafka), Arc::clone(&check), Arc::clone(holdings), Arc::clone(oracle));
@@ -438,7 +446,8 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         pulse: Arc::clone(&pulses[0].1),
         board: Arc::clone(&board),
     };
-    let (budget, holdings) = (Arc::clone(&budgets[1]), Holdings::new(most));
+    let (budget, holdings) = (Arc::clone(&budgets[1]), Holdings::of_drain(drain_most));
+    let refetch = FakeRefetch::new(Arc::clone(kafka), Arc::clone(&holdings), Arc::clone(oracle), plan.seed ^ life);
     let (subscription, drain) = subscribe(DRAIN, &budget, plan.seed ^ life ^ 1, &holdings);
     let (publisher, acks) = FakePublisher::new(Arc::clone(kafka), plan.partitions, holdings, Arc::clone(oracle), clock);
     let drain_parts = drain::Parts {
@@ -459,6 +468,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             concurrency: manner.drain_concurrency,
         }],
         subscription,
+        refetch: Arc::new(refetch),
         publisher,
         acks,
         budget,

@@ -78,6 +78,8 @@ pub struct RetryService {
     pub oldest_seconds: Option<f64>,
     /// Parked calls that this instance has read and not finished.
     pub held: usize,
+    /// Of these, calls that make way in memory for others: they are read again when they are to go.
+    pub put_aside: usize,
     /// Parked calls by why they are.
     pub by_reason: BTreeMap<&'static str, u64>,
     /// Parked calls by how often they have failed; 20 stands for more, too.

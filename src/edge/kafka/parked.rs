@@ -5,6 +5,8 @@
 //! Each reading is bounded by records, bytes and time: what there was no time for is left to the next page. What finished within the last commit's
 //! interval is still seen.
 
+mod again;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +33,9 @@ const WITHIN: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 /// How long to wait for a client that is in use.
 const TURN: Duration = Duration::from_secs(4);
-/// How long a broker may wait for records that there are not: what is asked for is there, or ends at once.
-const FETCH_WAIT_MS: &str = "50";
+/// How long a broker may wait for records that there are not: what is asked for is there, or ends at once. The next question on the connection waits
+/// behind it.
+const FETCH_WAIT_MS: &str = "1";
 /// Of how many places in a backlog a sample is taken that is too long to be looked through.
 const PLACES: i64 = 8;
 
@@ -211,17 +214,7 @@ impl Reading {
         if all.count() == 0 {
             return Ok(extents);
         }
-        let edge = |position| {
-            let mut asked = all.clone();
-            asked.set_all_offsets(position)?;
-            self.client.offsets_for_times(asked, WITHIN)
-        };
-        let (lows, ends) = (edge(Position::Beginning)?, edge(Position::End)?);
-        let number =
-            |list: &TopicPartitionList, topic: &str, partition| match list.find_partition(topic, partition).map(|found| found.offset()) {
-                Some(Position::Offset(offset)) => Some(offset),
-                _ => None,
-            };
+        let (lows, ends) = self.edges(&all)?;
         for element in &self.client.committed_offsets(all, WITHIN)?.elements() {
             let Some(topic) = topics.iter().find(|topic| topic.as_str() == element.topic()) else { continue };
             let (Some(low), Some(end)) =
@@ -240,6 +233,16 @@ impl Reading {
             });
         }
         Ok(extents)
+    }
+
+    /// The first offsets of partitions, and those behind their last.
+    fn edges(&self, all: &TopicPartitionList) -> Result<(TopicPartitionList, TopicPartitionList), KafkaEdgeError> {
+        let edge = |position| {
+            let mut asked = all.clone();
+            asked.set_all_offsets(position)?;
+            self.client.offsets_for_times(asked, WITHIN)
+        };
+        Ok((edge(Position::Beginning)?, edge(Position::End)?))
     }
 
     fn page<T>(
@@ -397,5 +400,13 @@ impl Reading {
             self.pump(topic, &mut merge, reach, &mut fetched, &mut show)?;
         }
         Ok(Sampled { looked_at: fetched.looked_at, exact: whole && !fetched.hurried && away.is_empty() })
+    }
+}
+
+/// What a list says of a partition; `None`: nothing, for it has no leader just now.
+fn number(list: &TopicPartitionList, topic: &str, partition: i32) -> Option<i64> {
+    match list.find_partition(topic, partition).map(|found| found.offset()) {
+        Some(Position::Offset(offset)) => Some(offset),
+        _ => None,
     }
 }

@@ -3,6 +3,7 @@
 //! Calls that are released or discarded wait in their order's own lane; an order with a rate lets one go when its pace says so. A slot is taken by a
 //! call that goes to its service, or becomes a dead letter: none is while the breaker refuses, or the service is paused.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -66,6 +67,27 @@ impl<W: World> Queue<W> {
         std::iter::once(&mut self.waiting).chain(lanes).flat_map(|calls| calls.remove(&leaves)).collect()
     }
 
+    /// Takes out the last call of a lane, or of those of no lane.
+    pub fn pop_last(&mut self, lane: Option<Uuid>) -> Option<(Tick, Waiting)> {
+        match lane {
+            None => self.waiting.pop_last(),
+            Some(order) => self.lanes.get_mut(&order)?.calls.pop_last(),
+        }
+    }
+
+    /// Puts a call back where it was taken out.
+    pub fn push_back(&mut self, lane: Option<Uuid>, due: Tick, waiting: Waiting) {
+        match lane.and_then(|order| self.lanes.get_mut(&order)) {
+            Some(lane) => lane.calls.push(due, waiting),
+            None => self.waiting.push(due, waiting),
+        }
+    }
+
+    /// Whether the calls of an order are not to be made.
+    pub fn is_condemned(&self, order: Uuid) -> bool {
+        self.lanes.get(&order).is_some_and(|lane| lane.condemned.is_some())
+    }
+
     /// Takes out the next call of a lane, or of those of no lane.
     pub fn pop_due(&mut self, lane: Option<Uuid>, now: Tick) -> Option<(Tick, Waiting)> {
         match lane {
@@ -77,7 +99,7 @@ impl<W: World> Queue<W> {
 
 impl<W: World> Drain<W> {
     /// Puts a call where it belongs: among those that wait for their time, or in the lane of its order.
-    pub(super) fn shelve(&mut self, index: usize, due: Tick, mut waiting: Waiting) {
+    pub(super) fn line_up(&mut self, index: usize, due: Tick, mut waiting: Waiting) {
         let book = Arc::clone(&self.orders);
         let orders = book.orders();
         let order = orders.about(&waiting.parked);
@@ -113,19 +135,25 @@ impl<W: World> Drain<W> {
             for mut waiting in concerned {
                 waiting.order = None;
                 let due = self.due(index, &waiting.parked);
-                self.shelve(index, due, waiting);
+                self.line_up(index, due, waiting);
             }
         }
+        self.reconsider_shelf();
     }
 
     /// What is this instance's of orders' rates, as partitions are now.
     pub(super) fn share_paces(&mut self) {
         let orders = self.orders.orders();
+        let mut changed = BTreeSet::new();
         for (order, paced) in &mut self.paces {
             if let Some((order, _)) = orders.find(*order) {
-                paced.part = order.part(self.owned.partitions());
+                let part = order.part(self.owned.partitions());
+                if std::mem::replace(&mut paced.part, part) != part {
+                    changed.insert(order.id);
+                }
             }
         }
+        self.shelf.paces_changed(&changed);
     }
 
     /// The call that goes next, and when: the lane in which it waits, or none.
@@ -140,6 +168,17 @@ impl<W: World> Drain<W> {
         let due = lane.calls.next_due()?;
         let paced = self.paces.get(&order);
         Some(paced.map_or(due, |paced| due.max(paced.pace.ready_at())))
+    }
+
+    /// The call that goes last, and when at the soonest: the lane in which it waits, or none.
+    pub(super) fn last_to_go(&self, index: usize, now: Tick) -> Option<(Option<Uuid>, Tick)> {
+        let queue = &self.queues[index];
+        let lanes = queue.lanes.iter().filter_map(|(order, lane)| {
+            let due = lane.calls.last_due()?;
+            let turn = |paced: &Paced| paced.pace.turn(now, lane.calls.len() - 1, paced.rate, paced.part);
+            Some((Some(*order), self.paces.get(order).map_or(due, |paced| due.max(turn(paced)))))
+        });
+        queue.waiting.last_due().map(|due| (None, due)).into_iter().chain(lanes).max_by_key(|(_, turn)| *turn)
     }
 
     /// A call of an order goes.
@@ -198,6 +237,7 @@ impl<W: World> Drain<W> {
     /// Lets go what waits of partitions.
     pub(super) fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
         self.finisher.let_held_go(&leaves);
+        self.let_shelved_go(&leaves);
         for queue in &mut self.queues {
             for waiting in queue.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {
                 self.finisher.forget(&waiting.begun);

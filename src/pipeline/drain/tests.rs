@@ -1,8 +1,10 @@
 mod ordered;
+mod shelf;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -12,11 +14,12 @@ use crate::event::Record;
 use crate::event::{Headers, Offset, Partition, Source, TopicPartition};
 use crate::machine::breaker::{self, PolicySettings};
 use crate::machine::schedule::Schedule;
+use crate::machine::shelf::Run;
 use crate::machine::verdict::Rules;
 use crate::pipeline::fakes::{Always, Notes, PausedClock};
 use crate::pipeline::guard::Manner;
 use crate::pipeline::ports::{
-    AckSender, Assignment, Batch, Body, Call, CallError, Caller, CommitPoint, Publisher, QueueFull, Reply, Token,
+    AckSender, Assignment, Batch, Body, Call, CallError, Caller, CommitPoint, Publisher, QueueFull, RefetchError, Refetched, Reply, Token,
 };
 
 /// A world with one service, whose calls end when the test says so.
@@ -59,9 +62,46 @@ impl Caller for Held {
     }
 }
 
+/// Kafka's log: what was ever handed over, but for what is taken out of it; away while the test says so.
+#[derive(Default)]
+struct Logged {
+    records: Mutex<BTreeMap<Source, Incoming>>,
+    away: AtomicBool,
+    /// How many were read again, and how many at once.
+    again: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Refetch for Logged {
+    fn refetch(&self, runs: Vec<Run>) -> BoxFuture<'static, Result<Refetched, RefetchError>> {
+        if self.away.load(Relaxed) {
+            return async { Err(RefetchError("away".to_owned())) }.boxed();
+        }
+        let records = self.records.lock().expect("unpoisoned");
+        let mut answer = Refetched::default();
+        for Run { partition, offsets } in runs {
+            for offset in offsets {
+                let source = Source { topic: partition.topic.clone(), partition: partition.partition, offset };
+                match records.get(&source) {
+                    Some(record) => answer.records.push(record.clone()),
+                    None => answer.gone.push(source),
+                }
+            }
+        }
+        self.again.fetch_add(answer.records.len(), Relaxed);
+        self.most.fetch_max(answer.records.len(), Relaxed);
+        async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Ok(answer)
+        }
+        .boxed()
+    }
+}
+
 struct Given {
     intake: mpsc::UnboundedReceiver<Intake>,
     size: Arc<AtomicUsize>,
+    held: Arc<Mutex<Vec<TopicPartition>>>,
 }
 
 impl Subscription for Given {
@@ -71,8 +111,12 @@ impl Subscription for Given {
     fn commit(&self, _points: Vec<CommitPoint>) {}
     fn transact(&self, _batch: Batch) {}
     fn stop_taking(&self) {}
-    fn hold(&self, _partition: &TopicPartition) {}
-    fn let_go(&self, _partition: &TopicPartition) {}
+    fn hold(&self, partition: &TopicPartition) {
+        self.held.lock().expect("unpoisoned").push(partition.clone());
+    }
+    fn let_go(&self, partition: &TopicPartition) {
+        self.held.lock().expect("unpoisoned").retain(|held| held != partition);
+    }
     fn read_again(&self, _point: CommitPoint) {}
     fn size(&self, _topic: &Topic) -> Option<usize> {
         Some(self.size.load(Relaxed)).filter(|size| *size > 0)
@@ -91,7 +135,13 @@ struct Rig {
     size: Arc<AtomicUsize>,
     service: Arc<Held>,
     orders: Arc<OrderBook>,
+    log: Arc<Logged>,
+    /// The partitions that the consumer is to read no more of.
+    held: Arc<Mutex<Vec<TopicPartition>>>,
+    budget: Arc<Budget>,
+    stop: Stop,
     breakers: Arc<Breakers<Waiting>>,
+    gauges: Arc<Gauges>,
     published: Arc<Mutex<Vec<Record>>>,
     clock: PausedClock,
     _running: JoinHandle<Ended>,
@@ -103,6 +153,10 @@ fn partition(number: i32) -> TopicPartition {
 
 impl Rig {
     fn start(size: usize) -> Self {
+        Self::start_with(size, Budget::new(1_000, 1 << 20), Duration::from_secs(1))
+    }
+
+    fn start_with(size: usize, budget: Arc<Budget>, max: Duration) -> Self {
         let (clock, witness, stop, service) = (PausedClock::new(), Arc::new(Notes::default()), Stop::new(), Arc::new(Held::default()));
         let settings = breaker::Settings {
             recovery_timeout_max: TIMEOUT,
@@ -113,11 +167,12 @@ impl Rig {
         let manner =
             Manner { timeout: TIMEOUT, slow: None, concurrency: 64, drain_concurrency: 6, adaptive: None, rules: Rules::default() };
         let guard = Guard::new(0, manner, Arc::clone(&breakers), Arc::clone(&service), clock, Arc::clone(&witness), stop.clone());
-        let schedule = Schedule { initial: Duration::from_secs(1), max: Duration::from_secs(1) };
-        let bounds = Bounds { max_attempts: 8, max_age: Duration::from_secs(3_600), schedule };
+        let schedule = Schedule { initial: Duration::from_secs(1), max };
+        let bounds = Bounds { max_attempts: 8, max_age: Duration::from_secs(3_600).max(max * 2), schedule };
         let (intake, given) = mpsc::unbounded_channel();
         let size = Arc::new(AtomicUsize::new(size));
         let (orders, published) = (OrderBook::closed("g"), Arc::<Mutex<Vec<Record>>>::default());
+        let (log, gauges, held) = (Arc::new(Logged::default()), Gauges::new(), Arc::default());
         let (sender, acks) = crate::pipeline::acks::channel();
         let parts = Parts {
             settings: Settings {
@@ -130,20 +185,35 @@ impl Rig {
                 deliveries: None,
             },
             routes: vec![Route { service: 0, name: "notifier".to_owned(), guard: Arc::new(guard), bounds, concurrency: 6 }],
-            subscription: Given { intake: given, size: Arc::clone(&size) },
+            subscription: Given { intake: given, size: Arc::clone(&size), held: Arc::clone(&held) },
+            refetch: Arc::<Logged>::clone(&log),
             publisher: Kept { records: Arc::clone(&published), acks: sender },
             acks,
-            budget: Budget::new(1_000, 1 << 20),
-            stop,
+            budget: Arc::clone(&budget),
+            stop: stop.clone(),
             breakers: Arc::clone(&breakers),
             clock,
             chance: Always(0.5),
             witness,
-            gauges: Gauges::new(),
+            gauges: Arc::clone(&gauges),
             pulse: Pulse::new(clock.now()),
             orders: Arc::clone(&orders),
         };
-        Self { intake, size, service, orders, breakers, published, clock, _running: tokio::spawn(run(parts)) }
+        Self {
+            intake,
+            size,
+            service,
+            orders,
+            log,
+            held,
+            budget,
+            stop,
+            breakers,
+            gauges,
+            published,
+            clock,
+            _running: tokio::spawn(run(parts)),
+        }
     }
 
     async fn tell(&self, intake: Intake) {
@@ -168,7 +238,16 @@ impl Rig {
 
     /// Parked calls of a camera.
     async fn park_as(&self, number: i32, offsets: std::ops::Range<i64>, camera: &str, parking: Parking) {
-        self.tell(Intake::Records(offsets.map(|offset| self.record(number, offset, camera, parking)).collect())).await;
+        self.hand(offsets.map(|offset| self.record(number, offset, camera, parking)).collect()).await;
+    }
+
+    /// Records are read: they are in the log, and in the budget.
+    async fn hand(&self, records: Vec<Incoming>) {
+        for record in &records {
+            self.budget.take(record.size());
+            self.log.records.lock().expect("unpoisoned").insert(record.source.clone(), record.clone());
+        }
+        self.tell(Intake::Records(records)).await;
     }
 
     fn record(&self, number: i32, offset: i64, camera: &str, parking: Parking) -> Incoming {

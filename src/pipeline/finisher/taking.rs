@@ -9,9 +9,14 @@ impl<W: World, T> Finisher<W, T> {
     pub fn take(&mut self, records: Vec<Incoming>) -> Vec<Begun> {
         let mut begun = Vec::with_capacity(records.len());
         for record in records {
-            if (!self.holds.is_empty() && self.holds.has(&record.source.topic_partition())) || !self.ledger.has_room(&record.source) {
+            if (!self.holds.is_empty() && self.holds.first(&record.source.topic_partition()).is_some())
+                || !self.ledger.has_room(&record.source)
+            {
                 self.holds.push(record);
             } else {
+                if self.early {
+                    self.hold_early(record.source.topic_partition());
+                }
                 begun.extend(self.begin(record));
             }
         }
