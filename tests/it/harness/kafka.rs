@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fusebox::event::UnixMillis;
 use futures_util::future::join_all;
@@ -10,14 +10,14 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::event::Event;
-use super::{RUNTIME, eventually, server};
+use super::{DEADLINE, RUNTIME, eventually, server};
 
 /// How long one question to the broker may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -160,12 +160,14 @@ pub fn read(topic: &str) -> Vec<Message> {
     }
     consumer.assign(&list).expect("assigned");
     // By number: one that is written to meanwhile ends more than once.
-    let (mut messages, mut ended) = (Vec::new(), BTreeSet::new());
+    let (from, mut messages, mut ended) = (Instant::now(), Vec::new(), BTreeSet::new());
     while i32::try_from(ended.len()).expect("few partitions") < partitions {
         match eventually("Kafka says something", || consumer.poll(Duration::from_millis(500))) {
             Err(KafkaError::PartitionEOF(partition)) => {
                 ended.insert(partition);
             }
+            // A broker has gone; the client reads on from another.
+            Err(error) if is_away(&error) && from.elapsed() < 2 * DEADLINE => {}
             Err(error) => panic!("{topic} cannot be read: {error}"),
             Ok(message) => messages.push(Message {
                 partition: message.partition(),
@@ -185,6 +187,11 @@ pub fn read(topic: &str) -> Vec<Message> {
     consumer.unassign().expect("unassigned");
     messages.sort_by_key(|message| (message.partition, message.offset));
     messages
+}
+
+fn is_away(error: &KafkaError) -> bool {
+    let away = [RDKafkaErrorCode::BrokerTransportFailure, RDKafkaErrorCode::AllBrokersDown];
+    error.rdkafka_error_code().is_some_and(|code| away.contains(&code))
 }
 
 /// What a group has committed, by partition.
