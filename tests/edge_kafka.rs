@@ -122,6 +122,7 @@ async fn create_named(topic: &Topic, partitions: u32, max_message_bytes: Option<
 fn record(topic: &Topic, key: Option<&str>, value: impl Into<Bytes>) -> Record {
     Record {
         topic: topic.clone(),
+        partition: None,
         key: key.map(|key| Bytes::copy_from_slice(key.as_bytes())),
         value: Some(value.into()),
         headers: Headers::new(),
@@ -852,8 +853,14 @@ async fn whatever_bytes_come_through_as_they_are() {
         (Some(Bytes::from_static(&[0, 255])), Some(Bytes::from_static(&[255, 0, 254]))),
     ];
     for (key, value) in &cases {
-        let record =
-            Record { topic: topic.clone(), key: key.clone(), value: value.clone(), headers: headers.clone(), timestamp: UnixMillis(5) };
+        let record = Record {
+            topic: topic.clone(),
+            partition: None,
+            key: key.clone(),
+            value: value.clone(),
+            headers: headers.clone(),
+            timestamp: UnixMillis(5),
+        };
         publisher.publish(&record, Token(0)).unwrap();
     }
     assert!(acknowledged(&mut acks, cases.len()).await.iter().all(|ack| ack.result.is_ok()));

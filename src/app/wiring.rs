@@ -24,6 +24,7 @@ use crate::machine::fallback::Cache;
 use crate::machine::progress::MAX_BYTES;
 use crate::machine::schedule::Schedule;
 use crate::machine::selection::Selection;
+use crate::pipeline::behind::Behind;
 use crate::pipeline::breakers::{Announcement, Breakers, Probes, Subject};
 use crate::pipeline::guard::{Guard, Manner};
 use crate::pipeline::orders::OrderBook;
@@ -91,6 +92,7 @@ pub(super) fn guards(
 pub(super) fn stages(
     config: &Config,
     guards: &Guards,
+    behind: &Arc<Behind>,
     instance: &str,
     clock: SystemClock,
     chance: ThreadChance,
@@ -118,11 +120,29 @@ pub(super) fn stages(
         stages: config.pipeline.iter().map(stage).collect(),
         outcomes: config.topics.outcomes.clone(),
         dead_letters: letterbox(config, ""),
+        behind: Arc::clone(behind),
         instance: instance.to_owned(),
         clock,
         chance,
         witness: Arc::clone(teller),
     })
+}
+
+/// What is known of the parked calls of services that keep order, and what reads along on their topics for as long as it is held.
+pub(super) fn behind(config: &Config, stop: &Stop) -> anyhow::Result<(Arc<Behind>, Vec<kafka::along::Reading>)> {
+    let services = config.services.iter().enumerate();
+    let ordered: Vec<(usize, &Topic)> = services
+        .filter_map(|(index, service)| match &service.fallback {
+            config::Fallback::Park(retry) if retry.order == config::RetryOrder::Key => Some((index, &retry.topic)),
+            _ => None,
+        })
+        .collect();
+    let behind = Arc::new(Behind::new(config.topics.events.clone(), ordered.iter().map(|(index, _)| *index), stop.clone()));
+    let read = |(service, topic): (usize, &Topic)| {
+        kafka::along::read(&config.kafka, &retry_group(config), topic.clone(), service, Arc::clone(&behind))
+    };
+    let readings = ordered.into_iter().map(read).collect::<Result<_, _>>().context("kafka")?;
+    Ok((behind, readings))
 }
 
 /// Where the dead letters of a loop go; what is behind the group's name is its consumer's.
@@ -140,7 +160,9 @@ fn fallback(fallback: &config::Fallback) -> Fallback {
             Fallback::Cached { key: key.clone(), cache: Mutex::new(Cache::new(*max_entries, *ttl)), default: default.clone() }
         }
         config::Fallback::Default { body } => Fallback::Default { body: body.clone() },
-        config::Fallback::Park(retry) => Fallback::Park { topic: retry.topic.clone(), bounds: bounds(retry) },
+        config::Fallback::Park(retry) => {
+            Fallback::Park { topic: retry.topic.clone(), bounds: bounds(retry), ordered: retry.order == config::RetryOrder::Key }
+        }
         config::Fallback::Skip => Fallback::Skip,
         config::Fallback::Fail => Fallback::Fail,
     }
@@ -160,6 +182,7 @@ pub(super) fn routes(config: &Config, guards: &Guards) -> Vec<drain::Route<Real>
                 guard: Arc::clone(&guards[index]),
                 bounds: bounds(retry),
                 concurrency: retry.drain_concurrency.get(),
+                ordered: retry.order == config::RetryOrder::Key,
             }),
             _ => None,
         })

@@ -37,12 +37,14 @@ pub enum Reason {
     Overload,
     /// The process stops.
     Shutdown,
+    /// Calls of its key are parked in front of it: no call was made.
+    Behind,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 7] =
-        [Self::CircuitOpen, Self::Timeout, Self::Connect, Self::Http5xx, Self::Http429, Self::Overload, Self::Shutdown];
+    pub const ALL: [Self; 8] =
+        [Self::CircuitOpen, Self::Timeout, Self::Connect, Self::Http5xx, Self::Http429, Self::Overload, Self::Shutdown, Self::Behind];
 
     /// The word.
     pub const fn as_str(self) -> &'static str {
@@ -54,6 +56,7 @@ impl Reason {
             Self::Http429 => "http_429",
             Self::Overload => "overload",
             Self::Shutdown => "shutdown",
+            Self::Behind => "behind",
         }
     }
 
@@ -162,6 +165,7 @@ pub fn park(topic: &Topic, call: &Call<'_>, parking: Parking, now: UnixMillis) -
     set_parking(&mut headers, parking);
     Record {
         topic: topic.clone(),
+        partition: None,
         key: Some(call.event.key.clone()),
         value: Some(serde_json::to_vec(&envelope).unwrap_or_default().into()),
         headers,
@@ -214,6 +218,7 @@ impl Parked {
         headers.set(name::FIRST_PARKED_OFFSET, offset.0.to_string());
         Record {
             topic: self.record.source.topic.clone(),
+            partition: None,
             key: self.record.key.clone(),
             value: self.record.value.clone(),
             headers,

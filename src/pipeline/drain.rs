@@ -10,6 +10,7 @@
 //! Guarantees: a parked call ends as a delivery or a dead letter; its record is finished only when what it leaves behind (a copy with one attempt more, a dead
 //! letter, a delivery's record) is acknowledged.
 
+mod keys;
 mod ordered;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,7 @@ use crate::machine::disposition::{Bounds, Drained, End, drained, overdue};
 use crate::machine::due_queue::DueQueue;
 use crate::machine::share::Owned;
 use crate::machine::time::Tick;
+use keys::{Keys, Turn};
 use ordered::{Lane, Paced};
 
 /// When a breaker is asked again that refuses without saying until when, should no change be heard of.
@@ -88,6 +90,8 @@ pub struct Route<W: World> {
     pub bounds: Bounds,
     /// Calls in flight at once, in the whole fleet.
     pub concurrency: usize,
+    /// Calls of one key go one at a time, in their order.
+    pub ordered: bool,
 }
 
 /// What a drain is made of.
@@ -184,6 +188,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         }
         () = stop.requested() => {}
     }
+    let keys = Keys::of(&routes);
     let queues = routes.into_iter().map(|route| Queue {
         route: Arc::new(route),
         waiting: DueQueue::new(),
@@ -207,6 +212,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         .together(settings.together),
         settings,
         queues: queues.collect(),
+        keys,
         breakers,
         clock: clock.clone(),
         chance,
@@ -275,6 +281,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 Some(Intake::Records(records)) => drain.take(records, stopping.is_some()),
                 Some(Intake::Assigned(assignments)) => {
                     drain.hand_overs.came(&assignments);
+                    drain.keys.forget(|partition| assignments.iter().any(|came| came.partition == *partition));
                     assignments.iter().for_each(|came| drain.owned.came(came.partition.clone()));
                     drain.share(&subscription);
                     drain.finisher.assign(assignments);
@@ -290,6 +297,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 Some(Intake::Lost(partitions)) => {
                     drain.let_waiting_go(|partition| partitions.contains(partition));
                     partitions.iter().for_each(|gone| drain.owned.goes(gone));
+                    drain.keys.forget(|partition| partitions.contains(partition));
                     drain.share(&subscription);
                     drain.finisher.lose(&partitions);
                 }
@@ -328,7 +336,9 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
 struct Drain<W: World> {
     settings: Settings,
     queues: Vec<Queue<W>>,
-    finisher: Finisher<W, Option<Done>>,
+    /// What waits for others of its key.
+    keys: Keys,
+    finisher: Finisher<W, Finished>,
     breakers: Arc<Breakers<W>>,
     clock: W::Clock,
     chance: W::Chance,
@@ -371,6 +381,12 @@ struct Ran {
     guarded: Option<Guarded>,
 }
 
+/// What is told of a parked call when its record is finished.
+struct Finished {
+    done: Option<Done>,
+    turn: Option<Turn>,
+}
+
 /// A parked call that was delivered.
 struct Done {
     queue: usize,
@@ -410,8 +426,7 @@ impl<W: World> Drain<W> {
                 self.finish(begun, vec![leaving], None);
                 continue;
             };
-            let due = self.due(index, &parked);
-            self.shelve(index, due, Waiting { begun, parked, order: None });
+            self.come(index, Waiting { begun, parked, order: None });
         }
     }
 
@@ -526,12 +541,18 @@ impl<W: World> Drain<W> {
             .map_or(End::Failed { outcome: crate::machine::judgement::CallOutcome::Connect, retry_after: None }, |guarded| guarded.end);
         let bounds = queue.route.bounds;
         let ended = drained(end, parking.attempt, &bounds, self.chance.roll());
-        if !matches!(ended, Drained::Stay) {
+        // Whatever is out of its order's reach by now; a call that keeps its place is not.
+        let stays = match ended {
+            Drained::Stay => true,
+            Drained::Again { .. } => queue.route.ordered,
+            Drained::Delivered | Drained::DeadLetter(_) => false,
+        };
+        if !stays {
             self.tell_done(&waiting);
         }
         match ended {
             // It stays on its topic, for whoever has the partition next.
-            Drained::Stay if going => self.finisher.forget(&waiting.begun),
+            Drained::Stay | Drained::Again { .. } if stays && going => self.finisher.forget(&waiting.begun),
             Drained::Stay => {
                 let due = if end == End::Overload { now.plus(AFTER_OVERLOAD) } else { due };
                 if end == End::CircuitOpen {
@@ -544,6 +565,7 @@ impl<W: World> Drain<W> {
                 let leaves = self.delivery(&waiting.parked, Delivery::Delivered, parking.attempt.saturating_add(1));
                 self.finish(waiting.begun, leaves.into_iter().collect(), Some(done));
             }
+            Drained::Again { reason, attempt, delay } if stays => self.keep_place(index, waiting, reason, attempt, delay),
             Drained::Again { reason, attempt, delay } => self.park_again(index, waiting, reason, attempt, delay),
             Drained::DeadLetter(code) => {
                 let made = if matches!(end, End::Failed { .. } | End::Rejected) { 1 } else { 0 };
@@ -596,20 +618,29 @@ impl<W: World> Drain<W> {
     }
 
     fn finish(&mut self, begun: Begun, leaves: Vec<Leaving>, done: Option<Done>) {
+        let turn = self.keys.turn(&begun.record);
         // Nothing that a parked call leaves behind waits for the rest of it.
-        if let Finish::Left(Some(done)) = self.finisher.finish(begun, leaves, done) {
-            self.tell(done);
+        if let Finish::Left(Some(finished)) = self.finisher.finish(begun, leaves, Finished { done, turn }) {
+            self.finished(finished);
         }
     }
 
     fn acked(&mut self, ack: Ack) {
-        let done = self.finisher.acked(ack);
-        self.tell(done.flatten());
+        if let Some(finished) = self.finisher.acked(ack) {
+            self.finished(finished);
+        }
     }
 
     fn transacted(&mut self, answer: Result<(), Aborted>) {
-        for done in self.finisher.transacted(answer) {
-            self.tell(done);
+        for finished in self.finisher.transacted(answer) {
+            self.finished(finished);
+        }
+    }
+
+    fn finished(&mut self, Finished { done, turn }: Finished) {
+        self.tell(done);
+        if let Some(turn) = turn {
+            self.next_of_key(&turn);
         }
     }
 
@@ -652,9 +683,9 @@ impl<W: World> Drain<W> {
             }
             let queue = &self.queues[index];
             let gauge = Gauge {
-                held: queue.waiting() + queue.running,
+                held: queue.waiting() + self.keys.len_of(index) + queue.running,
                 due: queue.to_be_made().map(|calls| calls.due(now)).sum(),
-                oldest: oldest(queue),
+                oldest: oldest(queue).into_iter().chain(self.keys.oldest_of(index)).min(),
                 drained: queue.drained,
             };
             self.gauges.show(queue.route.service, gauge);

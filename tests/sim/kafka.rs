@@ -452,6 +452,7 @@ impl Subscription for FakeSubscription {
 pub fn record(topic: &str, key: Option<&str>, value: Option<Vec<u8>>, at: i64) -> Record {
     Record {
         topic: Topic::from(topic),
+        partition: None,
         key: key.map(|key| key.to_owned().into()),
         value: value.map(Into::into),
         headers: Headers::new(),

@@ -12,6 +12,7 @@ fn routes() -> Routes {
     Routes {
         events: Topic::from("events"),
         parking: vec![("notifier".into(), Topic::from("retry"))],
+        ordered: BTreeSet::new(),
         services: BTreeSet::new(),
         max_redrives: 3,
     }
@@ -31,7 +32,7 @@ fn event(value: &str, headers: Headers) -> Incoming {
 
 /// The record as a consumer reads it.
 fn arrived(record: Record, offset: i64) -> Incoming {
-    let Record { topic, key, value, headers, timestamp } = record;
+    let Record { topic, key, value, headers, timestamp, .. } = record;
     Incoming { source: source(topic.as_str(), offset), key, value, headers, timestamp: Some(timestamp) }
 }
 

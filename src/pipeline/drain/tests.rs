@@ -129,7 +129,7 @@ impl Rig {
                 dead_letters: Letterbox::plain(Topic::from("dead-letters")),
                 deliveries: None,
             },
-            routes: vec![Route { service: 0, name: "notifier".to_owned(), guard: Arc::new(guard), bounds, concurrency: 6 }],
+            routes: vec![Route { service: 0, name: "notifier".to_owned(), guard: Arc::new(guard), bounds, concurrency: 6, ordered: false }],
             subscription: Given { intake: given, size: Arc::clone(&size) },
             publisher: Kept { records: Arc::clone(&published), acks: sender },
             acks,

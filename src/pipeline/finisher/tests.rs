@@ -143,7 +143,8 @@ async fn what_waits_goes_with_its_partition() {
 async fn what_an_ended_life_leaves_behind_is_dropped_and_its_lane_is_free() {
     let mut rig = rig();
     let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..2));
-    let record = Record { topic: Topic::from("o"), key: None, value: None, headers: Headers::new(), timestamp: UnixMillis(1) };
+    let record =
+        Record { topic: Topic::from("o"), partition: None, key: None, value: None, headers: Headers::new(), timestamp: UnixMillis(1) };
     let leaving = |what| Leaving { record: record.clone(), what };
     let outcome = rig.finisher.finish(begun.remove(0), vec![leaving(Left::Outcome)], ());
     let parked = rig.finisher.finish(begun.remove(0), vec![leaving(Left::Delivery), leaving(Left::Outcome)], ());
