@@ -1069,10 +1069,13 @@ async fn topics_are_created_described_and_inspected() {
     let described = described[1].clone().unwrap();
     assert_eq!((described.partitions, described.retention, described.max_message_bytes), (4, Some(Retention::For(hour)), Some(2 << 20)));
     assert_eq!(described.cleanup_policy.as_deref(), Some("delete"));
-    let needed = [Needed { topic: one.clone(), retention: Some(hour * 2) }, Needed { topic: two.clone(), retention: None }];
+    let needed = [
+        Needed { topic: one.clone(), retention: Some(hour * 2), beside: None },
+        Needed { topic: two.clone(), retention: None, beside: Some(one.clone()) },
+    ];
     let inspection = admin.inspect(&needed, LIMIT).await.unwrap();
     assert_eq!((inspection.missing, inspection.too_short), (vec![two], vec![(one.clone(), hour, hour * 2)]));
-    assert!(admin.inspect(&[Needed { topic: one, retention: Some(hour) }], LIMIT).await.unwrap().is_fine());
+    assert!(admin.inspect(&[Needed { topic: one, retention: Some(hour), beside: None }], LIMIT).await.unwrap().is_fine());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,7 +89,7 @@ fn a_key_keeps_its_order_through_an_outage_a_death_and_a_newcomer() {
 
 #[test]
 fn a_key_goes_behind_what_is_parked_of_it_and_goes_live_after() {
-    let world = World::new("behind").partitions(1).config(CONFIG).config("[services.notifier.retry]\nmax = \"1m\"").start();
+    let world = World::new("behind").partitions(1).config(&CONFIG.replace("order =", "max = \"1m\"\norder =")).start();
     let busy = Act::Fail { status: StatusCode::SERVICE_UNAVAILABLE, retry_after: Some(RetryAfter::seconds(4)) };
     world.stub("notifier").set(Behaviour::script([busy], Act::Ok));
     let mut instance = world.run();

@@ -202,3 +202,12 @@ proptest! {
         prop_assert_eq!(theirs(&styled.headers), rest);
     }
 }
+
+#[test]
+fn a_call_that_keeps_order_goes_to_the_partition_of_its_events_number() {
+    let first = decoded(&event(r#"{"camera_id":"cam"}"#, Headers::new()));
+    let letter = given_up(&envelope::read(call(&first), NOW).expect("a call").record, Code::Expired);
+    let ordered = Routes { ordered: ["notifier".to_owned()].into(), ..routes() };
+    assert_eq!(redrive(&letter, &ordered, NOW).expect("it goes").partition, Some(first.source.partition));
+    assert_eq!(redrive(&letter, &routes(), NOW).expect("it goes").partition, None, "its key chooses");
+}

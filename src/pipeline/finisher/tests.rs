@@ -178,3 +178,18 @@ fn the_letter_of_a_drained_call_still_says_which_event_it_belongs_to() {
         assert_eq!(crate::event::envelope::origin(&instead.headers), Some(event.clone()), "{what:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_ends_as_a_letter_ends_when_what_it_parked_is_there() {
+    let mut rig = rig();
+    let record =
+        Record { topic: Topic::from("o"), partition: None, key: None, value: None, headers: Headers::new(), timestamp: UnixMillis(1) };
+    let leaving = |what| Leaving { record: record.clone(), what };
+    let letter = || Left::DeadLetter { code: Code::InvalidField, error: String::new() };
+    let parked = || Left::Parked { service: 0, reason: crate::event::envelope::Reason::Timeout };
+    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..3));
+    assert_eq!(rig.finisher.finish(begun.remove(0), vec![leaving(parked()), leaving(letter())], ()), Finish::Held(0));
+    // Alone, or beside the record of a parked call's end, a letter waits for nobody.
+    assert_eq!(rig.finisher.finish(begun.remove(0), vec![leaving(letter())], ()), Finish::Left(None));
+    assert_eq!(rig.finisher.finish(begun.remove(0), vec![leaving(letter()), leaving(Left::Delivery)], ()), Finish::Left(None));
+}
