@@ -209,7 +209,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     let board = Arc::new(Board::default());
     let mut _along = Vec::new();
     if role != Role::Retry {
-        let (behind, readings) = wiring::behind(&config, &stop)?;
+        let (behind, readings) = wiring::behind(&config, &stop, clock)?;
         _along = readings;
         let share = Share::of_events(&config.processing, role);
         let budget = share.budget();

@@ -129,7 +129,7 @@ pub(super) fn stages(
 }
 
 /// What is known of the parked calls of services that keep order, and what reads along on their topics for as long as it is held.
-pub(super) fn behind(config: &Config, stop: &Stop) -> anyhow::Result<(Arc<Behind>, Vec<kafka::along::Reading>)> {
+pub(super) fn behind(config: &Config, stop: &Stop, clock: SystemClock) -> anyhow::Result<(Arc<Behind>, Vec<kafka::along::Reading>)> {
     let services = config.services.iter().enumerate();
     let ordered: Vec<(usize, &Topic)> = services
         .filter_map(|(index, service)| match &service.fallback {
@@ -139,7 +139,7 @@ pub(super) fn behind(config: &Config, stop: &Stop) -> anyhow::Result<(Arc<Behind
         .collect();
     let behind = Arc::new(Behind::new(config.topics.events.clone(), ordered.iter().map(|(index, _)| *index), stop.clone()));
     let read = |(service, topic): (usize, &Topic)| {
-        kafka::along::read(&config.kafka, &retry_group(config), topic.clone(), service, Arc::clone(&behind))
+        kafka::along::read(&config.kafka, &retry_group(config), topic.clone(), service, Arc::clone(&behind), clock)
     };
     let readings = ordered.into_iter().map(read).collect::<Result<_, _>>().context("kafka")?;
     Ok((behind, readings))

@@ -173,7 +173,7 @@ impl Plan {
             slow_key: None,
         };
         if dice.random_bool(0.9) {
-            plan.ordered = plan.ordering != process::Ordering::Unordered && seed / 2 % 2 == 0;
+            plan.ordered = plan.ordering != process::Ordering::Unordered && (seed / 2).is_multiple_of(2);
             return plan;
         }
         let takes = dice.random_bool(0.5).then(|| Duration::from_millis(dice.random_range(100..1_900)));

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -23,9 +23,11 @@ use rdkafka::{Offset as Position, TopicPartitionList};
 use super::properties::{self, Quiet};
 use super::{KafkaEdgeError, lag, record, topics};
 use crate::config;
+use crate::edge::clock::SystemClock;
 use crate::event::{Offset, Partition, Topic};
 use crate::machine::progress::Progress;
 use crate::pipeline::behind::{Behind, Life};
+use crate::pipeline::ports::Clock as _;
 
 /// How long one question to a broker may take.
 const WITHIN: Duration = Duration::from_secs(2);
@@ -52,13 +54,20 @@ impl Drop for Reading {
 ///
 /// # Errors
 /// A property that librdkafka does not take, or no thread to be had.
-pub fn read(settings: &config::Kafka, group: &str, topic: Topic, service: usize, behind: Arc<Behind>) -> Result<Reading, KafkaEdgeError> {
+pub fn read(
+    settings: &config::Kafka,
+    group: &str,
+    topic: Topic,
+    service: usize,
+    behind: Arc<Behind>,
+    clock: SystemClock,
+) -> Result<Reading, KafkaEdgeError> {
     let mut properties = properties::onlooker(settings, Some(group));
     properties.set("fetch.wait.max.ms", FETCH_WAIT_MS).set("isolation.level", "read_uncommitted");
     let client: BaseConsumer<Quiet> = properties.create_with_context(Quiet)?;
     let over = Arc::new(AtomicBool::new(false));
     let reading = Reading(Arc::clone(&over));
-    let reader = Reader { client, topic, service, behind, over };
+    let reader = Reader { client, topic, service, behind, over, clock };
     std::thread::Builder::new()
         .name("kafka-along".into())
         .spawn(move || reader.run())
@@ -72,6 +81,7 @@ struct Reader {
     service: usize,
     behind: Arc<Behind>,
     over: Arc<AtomicBool>,
+    clock: SystemClock,
 }
 
 /// A partition that is read along on.
@@ -97,27 +107,27 @@ impl Extent {
 impl Reader {
     fn run(&self) {
         let mut followed: BTreeMap<Partition, Followed> = BTreeMap::new();
-        let (mut next_try, mut next_look) = (Instant::now(), Instant::now());
+        let (mut next_try, mut next_look) = (self.clock.now(), self.clock.now());
         while !self.over.load(Ordering::Relaxed) {
             let wanted = self.behind.wanted(self.service);
             self.let_go(&mut followed, &wanted);
-            let now = Instant::now();
+            let now = self.clock.now();
             if next_try <= now && wanted.iter().any(|life| !followed.contains_key(&life.partition)) {
                 if let Err(error) = self.begin(&mut followed, &wanted) {
                     tracing::debug!(topic = %self.topic, %error, "parked calls are not read along just now");
                 }
-                next_try = Instant::now() + if wanted.len() == followed.len() { Duration::ZERO } else { EVERY };
+                next_try = self.clock.now().plus(if wanted.len() == followed.len() { Duration::ZERO } else { EVERY });
             }
             for _ in 0..AT_ONCE {
                 if !self.poll(&mut followed) {
                     break;
                 }
             }
-            if next_look <= Instant::now() {
+            if next_look <= self.clock.now() {
                 if let Err(error) = self.look(&followed) {
                     tracing::debug!(topic = %self.topic, %error, "which parked calls have ended is not known just now");
                 }
-                next_look = Instant::now() + EVERY;
+                next_look = self.clock.now().plus(EVERY);
             }
         }
     }

@@ -51,16 +51,17 @@ async fn a_call_that_fails_keeps_its_place_and_holds_its_key_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_failed_too_often_free_their_key() {
+async fn a_call_that_is_given_up_frees_its_key() {
     let rig = Rig::with_keys(&["a"], 2).await;
-    for _ in 0..8 {
+    for _ in 0..3 {
         rig.answer_with(500, 1).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    rig.answer_with(422, 1).await;
     let letters: Vec<_> = rig.published.lock().expect("unpoisoned").clone();
     assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0].headers.text(crate::event::headers::name::ERROR_CODE), Some("attempts_exhausted"));
-    assert_eq!(letters[0].headers.text(crate::event::headers::name::ATTEMPT), Some("8"), "what was counted in memory");
+    assert_eq!(letters[0].headers.text(crate::event::headers::name::ERROR_CODE), Some("rejected_by_service"));
+    assert_eq!(letters[0].headers.text(crate::event::headers::name::ATTEMPT), Some("4"), "what was counted in memory");
     assert_eq!(rig.out(), 1, "the next of the key");
 }
 
