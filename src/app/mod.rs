@@ -207,10 +207,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
     let worker = worker::Worker::start().context("no thread for the loops")?;
     let mut loops: Vec<Loop> = Vec::new();
     let board = Arc::new(Board::default());
-    let mut _along = Vec::new();
     if role != Role::Retry {
-        let (behind, readings) = wiring::behind(&config, &stop, clock)?;
-        _along = readings;
         let share = Share::of_events(&config.processing, role);
         let budget = share.budget();
         let subscription = wiring::events(&config, &instance, Arc::clone(&budget), share.ahead(), &metrics, clock)?;
@@ -218,7 +215,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         let (publisher, acks) = producer.handle();
         let parts = process::Parts {
             settings: wiring::process_settings(&config),
-            stages: wiring::stages(&config, &guards, &behind, &instance, clock, chance, &teller),
+            stages: wiring::stages(&config, &guards, &stop, &instance, clock, chance, &teller)?,
             subscription,
             publisher,
             acks,

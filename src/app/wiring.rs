@@ -92,12 +92,12 @@ pub(super) fn guards(
 pub(super) fn stages(
     config: &Config,
     guards: &Guards,
-    behind: &Arc<Behind>,
+    stop: &Stop,
     instance: &str,
     clock: SystemClock,
     chance: ThreadChance,
     teller: &Arc<Teller<SystemClock>>,
-) -> Arc<Stages<Real>> {
+) -> anyhow::Result<Arc<Stages<Real>>> {
     let stage = |stage: &config::Stage| {
         let service = config.service_of(stage);
         Stage {
@@ -116,20 +116,20 @@ pub(super) fn stages(
             fallback: fallback(&service.fallback),
         }
     };
-    Arc::new(Stages {
+    Ok(Arc::new(Stages {
         stages: config.pipeline.iter().map(stage).collect(),
         outcomes: config.topics.outcomes.clone(),
         dead_letters: letterbox(config, ""),
-        behind: Arc::clone(behind),
+        behind: behind(config, stop, clock)?,
         instance: instance.to_owned(),
         clock,
         chance,
         witness: Arc::clone(teller),
-    })
+    }))
 }
 
-/// What is known of the parked calls of services that keep order, and what reads along on their topics for as long as it is held.
-pub(super) fn behind(config: &Config, stop: &Stop, clock: SystemClock) -> anyhow::Result<(Arc<Behind>, Vec<kafka::along::Reading>)> {
+/// What is known of the parked calls of services that keep order; begins to read along on their topics.
+fn behind(config: &Config, stop: &Stop, clock: SystemClock) -> anyhow::Result<Arc<Behind>> {
     let services = config.services.iter().enumerate();
     let ordered: Vec<(usize, &Topic)> = services
         .filter_map(|(index, service)| match &service.fallback {
@@ -138,11 +138,10 @@ pub(super) fn behind(config: &Config, stop: &Stop, clock: SystemClock) -> anyhow
         })
         .collect();
     let behind = Arc::new(Behind::new(config.topics.events.clone(), ordered.iter().map(|(index, _)| *index), stop.clone()));
-    let read = |(service, topic): (usize, &Topic)| {
-        kafka::along::read(&config.kafka, &retry_group(config), topic.clone(), service, Arc::clone(&behind), clock)
-    };
-    let readings = ordered.into_iter().map(read).collect::<Result<_, _>>().context("kafka")?;
-    Ok((behind, readings))
+    for (service, topic) in ordered {
+        kafka::along::read(&config.kafka, &retry_group(config), topic.clone(), service, &behind, clock).context("kafka")?;
+    }
+    Ok(behind)
 }
 
 /// Where the dead letters of a loop go; what is behind the group's name is its consumer's.

@@ -11,8 +11,7 @@
 //! undone counts until the group has come past it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -40,17 +39,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long a broker may wait for records that there are not: how late the end of a partition is told.
 const FETCH_WAIT_MS: &str = "100";
 
-/// Ends the reading when it is dropped.
-#[derive(Debug)]
-pub struct Reading(Arc<AtomicBool>);
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Begins to read along on a service's topic, which `group` drains.
+/// Begins to read along on a service's topic, which `group` drains, for as long as anybody holds `behind`.
 ///
 /// # Errors
 /// A property that librdkafka does not take, or no thread to be had.
@@ -59,28 +48,24 @@ pub fn read(
     group: &str,
     topic: Topic,
     service: usize,
-    behind: Arc<Behind>,
+    behind: &Arc<Behind>,
     clock: SystemClock,
-) -> Result<Reading, KafkaEdgeError> {
+) -> Result<(), KafkaEdgeError> {
     let mut properties = properties::onlooker(settings, Some(group));
     properties.set("fetch.wait.max.ms", FETCH_WAIT_MS).set("isolation.level", "read_uncommitted");
     let client: BaseConsumer<Quiet> = properties.create_with_context(Quiet)?;
-    let over = Arc::new(AtomicBool::new(false));
-    let reading = Reading(Arc::clone(&over));
-    let reader = Reader { client, topic, service, behind, over, clock };
+    let (reader, behind) = (Reader { client, topic, service, clock }, Arc::downgrade(behind));
     std::thread::Builder::new()
         .name("kafka-along".into())
-        .spawn(move || reader.run())
+        .spawn(move || reader.run(&behind))
         .map_err(|error| KafkaEdgeError::Client(format!("no thread for it: {error}")))?;
-    Ok(reading)
+    Ok(())
 }
 
 struct Reader {
     client: BaseConsumer<Quiet>,
     topic: Topic,
     service: usize,
-    behind: Arc<Behind>,
-    over: Arc<AtomicBool>,
     clock: SystemClock,
 }
 
@@ -105,26 +90,26 @@ impl Extent {
 }
 
 impl Reader {
-    fn run(&self) {
+    fn run(&self, behind: &Weak<Behind>) {
         let mut followed: BTreeMap<Partition, Followed> = BTreeMap::new();
         let (mut next_try, mut next_look) = (self.clock.now(), self.clock.now());
-        while !self.over.load(Ordering::Relaxed) {
-            let wanted = self.behind.wanted(self.service);
+        while let Some(behind) = behind.upgrade() {
+            let wanted = behind.wanted(self.service);
             self.let_go(&mut followed, &wanted);
             let now = self.clock.now();
             if next_try <= now && wanted.iter().any(|life| !followed.contains_key(&life.partition)) {
-                if let Err(error) = self.begin(&mut followed, &wanted) {
+                if let Err(error) = self.begin(&behind, &mut followed, &wanted) {
                     tracing::debug!(topic = %self.topic, %error, "parked calls are not read along just now");
                 }
                 next_try = self.clock.now().plus(if wanted.len() == followed.len() { Duration::ZERO } else { EVERY });
             }
             for _ in 0..AT_ONCE {
-                if !self.poll(&mut followed) {
+                if !self.poll(&behind, &mut followed) {
                     break;
                 }
             }
             if next_look <= self.clock.now() {
-                if let Err(error) = self.look(&followed) {
+                if let Err(error) = self.look(&behind, &followed) {
                     tracing::debug!(topic = %self.topic, %error, "which parked calls have ended is not known just now");
                 }
                 next_look = self.clock.now().plus(EVERY);
@@ -150,7 +135,7 @@ impl Reader {
     }
 
     /// Begins with the partitions that are wanted, those at least that can be asked for.
-    fn begin(&self, followed: &mut BTreeMap<Partition, Followed>, wanted: &[Life]) -> Result<(), KafkaEdgeError> {
+    fn begin(&self, behind: &Behind, followed: &mut BTreeMap<Partition, Followed>, wanted: &[Life]) -> Result<(), KafkaEdgeError> {
         let new: Vec<Life> = wanted.iter().filter(|life| !followed.contains_key(&life.partition)).copied().collect();
         let there = topics::partitions(&self.client, &self.topic, WITHIN)?.unwrap_or_default();
         let new: Vec<Life> = new.into_iter().filter(|life| there.contains(&life.partition)).collect();
@@ -169,7 +154,7 @@ impl Reader {
         for (life, extent) in begun {
             let caught_up = extent.from >= extent.end;
             if caught_up {
-                self.behind.caught_up(self.service, life);
+                behind.caught_up(self.service, life);
             }
             followed.insert(life.partition, Followed { life, end: (!caught_up).then_some(extent.end) });
         }
@@ -177,13 +162,13 @@ impl Reader {
     }
 
     /// Takes one record in, or the news of an end. False if there was nothing.
-    fn poll(&self, followed: &mut BTreeMap<Partition, Followed>) -> bool {
+    fn poll(&self, behind: &Behind, followed: &mut BTreeMap<Partition, Followed>) -> bool {
         let (partition, next) = match self.client.poll(POLL) {
             None => return false,
             Some(Ok(message)) => {
                 let record = record::incoming(&message, std::slice::from_ref(&self.topic));
                 let Some(Followed { life, .. }) = followed.get(&record.source.partition) else { return true };
-                self.behind.read(self.service, *life, &record);
+                behind.read(self.service, *life, &record);
                 (record.source.partition, Offset(message.offset() + 1))
             }
             // Whatever is left before the end is a hole (a transaction's mark), which no record reaches.
@@ -198,29 +183,29 @@ impl Reader {
             follows.end = None;
             let mut ended = Ok(());
             // What has ended since the reading began holds nobody up.
-            if self.behind.awaits_ends(self.service, follows.life) {
-                ended = self.look_at(&[follows.life]);
+            if behind.awaits_ends(self.service, follows.life) {
+                ended = self.look_at(behind, &[follows.life]);
             }
             if let Err(error) = ended {
                 tracing::debug!(topic = %self.topic, %error, "which parked calls have ended is not known just now");
             }
-            self.behind.caught_up(self.service, follows.life);
+            behind.caught_up(self.service, follows.life);
         }
         true
     }
 
     /// Asks which calls have ended, where some may have.
-    fn look(&self, followed: &BTreeMap<Partition, Followed>) -> Result<(), KafkaEdgeError> {
+    fn look(&self, behind: &Behind, followed: &BTreeMap<Partition, Followed>) -> Result<(), KafkaEdgeError> {
         let lives = followed.values().map(|followed| followed.life);
-        let asked: Vec<Life> = lives.filter(|life| self.behind.awaits_ends(self.service, *life)).collect();
-        if asked.is_empty() { Ok(()) } else { self.look_at(&asked) }
+        let asked: Vec<Life> = lives.filter(|life| behind.awaits_ends(self.service, *life)).collect();
+        if asked.is_empty() { Ok(()) } else { self.look_at(behind, &asked) }
     }
 
-    fn look_at(&self, lives: &[Life]) -> Result<(), KafkaEdgeError> {
+    fn look_at(&self, behind: &Behind, lives: &[Life]) -> Result<(), KafkaEdgeError> {
         let extents = self.extents(lives.iter().map(|life| life.partition))?;
         for life in lives {
             if let Some(extent) = extents.get(&life.partition) {
-                self.behind.ended(self.service, *life, |offset| extent.has_ended(offset));
+                behind.ended(self.service, *life, |offset| extent.has_ended(offset));
             }
         }
         Ok(())
