@@ -1075,6 +1075,10 @@ async fn topics_are_created_described_and_inspected() {
     ];
     let inspection = admin.inspect(&needed, LIMIT).await.unwrap();
     assert_eq!((inspection.missing, inspection.too_short), (vec![two], vec![(one.clone(), hour, hour * 2)]));
+    let few = create("few", 2, None).await;
+    let beside = |topic: &Topic, other: &Topic| [Needed { topic: topic.clone(), retention: None, beside: Some(other.clone()) }];
+    let inspection = admin.inspect(&[beside(&few, &one), beside(&one, &few)].concat(), LIMIT).await.unwrap();
+    assert_eq!((inspection.is_fine(), inspection.too_few), (false, vec![(few, 2, 4)]));
     assert!(admin.inspect(&[Needed { topic: one, retention: Some(hour), beside: None }], LIMIT).await.unwrap().is_fine());
 }
 
