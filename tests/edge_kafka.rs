@@ -122,6 +122,7 @@ async fn create_named(topic: &Topic, partitions: u32, max_message_bytes: Option<
 fn record(topic: &Topic, key: Option<&str>, value: impl Into<Bytes>) -> Record {
     Record {
         topic: topic.clone(),
+        partition: None,
         key: key.map(|key| Bytes::copy_from_slice(key.as_bytes())),
         value: Some(value.into()),
         headers: Headers::new(),
@@ -852,8 +853,14 @@ async fn whatever_bytes_come_through_as_they_are() {
         (Some(Bytes::from_static(&[0, 255])), Some(Bytes::from_static(&[255, 0, 254]))),
     ];
     for (key, value) in &cases {
-        let record =
-            Record { topic: topic.clone(), key: key.clone(), value: value.clone(), headers: headers.clone(), timestamp: UnixMillis(5) };
+        let record = Record {
+            topic: topic.clone(),
+            partition: None,
+            key: key.clone(),
+            value: value.clone(),
+            headers: headers.clone(),
+            timestamp: UnixMillis(5),
+        };
         publisher.publish(&record, Token(0)).unwrap();
     }
     assert!(acknowledged(&mut acks, cases.len()).await.iter().all(|ack| ack.result.is_ok()));
@@ -1062,10 +1069,17 @@ async fn topics_are_created_described_and_inspected() {
     let described = described[1].clone().unwrap();
     assert_eq!((described.partitions, described.retention, described.max_message_bytes), (4, Some(Retention::For(hour)), Some(2 << 20)));
     assert_eq!(described.cleanup_policy.as_deref(), Some("delete"));
-    let needed = [Needed { topic: one.clone(), retention: Some(hour * 2) }, Needed { topic: two.clone(), retention: None }];
+    let needed = [
+        Needed { topic: one.clone(), retention: Some(hour * 2), beside: None },
+        Needed { topic: two.clone(), retention: None, beside: Some(one.clone()) },
+    ];
     let inspection = admin.inspect(&needed, LIMIT).await.unwrap();
     assert_eq!((inspection.missing, inspection.too_short), (vec![two], vec![(one.clone(), hour, hour * 2)]));
-    assert!(admin.inspect(&[Needed { topic: one, retention: Some(hour) }], LIMIT).await.unwrap().is_fine());
+    let few = create("few", 2, None).await;
+    let beside = |topic: &Topic, other: &Topic| [Needed { topic: topic.clone(), retention: None, beside: Some(other.clone()) }];
+    let inspection = admin.inspect(&[beside(&few, &one), beside(&one, &few)].concat(), LIMIT).await.unwrap();
+    assert_eq!((inspection.is_fine(), inspection.too_few), (false, vec![(few, 2, 4)]));
+    assert!(admin.inspect(&[Needed { topic: one, retention: Some(hour), beside: None }], LIMIT).await.unwrap().is_fine());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -100,7 +100,14 @@ async fn create(name: &str, max_message_bytes: Option<u64>) -> Topic {
 }
 
 fn record(topic: &Topic, value: impl Into<Bytes>) -> Record {
-    Record { topic: topic.clone(), key: None, value: Some(value.into()), headers: Headers::new(), timestamp: UnixMillis(1_793_739_845_678) }
+    Record {
+        topic: topic.clone(),
+        partition: None,
+        key: None,
+        value: Some(value.into()),
+        headers: Headers::new(),
+        timestamp: UnixMillis(1_793_739_845_678),
+    }
 }
 
 /// Publishes so many records and waits for Kafka to have them.

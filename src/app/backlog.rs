@@ -11,7 +11,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::stalls::Stalls;
 use super::survey::{For, Known, State, Surveys};
 use super::{Real, wiring};
-use crate::config::Config;
+use crate::config::{Config, RetryOrder};
 use crate::edge::api::{Looked, RetryService, RetryStatus};
 use crate::edge::clock::SystemClock;
 use crate::edge::kafka::{Inspection, LagSampler, Needed, PartitionLag, TopicAdmin};
@@ -121,9 +121,16 @@ impl Backlog {
             })
         });
         let fixed = [&config.topics.events, &config.topics.outcomes, &config.topics.dead_letters];
-        let mut needed: Vec<Needed> =
-            fixed.into_iter().chain(&config.topics.deliveries).map(|topic| Needed { topic: topic.clone(), retention: None }).collect();
-        needed.extend(config.parking().map(|(_, retry)| Needed { topic: retry.topic.clone(), retention: Some(retry.max_age) }));
+        let mut needed: Vec<Needed> = fixed
+            .into_iter()
+            .chain(&config.topics.deliveries)
+            .map(|topic| Needed { topic: topic.clone(), retention: None, beside: None })
+            .collect();
+        needed.extend(config.parking().map(|(_, retry)| Needed {
+            topic: retry.topic.clone(),
+            retention: Some(retry.max_age),
+            beside: (retry.order == RetryOrder::Key).then(|| config.topics.events.clone()),
+        }));
         Ok(Arc::new(Self {
             routes: routes.collect(),
             needed,
@@ -239,6 +246,16 @@ impl Backlog {
         if before.as_ref() != Some(&found) {
             for topic in &found.missing {
                 tracing::error!(target: "fusebox", %topic, "a topic is missing; `fusebox migrate` creates it");
+            }
+            for (topic, partitions, needed) in &found.too_few {
+                tracing::error!(
+                    target: "fusebox",
+                    %topic,
+                    partitions,
+                    needed,
+                    "a retry topic whose calls are kept in order has fewer partitions than the events' topic: calls of the events beyond cannot be \
+                     made until it has as many"
+                );
             }
             for (topic, kept, needed) in &found.too_short {
                 tracing::error!(

@@ -215,7 +215,7 @@ pub async fn run(config: Arc<Config>, setting: Setting) -> anyhow::Result<Ended>
         let (publisher, acks) = producer.handle();
         let parts = process::Parts {
             settings: wiring::process_settings(&config),
-            stages: wiring::stages(&config, &guards, &instance, clock, chance, &teller),
+            stages: wiring::stages(&config, &guards, &stop, &instance, clock, chance, &teller)?,
             subscription,
             publisher,
             acks,

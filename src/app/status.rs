@@ -141,6 +141,11 @@ impl Watch {
             let names: Vec<&str> = found.missing.iter().map(crate::event::Topic::as_str).collect();
             return part(PartState::Down, Some(format!("missing: {}; `fusebox migrate` creates them", names.join(", "))));
         }
+        if let Some((topic, has, needed)) = found.too_few.first() {
+            let why =
+                format!("`{topic}` has {has} partitions, and with `retry.order = \"key\"` needs {needed}, as many as `topics.events`");
+            return part(PartState::Down, Some(why));
+        }
         if let Some((topic, kept, needed)) = found.too_short.first() {
             let whole = |duration: &Duration| humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string();
             let why = format!(

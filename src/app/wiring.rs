@@ -24,6 +24,7 @@ use crate::machine::fallback::Cache;
 use crate::machine::progress::MAX_BYTES;
 use crate::machine::schedule::Schedule;
 use crate::machine::selection::Selection;
+use crate::pipeline::behind::Behind;
 use crate::pipeline::breakers::{Announcement, Breakers, Probes, Subject};
 use crate::pipeline::guard::{Guard, Manner};
 use crate::pipeline::orders::OrderBook;
@@ -91,11 +92,12 @@ pub(super) fn guards(
 pub(super) fn stages(
     config: &Config,
     guards: &Guards,
+    stop: &Stop,
     instance: &str,
     clock: SystemClock,
     chance: ThreadChance,
     teller: &Arc<Teller<SystemClock>>,
-) -> Arc<Stages<Real>> {
+) -> anyhow::Result<Arc<Stages<Real>>> {
     let stage = |stage: &config::Stage| {
         let service = config.service_of(stage);
         Stage {
@@ -114,15 +116,32 @@ pub(super) fn stages(
             fallback: fallback(&service.fallback),
         }
     };
-    Arc::new(Stages {
+    Ok(Arc::new(Stages {
         stages: config.pipeline.iter().map(stage).collect(),
         outcomes: config.topics.outcomes.clone(),
         dead_letters: letterbox(config, ""),
+        behind: behind(config, stop, clock)?,
         instance: instance.to_owned(),
         clock,
         chance,
         witness: Arc::clone(teller),
-    })
+    }))
+}
+
+/// What is known of the parked calls of services that keep order; begins to read along on their topics.
+fn behind(config: &Config, stop: &Stop, clock: SystemClock) -> anyhow::Result<Arc<Behind>> {
+    let services = config.services.iter().enumerate();
+    let ordered: Vec<(usize, &Topic)> = services
+        .filter_map(|(index, service)| match &service.fallback {
+            config::Fallback::Park(retry) if retry.order == config::RetryOrder::Key => Some((index, &retry.topic)),
+            _ => None,
+        })
+        .collect();
+    let behind = Arc::new(Behind::new(config.topics.events.clone(), ordered.iter().map(|(index, _)| *index), stop.clone()));
+    for (service, topic) in ordered {
+        kafka::along::read(&config.kafka, &retry_group(config), topic.clone(), service, &behind, clock).context("kafka")?;
+    }
+    Ok(behind)
 }
 
 /// Where the dead letters of a loop go; what is behind the group's name is its consumer's.
@@ -140,7 +159,9 @@ fn fallback(fallback: &config::Fallback) -> Fallback {
             Fallback::Cached { key: key.clone(), cache: Mutex::new(Cache::new(*max_entries, *ttl)), default: default.clone() }
         }
         config::Fallback::Default { body } => Fallback::Default { body: body.clone() },
-        config::Fallback::Park(retry) => Fallback::Park { topic: retry.topic.clone(), bounds: bounds(retry) },
+        config::Fallback::Park(retry) => {
+            Fallback::Park { topic: retry.topic.clone(), bounds: bounds(retry), ordered: retry.order == config::RetryOrder::Key }
+        }
         config::Fallback::Skip => Fallback::Skip,
         config::Fallback::Fail => Fallback::Fail,
     }
@@ -160,6 +181,7 @@ pub(super) fn routes(config: &Config, guards: &Guards) -> Vec<drain::Route<Real>
                 guard: Arc::clone(&guards[index]),
                 bounds: bounds(retry),
                 concurrency: retry.drain_concurrency.get(),
+                ordered: retry.order == config::RetryOrder::Key,
             }),
             _ => None,
         })

@@ -144,7 +144,7 @@ impl Publishing<'_> {
                 return None;
             }
         };
-        Some(Record { topic, key, value: Some(value), headers: Headers::new(), timestamp: now })
+        Some(Record { topic, partition: None, key, value: Some(value), headers: Headers::new(), timestamp: now })
     }
 
     async fn acknowledge(&mut self, bar: &ProgressBar) -> Result<(), Failure> {

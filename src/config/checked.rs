@@ -314,6 +314,17 @@ pub struct Retry {
     pub max: Duration,
     /// How many of the service's `concurrency` places draining may use.
     pub drain_concurrency: NonZeroUsize,
+    /// What is kept in order.
+    pub order: RetryOrder,
+}
+
+/// What is kept in order of a service's calls, parked ones among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryOrder {
+    /// Nothing.
+    None,
+    /// The calls of one key.
+    Key,
 }
 
 /// `[[pipeline]]`

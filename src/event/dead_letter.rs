@@ -111,6 +111,7 @@ impl DeadLetter<'_> {
         self.foreign(&mut headers, letterbox, &record.source.topic, Some((record.source.partition, record.source.offset)), timestamp);
         Record {
             topic: letterbox.topic.clone(),
+            partition: None,
             key: record.key.clone(),
             value: record.value.clone(),
             headers,
@@ -133,7 +134,7 @@ impl DeadLetter<'_> {
             (&record.topic, None)
         };
         self.foreign(&mut headers, letterbox, topic, place, Some(record.timestamp));
-        Record { topic: letterbox.topic.clone(), headers, ..record }
+        Record { topic: letterbox.topic.clone(), partition: None, headers, ..record }
     }
 
     fn headers(&self, mut headers: Headers, now: UnixMillis) -> Headers {

@@ -45,6 +45,7 @@ pub fn record(topic: &Topic, parked: &Parked, how: Delivery, attempts: u32, now:
     };
     Record {
         topic: topic.clone(),
+        partition: None,
         key: parked.record.key.clone(),
         value: Some(serde_json::to_vec(&value).unwrap_or_default().into()),
         headers: Headers::new(),

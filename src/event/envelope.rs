@@ -39,12 +39,23 @@ pub enum Reason {
     Overload,
     /// The process stops.
     Shutdown,
+    /// Calls of its key are parked in front of it: no call was made.
+    Behind,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 8] =
-        [Self::CircuitOpen, Self::Timeout, Self::Connect, Self::Http5xx, Self::Http429, Self::Retryable, Self::Overload, Self::Shutdown];
+    pub const ALL: [Self; 9] = [
+        Self::CircuitOpen,
+        Self::Timeout,
+        Self::Connect,
+        Self::Http5xx,
+        Self::Http429,
+        Self::Retryable,
+        Self::Overload,
+        Self::Shutdown,
+        Self::Behind,
+    ];
 
     /// The word.
     pub const fn as_str(self) -> &'static str {
@@ -57,6 +68,7 @@ impl Reason {
             Self::Retryable => "retryable",
             Self::Overload => "overload",
             Self::Shutdown => "shutdown",
+            Self::Behind => "behind",
         }
     }
 
@@ -165,6 +177,7 @@ pub fn park(topic: &Topic, call: &Call<'_>, parking: Parking, now: UnixMillis) -
     set_parking(&mut headers, parking);
     Record {
         topic: topic.clone(),
+        partition: None,
         key: Some(call.event.key.clone()),
         value: Some(serde_json::to_vec(&envelope).unwrap_or_default().into()),
         headers,
@@ -217,6 +230,7 @@ impl Parked {
         headers.set(name::FIRST_PARKED_OFFSET, offset.0.to_string());
         Record {
             topic: self.record.source.topic.clone(),
+            partition: None,
             key: self.record.key.clone(),
             value: self.record.value.clone(),
             headers,

@@ -137,6 +137,7 @@ pub fn record(topic: &Topic, event: &Event, status: Status, stages: &Stages<'_>,
     }
     Record {
         topic: topic.clone(),
+        partition: None,
         key: Some(event.key.clone()),
         value: Some(value(event, status, stages, instance, now).into()),
         headers,

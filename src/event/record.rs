@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Headers, Source, Topic, UnixMillis};
+use super::{Headers, Partition, Source, Topic, UnixMillis};
 
 /// A record that was read, its bytes untouched.
 #[derive(Debug, Clone)]
@@ -39,7 +39,9 @@ impl Record {
 pub struct Record {
     /// The topic it goes to.
     pub topic: Topic,
-    /// Its key, which also chooses its partition; `None` is Kafka's null.
+    /// The partition it goes to; `None`: its key chooses.
+    pub partition: Option<Partition>,
+    /// Its key; `None` is Kafka's null.
     pub key: Option<Bytes>,
     /// Its value; `None` is Kafka's null.
     pub value: Option<Bytes>,

@@ -24,6 +24,8 @@ pub struct Routes {
     pub events: Topic,
     /// The services that park, each with its retry topic.
     pub parking: Vec<(String, Topic)>,
+    /// Of these, the services whose calls keep the order of their keys: each lies on the partition of its event's number.
+    pub ordered: BTreeSet<String>,
     /// All services.
     pub services: BTreeSet<String>,
     /// How often a letter may have been redriven before it stays.
@@ -144,7 +146,7 @@ fn event(letter: &Incoming, origin: &Source, redrives: u32, now: UnixMillis) -> 
         headers.set(name::ORIGIN_TIMESTAMP, first.0.to_string());
     }
     headers.set(name::REDRIVES, redrives.to_string());
-    Record { topic: origin.topic.clone(), key: letter.key.clone(), value: letter.value.clone(), headers, timestamp: now }
+    Record { topic: origin.topic.clone(), partition: None, key: letter.key.clone(), value: letter.value.clone(), headers, timestamp: now }
 }
 
 fn call(parked: Parked, routes: &Routes, redrives: u32, now: UnixMillis) -> Result<Record, Stays> {
@@ -166,7 +168,8 @@ fn call(parked: Parked, routes: &Routes, redrives: u32, now: UnixMillis) -> Resu
     headers.set(name::NOT_BEFORE, now.0.to_string());
     headers.set(name::FIRST_PARKED_AT, now.0.to_string());
     headers.set(name::REDRIVES, redrives.to_string());
-    Ok(Record { topic: topic.clone(), key: letter.key, value: letter.value, headers, timestamp: now })
+    let partition = envelope::origin(&headers).filter(|_| routes.ordered.contains(service)).map(|origin| origin.partition);
+    Ok(Record { topic: topic.clone(), partition, key: letter.key, value: letter.value, headers, timestamp: now })
 }
 
 /// What is true of the letter alone taken off.

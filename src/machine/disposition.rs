@@ -31,6 +31,8 @@ pub enum End {
     Overload,
     /// The process stops: the call was cancelled, or never made.
     Stopped,
+    /// Calls of its key are parked in front of it: no call was made.
+    Behind,
 }
 
 impl End {
@@ -44,6 +46,7 @@ impl End {
             Self::CircuitOpen => Some(Reason::CircuitOpen.as_str()),
             Self::Overload => Some(Reason::Overload.as_str()),
             Self::Stopped => Some(Reason::Shutdown.as_str()),
+            Self::Behind => Some(Reason::Behind.as_str()),
         }
     }
 
@@ -60,6 +63,7 @@ impl End {
             Self::CircuitOpen => Some(Reason::CircuitOpen),
             Self::Overload => Some(Reason::Overload),
             Self::Stopped => Some(Reason::Shutdown),
+            Self::Behind => Some(Reason::Behind),
             Self::Done { .. } | Self::Rejected => None,
         }
     }
@@ -173,7 +177,7 @@ pub fn drained(end: End, attempt: u32, bounds: &Bounds, roll: f64) -> Drained {
     match end {
         End::Done { .. } => Drained::Delivered,
         End::Rejected => Drained::DeadLetter(Code::RejectedByService),
-        End::CircuitOpen | End::Overload | End::Stopped => Drained::Stay,
+        End::CircuitOpen | End::Overload | End::Stopped | End::Behind => Drained::Stay,
         End::Failed { retry_after, .. } => {
             let attempt = attempt.saturating_add(1);
             if attempt >= bounds.max_attempts {
@@ -219,6 +223,7 @@ mod tests {
             (End::CircuitOpen, Live::FallBack, parked(Reason::CircuitOpen)),
             (End::Overload, Live::FallBack, parked(Reason::Overload)),
             (End::Stopped, Live::FallBack, parked(Reason::Shutdown)),
+            (End::Behind, Live::FallBack, parked(Reason::Behind)),
         ] {
             for kind in [Cached, Default, Skip] {
                 assert_eq!(live(end, kind, 1, 8), others, "{end:?} {kind:?}");
@@ -241,7 +246,7 @@ mod tests {
         assert_eq!(drained(End::Done { data: true }, 0, &bounds, 0.0), Drained::Delivered);
         assert_eq!(drained(End::Done { data: false }, 0, &bounds, 0.0), Drained::Delivered);
         assert_eq!(drained(End::Rejected, 0, &bounds, 0.0), Drained::DeadLetter(Code::RejectedByService));
-        for end in [End::CircuitOpen, End::Overload, End::Stopped] {
+        for end in [End::CircuitOpen, End::Overload, End::Stopped, End::Behind] {
             assert_eq!(drained(end, 2, &bounds, 0.0), Drained::Stay, "parking is not failing: {end:?}");
         }
         let again = Drained::Again { reason: Reason::Http5xx, attempt: 1, delay: Duration::from_secs(1) };

@@ -12,6 +12,7 @@
 //! Guarantees: a parked call ends as a delivery or a dead letter; its record is finished only when what it leaves behind (a copy with one attempt more, a dead
 //! letter, a delivery's record) is acknowledged.
 
+mod keys;
 mod ordered;
 mod shelf;
 
@@ -50,6 +51,7 @@ use crate::machine::disposition::{Bounds, Drained, End, drained, overdue};
 use crate::machine::due_queue::DueQueue;
 use crate::machine::share::Owned;
 use crate::machine::time::Tick;
+use keys::{Keys, Turn};
 use ordered::{Lane, Paced};
 use shelf::Shelved;
 
@@ -92,6 +94,8 @@ pub struct Route<W: World> {
     pub bounds: Bounds,
     /// Calls in flight at once, in the whole fleet.
     pub concurrency: usize,
+    /// Calls of one key go one at a time, in their order.
+    pub ordered: bool,
 }
 
 /// What a drain is made of.
@@ -193,6 +197,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         }
         () = stop.requested() => {}
     }
+    let keys = Keys::of(&routes);
     let queues = routes.into_iter().map(|route| Queue {
         route: Arc::new(route),
         waiting: DueQueue::new(),
@@ -218,6 +223,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         .holding_early(),
         settings,
         queues: queues.collect(),
+        keys,
         breakers,
         clock: clock.clone(),
         chance,
@@ -289,6 +295,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 Some(Intake::Records(records)) => drain.take(records, stopping.is_some()),
                 Some(Intake::Assigned(assignments)) => {
                     drain.hand_overs.came(&assignments);
+                    drain.keys.forget(|partition| assignments.iter().any(|came| came.partition == *partition));
                     assignments.iter().for_each(|came| drain.owned.came(came.partition.clone()));
                     drain.share(&subscription);
                     // Of one that was ours already, the end of its life was not told.
@@ -306,6 +313,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 Some(Intake::Lost(partitions)) => {
                     drain.let_waiting_go(|partition| partitions.contains(partition));
                     partitions.iter().for_each(|gone| drain.owned.goes(gone));
+                    drain.keys.forget(|partition| partitions.contains(partition));
                     drain.share(&subscription);
                     drain.finisher.lose(&partitions);
                 }
@@ -345,7 +353,9 @@ struct Drain<W: World> {
     settings: Settings,
     queues: Vec<Queue<W>>,
     shelf: Shelved,
-    finisher: Finisher<W, Option<Done>>,
+    /// What waits for others of its key.
+    keys: Keys,
+    finisher: Finisher<W, Finished>,
     breakers: Arc<Breakers<W>>,
     clock: W::Clock,
     chance: W::Chance,
@@ -388,6 +398,12 @@ struct Ran {
     guarded: Option<Guarded>,
 }
 
+/// What is told of a parked call when its record is finished.
+struct Finished {
+    done: Option<Done>,
+    turn: Option<Turn>,
+}
+
 /// A parked call that was delivered.
 struct Done {
     queue: usize,
@@ -412,24 +428,30 @@ impl<W: World> Drain<W> {
 
     fn queue(&mut self, records: Vec<Begun>) {
         for begun in records {
-            let now = self.clock.wall();
-            let parked = match envelope::read(begun.record.clone(), now) {
-                Ok(parked) => parked,
-                Err((_, error)) => {
-                    let leaving = unreadable(&begun.record, error.code, &error.message, &self.settings.dead_letters, now);
-                    self.finish(begun, vec![leaving], None);
-                    continue;
-                }
-            };
-            let Some(index) = self.queues.iter().position(|queue| queue.route.name == *parked.service) else {
-                let error = format!("no service named `{}` parks its calls here", parked.service);
-                let leaving = unreadable(&begun.record, Code::InvalidField, &error, &self.settings.dead_letters, now);
-                self.finish(begun, vec![leaving], None);
-                continue;
-            };
-            let due = self.due(index, &parked);
-            self.line_up(index, due, Waiting { begun, parked, order: None });
+            if let Some((index, waiting)) = self.open(begun) {
+                self.come(index, waiting);
+            }
         }
+    }
+
+    /// What a record says, and of which queue it is; one that nobody can make is given up.
+    fn open(&mut self, begun: Begun) -> Option<(usize, Waiting)> {
+        let now = self.clock.wall();
+        let parked = match envelope::read(begun.record.clone(), now) {
+            Ok(parked) => parked,
+            Err((_, error)) => {
+                let leaving = unreadable(&begun.record, error.code, &error.message, &self.settings.dead_letters, now);
+                self.finish(begun, vec![leaving], None);
+                return None;
+            }
+        };
+        let Some(index) = self.queues.iter().position(|queue| queue.route.name == *parked.service) else {
+            let error = format!("no service named `{}` parks its calls here", parked.service);
+            let leaving = unreadable(&begun.record, Code::InvalidField, &error, &self.settings.dead_letters, now);
+            self.finish(begun, vec![leaving], None);
+            return None;
+        };
+        Some((index, Waiting { begun, parked, order: None }))
     }
 
     /// When a call falls due by itself: no later than any delay that is given here, whatever a writer with another clock says.
@@ -543,12 +565,18 @@ impl<W: World> Drain<W> {
             .map_or(End::Failed { outcome: crate::machine::judgement::CallOutcome::Connect, retry_after: None }, |guarded| guarded.end);
         let bounds = queue.route.bounds;
         let ended = drained(end, parking.attempt, &bounds, self.chance.roll());
-        if !matches!(ended, Drained::Stay) {
+        // Whatever is out of its order's reach by now; a call that keeps its place is not.
+        let stays = match ended {
+            Drained::Stay => true,
+            Drained::Again { .. } => queue.route.ordered,
+            Drained::Delivered | Drained::DeadLetter(_) => false,
+        };
+        if !stays {
             self.tell_done(&waiting);
         }
         match ended {
             // It stays on its topic, for whoever has the partition next.
-            Drained::Stay if going => self.finisher.forget(&waiting.begun),
+            Drained::Stay | Drained::Again { .. } if stays && going => self.finisher.forget(&waiting.begun),
             Drained::Stay => {
                 let due = if end == End::Overload { now.plus(AFTER_OVERLOAD) } else { due };
                 if end == End::CircuitOpen {
@@ -561,6 +589,7 @@ impl<W: World> Drain<W> {
                 let leaves = self.delivery(&waiting.parked, Delivery::Delivered, parking.attempt.saturating_add(1));
                 self.finish(waiting.begun, leaves.into_iter().collect(), Some(done));
             }
+            Drained::Again { reason, attempt, delay } if stays => self.keep_place(index, waiting, reason, attempt, delay),
             Drained::Again { reason, attempt, delay } => self.park_again(index, waiting, reason, attempt, delay),
             Drained::DeadLetter(code) => {
                 let made = if matches!(end, End::Failed { .. } | End::Rejected) { 1 } else { 0 };
@@ -613,20 +642,33 @@ impl<W: World> Drain<W> {
     }
 
     fn finish(&mut self, begun: Begun, leaves: Vec<Leaving>, done: Option<Done>) {
+        let turn = self.keys.turn(&begun.record);
+        self.finish_turn(begun, leaves, Finished { done, turn });
+    }
+
+    fn finish_turn(&mut self, begun: Begun, leaves: Vec<Leaving>, finished: Finished) {
         // Nothing that a parked call leaves behind waits for the rest of it.
-        if let Finish::Left(Some(done)) = self.finisher.finish(begun, leaves, done) {
-            self.tell(done);
+        if let Finish::Left(Some(finished)) = self.finisher.finish(begun, leaves, finished) {
+            self.finished(finished);
         }
     }
 
     fn acked(&mut self, ack: Ack) {
-        let done = self.finisher.acked(ack);
-        self.tell(done.flatten());
+        if let Some(finished) = self.finisher.acked(ack) {
+            self.finished(finished);
+        }
     }
 
     fn transacted(&mut self, answer: Result<(), Aborted>) {
-        for done in self.finisher.transacted(answer) {
-            self.tell(done);
+        for finished in self.finisher.transacted(answer) {
+            self.finished(finished);
+        }
+    }
+
+    fn finished(&mut self, Finished { done, turn }: Finished) {
+        self.tell(done);
+        if let Some(turn) = turn {
+            self.next_of_key(&turn);
         }
     }
 
@@ -670,9 +712,9 @@ impl<W: World> Drain<W> {
             let queue = &self.queues[index];
             let shelved = self.shelf.of(index, now);
             let gauge = Gauge {
-                held: queue.waiting() + queue.running + shelved.calls,
+                held: queue.waiting() + self.keys.len_of(index) + queue.running + shelved.calls,
                 due: queue.to_be_made().map(|calls| calls.due(now)).sum::<usize>() + shelved.due,
-                oldest: oldest(queue).into_iter().chain(shelved.oldest).min(),
+                oldest: oldest(queue).into_iter().chain(self.keys.oldest_of(index)).chain(shelved.oldest).min(),
                 shelved: shelved.calls,
                 drained: queue.drained,
             };

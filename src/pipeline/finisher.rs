@@ -1,7 +1,7 @@
 //! From "it has run" to "it is finished": what a record leaves behind is published, and when Kafka has acknowledged all of it the
 //! record is finished and its partition's commit point may move.
 //!
-//! An outcome goes last: it says what became of the rest, and must not say so before it is true.
+//! What is said of an event goes last, its outcome or the letter that it ends as: it says what became of the rest, and must not say so before it is true.
 //!
 //! What a topic does not take because of its size becomes a dead letter that says so; a dead letter that is itself too large
 //! leaves its value behind, then foreign headers, then its key.
@@ -73,6 +73,8 @@ pub struct Finisher<W: World, T> {
     finishing: HashMap<u64, Finishing<T>, RandomState>,
     next_number: u64,
     left: Vec<u64>,
+    /// Calls that were to be parked, by service and event, and are dead letters now.
+    not_parked: Vec<(usize, Source)>,
     /// Where records are finished together; `None`: each by itself.
     batches: Option<Batches<T>>,
     budget: Arc<Budget>,
@@ -87,7 +89,7 @@ pub struct Finisher<W: World, T> {
 pub enum Finish<T> {
     /// What it leaves behind is on its way, in order; with what its loop wants to know if it is finished already.
     Left(Option<T>),
-    /// Its outcome waits for the rest: what comes behind it in its lane must wait too, until its number is told by [`Finisher::left`].
+    /// What is said of it waits for the rest: what comes behind it in its lane must wait too, until its number is told by [`Finisher::left`].
     Held(u64),
 }
 
@@ -99,8 +101,8 @@ struct Owner {
 struct Finishing<T> {
     begun: Begun,
     awaited: usize,
-    /// The outcome, while what it speaks of is on its way: one that says `parked` must not be there before the parked call is.
-    outcome: Option<Record>,
+    /// What is said of it, while what that speaks of is on its way: an outcome that says `parked` must not be there before the parked call is.
+    last: Option<Leaving>,
     done: T,
 }
 
@@ -125,6 +127,7 @@ impl<W: World, T> Finisher<W, T> {
             finishing: HashMap::default(),
             next_number: 0,
             left: Vec::new(),
+            not_parked: Vec::new(),
             batches: None,
             budget,
             dead_letters,
@@ -211,7 +214,7 @@ impl<W: World, T> Finisher<W, T> {
         }
         for number in over {
             if let Some(finishing) = self.finishing.get_mut(&number)
-                && finishing.outcome.take().is_some()
+                && finishing.last.take().is_some()
             {
                 self.left.push(number);
             }
@@ -226,7 +229,7 @@ impl<W: World, T> Finisher<W, T> {
         if finishing.awaited == 0
             && let Some(finishing) = self.finishing.remove(&number)
         {
-            if finishing.outcome.is_some() {
+            if finishing.last.is_some() {
                 self.left.push(number);
             }
             self.forget(&finishing.begun);
@@ -250,7 +253,7 @@ impl<W: World, T> Finisher<W, T> {
         }
         let number = self.next_number;
         self.next_number += 1;
-        let alone = leaves.len() == 1;
+        let speaks = said_last(&leaves);
         // What waits for Kafka is as large as what services answered, not as what was read: it counts too, and twice, for the client has a
         // copy of its own.
         let bytes = 2 * leaves.iter().map(|leaving| leaving.record.size()).sum::<usize>();
@@ -261,23 +264,29 @@ impl<W: World, T> Finisher<W, T> {
             batches.gather(Item::new(begun, leaves, done));
             return Finish::Left(None);
         }
-        let (mut awaited, mut outcome) = (0, None);
-        for Leaving { record, what } in leaves {
-            if what == Left::Outcome && !alone {
-                outcome = Some(record);
+        let (mut awaited, mut last) = (0, None);
+        for (place, leaving) in leaves.into_iter().enumerate() {
+            if Some(place) == speaks {
+                last = Some(leaving);
             } else {
                 awaited += 1;
+                let Leaving { record, what } = leaving;
                 self.outbox.send(record, Owner { number, what }, || self.clock.now());
             }
         }
-        let held = outcome.is_some();
-        self.finishing.insert(number, Finishing { begun, awaited, outcome, done });
+        let held = last.is_some();
+        self.finishing.insert(number, Finishing { begun, awaited, last, done });
         if held { Finish::Held(number) } else { Finish::Left(None) }
     }
 
     /// The records that were [`Finish::Held`] and have left since: their followers may go.
     pub fn left(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.left)
+    }
+
+    /// Calls that were to be parked and will not be, by service and event: their topic does not take them, and they are dead letters instead.
+    pub fn not_parked(&mut self) -> Vec<(usize, Source)> {
+        std::mem::take(&mut self.not_parked)
     }
 
     /// Takes an acknowledgement in; a record that is finished by it gives back what its loop wanted to know.
@@ -301,11 +310,11 @@ impl<W: World, T> Finisher<W, T> {
                 if finishing.awaited > 0 {
                     return None;
                 }
-                if let Some(outcome) = finishing.outcome.take() {
+                if let Some(Leaving { record, what }) = finishing.last.take() {
                     self.left.push(number);
                     if self.ledger.is_current(&finishing.begun.record.source, finishing.begun.life) {
                         finishing.awaited = 1;
-                        self.outbox.send(outcome, Owner { number, what: Left::Outcome }, || self.clock.now());
+                        self.outbox.send(record, Owner { number, what }, || self.clock.now());
                         return None;
                     }
                 }
@@ -325,7 +334,12 @@ impl<W: World, T> Finisher<W, T> {
         let Owner { number, what } = owner;
         let Some(finishing) = self.finishing.get(&number) else { return };
         match in_place_of(&record, &what, &finishing.begun.record, &self.dead_letters, self.clock.wall()) {
-            Some((record, what)) => self.outbox.send(record, Owner { number, what }, || self.clock.now()),
+            Some((record, replaced)) => {
+                if let Left::Parked { service, .. } = what {
+                    self.not_parked.push((service, finishing.begun.record.source.clone()));
+                }
+                self.outbox.send(record, Owner { number, what: replaced }, || self.clock.now());
+            }
             None => self.outbox.send_later(record, Owner { number, what }, self.clock.now()),
         }
     }
@@ -386,6 +400,17 @@ impl<W: World, T> Finisher<W, T> {
     pub fn is_empty(&self) -> bool {
         self.finishing.is_empty() && self.batches.as_ref().is_none_or(Batches::is_empty)
     }
+}
+
+/// Which of an event's leavings waits for the others: its outcome, or the letter that it ends as where calls of it were parked. What follows it in
+/// its lane must not be there before those are.
+fn said_last(leaves: &[Leaving]) -> Option<usize> {
+    if leaves.len() < 2 {
+        return None;
+    }
+    let outcome = leaves.iter().position(|leaving| leaving.what == Left::Outcome);
+    let parks = || leaves.iter().any(|leaving| matches!(leaving.what, Left::Parked { .. }));
+    outcome.or_else(|| parks().then_some(leaves.len() - 1))
 }
 
 fn tell(witness: &impl Witness, what: &Left, source: &Source) {

@@ -141,6 +141,12 @@ impl<W: World> Guard<W> {
         }
     }
 
+    /// What is said of a call that is not made, because it goes behind others of its key.
+    pub fn behind(&self) -> Guarded {
+        let state = self.breakers.state(self.service);
+        Guarded { end: End::Behind, data: NULL, failed_calls: 0, took: Duration::ZERO, state, retry_at: None }
+    }
+
     /// One try. `now` is the clock's last reading, in microseconds, and is read anew after whatever took time: reading it costs as much
     /// as asking the breaker. `refused` is told until when the breaker refused it, where it says.
     async fn attempt(&self, class: Class, request: Request<'_>, now: &mut u64, refused: &mut Option<Tick>) -> (End, Bytes) {

@@ -11,6 +11,7 @@
 //! - Each loop shows a [`pulse`], and a record that has been [`running`] for too long is named.
 
 pub mod acks;
+pub mod behind;
 pub mod brakes;
 pub mod breakers;
 pub mod drain;

@@ -259,7 +259,14 @@ mod tests {
 
     fn record(topic: &str, key: Option<&'static str>, value: &'static str) -> Record {
         let key = key.map(|key| key.into());
-        Record { topic: Topic::from(topic), key, value: Some(value.into()), headers: Headers::new(), timestamp: UnixMillis(1) }
+        Record {
+            topic: Topic::from(topic),
+            partition: None,
+            key,
+            value: Some(value.into()),
+            headers: Headers::new(),
+            timestamp: UnixMillis(1),
+        }
     }
 
     fn moment(now: Tick) -> Moment {

@@ -24,7 +24,7 @@ use super::leave::{cut_calls_later, leave};
 use super::ports::{Aborted, Ack, Acks, Budget, Clock, Intake, Subscription, Witness, World};
 use super::pulse::{Pulse, ROUND};
 use super::running::{About, Running, Stuck};
-use super::stages::{EventEnd, Leaving, Stages, unreadable};
+use super::stages::{EventEnd, Leaving, Left, Stages, unreadable};
 use super::stop::{Ended, Stop};
 use super::timers::Alarm;
 use crate::event::dead_letter::Code;
@@ -177,6 +177,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 Some(Intake::Assigned(assignments)) => {
                     // What still waits of a life whose end was not told belongs to nobody: begun in the new one, it would hide what comes before it.
                     processor.let_waiting_go(|partition| assignments.iter().any(|came| came.partition == *partition));
+                    processor.stages.behind.came(assignments.iter().map(|came| &came.partition), clock.now());
                     processor.hand_overs.came(&assignments);
                     if processor.brakes.came(&assignments) {
                         processor.finisher.begin_anew(assignments);
@@ -186,6 +187,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 }
                 Some(Intake::Revoked(partitions, give_up)) => {
                     processor.let_waiting_go(|partition| partitions.contains(partition));
+                    processor.stages.behind.gone(&partitions);
                     processor.brakes.gone(&partitions);
                     let lives = processor.finisher.lives(&partitions);
                     processor.hand_overs.begin(lives, give_up, clock.now().plus(hand_over_timeout));
@@ -193,6 +195,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 }
                 Some(Intake::Lost(partitions)) => {
                     processor.let_waiting_go(|partition| partitions.contains(partition));
+                    processor.stages.behind.gone(&partitions);
                     processor.brakes.gone(&partitions);
                     processor.finisher.lose(&partitions);
                 }
@@ -324,6 +327,9 @@ impl<W: World> Processor<W> {
     }
 
     fn finish(&mut self, lane: Option<LaneId>, begun: Begun, leaves: Vec<Leaving>, done: Done) {
+        if !self.stages.behind.is_empty() {
+            self.note_parks(&begun, &leaves);
+        }
         match self.finisher.finish(begun, leaves, done) {
             Finish::Left(done) => {
                 self.tell(done);
@@ -336,8 +342,27 @@ impl<W: World> Processor<W> {
         }
     }
 
+    /// Before the next event of the key has its turn: it goes behind what this one parks.
+    fn note_parks(&self, begun: &Begun, leaves: &[Leaving]) {
+        if !self.finisher.is_current(begun) {
+            return;
+        }
+        for Leaving { record, what } in leaves {
+            if let Left::Parked { service, .. } = what {
+                self.stages.behind.parks(*service, &begun.record.source, record.key.as_deref().unwrap_or_default());
+            }
+        }
+    }
+
+    fn note_not_parked(&mut self) {
+        for (service, event) in self.finisher.not_parked() {
+            self.stages.behind.was_not_parked(service, &event);
+        }
+    }
+
     fn acked(&mut self, ack: Ack) {
         let done = self.finisher.acked(ack);
+        self.note_not_parked();
         self.tell(done);
         self.free_left();
     }
@@ -347,6 +372,7 @@ impl<W: World> Processor<W> {
         for done in self.finisher.transacted(answer) {
             self.tell(Some(done));
         }
+        self.note_not_parked();
     }
 
     fn tell(&self, done: Option<Done>) {

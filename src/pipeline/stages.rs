@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::behind::{self, Behind, Place};
 use super::facts::Fact;
 use super::guard::{Guard, Guarded, Request};
 use super::ports::{Chance, Clock, Witness, World};
@@ -30,6 +31,8 @@ pub struct Stages<W: World> {
     pub outcomes: Topic,
     /// Dead letters.
     pub dead_letters: Letterbox,
+    /// Which calls go behind those that are parked.
+    pub behind: Arc<Behind>,
     /// Unique to the process.
     pub instance: String,
     /// Time.
@@ -84,6 +87,8 @@ pub enum Fallback {
         topic: Topic,
         /// How often and how long it may be tried.
         bounds: Bounds,
+        /// Whether it keeps its place behind those of its key.
+        ordered: bool,
     },
     /// The stage is left out.
     Skip,
@@ -153,7 +158,12 @@ pub enum EventEnd {
 impl<W: World> Stages<W> {
     /// The longest that the calls of one event may take, all tries of all stages together.
     pub fn longest(&self) -> Duration {
-        self.stages.iter().map(|stage| stage.guard.longest().saturating_mul(stage.tries)).fold(Duration::ZERO, Duration::saturating_add)
+        let longest = |stage: &Stage<W>| {
+            let waits = matches!(stage.fallback, Fallback::Park { ordered: true, .. });
+            let wait = if waits { behind::PATIENCE } else { Duration::ZERO };
+            stage.guard.longest().saturating_mul(stage.tries).saturating_add(wait)
+        };
+        self.stages.iter().map(longest).fold(Duration::ZERO, Duration::saturating_add)
     }
 
     /// Runs an event through its stages.
@@ -218,7 +228,10 @@ impl<W: World> Stages<W> {
         };
         let idempotency_key = envelope::idempotency_key(event.id, &stage.name);
         let request = Request { body: &body, idempotency_key: &idempotency_key, trace };
-        let guarded = stage.guard.call(Class::Live, request, stage.tries).await;
+        let guarded = match self.place(stage, event).await {
+            Place::Free => stage.guard.call(Class::Live, request, stage.tries).await,
+            Place::Behind => stage.guard.behind(),
+        };
         let decision = live(guarded.end, stage.fallback.kind(), guarded.failed_calls, stage.max_attempts());
         let mut outcome = StageOutcome {
             success: false,
@@ -283,6 +296,16 @@ impl<W: World> Stages<W> {
         Ok(Next::Stage)
     }
 
+    async fn place(&self, stage: &Stage<W>, event: &Event) -> Place {
+        match stage.fallback {
+            // Apart: events that wait for nothing do not carry the state of waiting.
+            Fallback::Park { ordered: true, .. } => {
+                Box::pin(self.behind.place(stage.service, &event.source, &event.key, &self.clock)).await
+            }
+            _ => Place::Free,
+        }
+    }
+
     fn stand_in(&self, stage: &Stage<W>, guarded: &Guarded, cache_key: Option<&[u8]>) -> StandIn {
         let reason = guarded.end.error_type().unwrap_or("error");
         let until = guarded.retry_at.map(|tick| self.clock.wall_of(tick));
@@ -306,13 +329,15 @@ impl<W: World> Stages<W> {
 
     fn park(&self, stage: &Stage<W>, event: &Event, body: &Bytes, results: &[(&str, Bytes)], guarded: &Guarded, reason: Reason) -> Record {
         let now = self.clock.wall();
-        let (topic, delay) = match &stage.fallback {
-            Fallback::Park { topic, bounds } => (topic, first_delay(guarded, bounds, self.chance.roll())),
-            _ => (&self.dead_letters.topic, Duration::ZERO),
+        let (topic, delay, ordered) = match &stage.fallback {
+            Fallback::Park { topic, bounds, ordered } => (topic, first_delay(guarded, bounds, self.chance.roll()), *ordered),
+            _ => (&self.dead_letters.topic, Duration::ZERO, false),
         };
         let call = envelope::Call { service: &stage.name, event, method: &stage.method, path: &stage.path, body, results };
         let parking = Parking { reason, attempt: guarded.failed_calls, parks: 1, not_before: now.plus(delay), first_parked_at: now };
-        envelope::park(topic, &call, parking, now)
+        // All of a key on one partition: that of its events' number, however many there are, so that no partition that is added moves it.
+        let partition = ordered.then_some(event.source.partition);
+        Record { partition, ..envelope::park(topic, &call, parking, now) }
     }
 
     fn dead_letter(&self, record: &Incoming, event: &Event, service: &str, what: Left) -> Leaving {
@@ -368,7 +393,7 @@ enum StandIn {
 fn first_delay(guarded: &Guarded, bounds: &Bounds, roll: f64) -> Duration {
     match guarded.end {
         End::Failed { retry_after, .. } => bounds.schedule.delay(guarded.failed_calls.max(1), retry_after, roll),
-        End::Done { .. } | End::Rejected | End::CircuitOpen | End::Overload | End::Stopped => Duration::ZERO,
+        End::Done { .. } | End::Rejected | End::CircuitOpen | End::Overload | End::Stopped | End::Behind => Duration::ZERO,
     }
 }
 

@@ -25,6 +25,7 @@ mod health;
 mod held;
 mod kafka_away;
 mod main_job;
+mod order;
 mod orders;
 mod outage;
 mod parked;

@@ -82,12 +82,13 @@ impl Kafka {
         self.state.lock().expect("no oracle failed")
     }
 
-    /// Appends to a partition chosen by the key; offsets have holes, as transactions and compaction leave them.
+    /// Appends to a partition chosen by the key, unless it is named; offsets have holes, as transactions and compaction leave them.
     pub fn append(&self, record: Record, partitions: i32) -> Source {
         let mut state = self.state();
         let hash =
             record.key.as_ref().map_or(0, |key| key.iter().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(*byte))));
-        let partition = Partition(i32::try_from(hash % u32::try_from(partitions).expect("positive")).expect("small"));
+        let by_key = Partition(i32::try_from(hash % u32::try_from(partitions).expect("positive")).expect("small"));
+        let partition = record.partition.unwrap_or(by_key);
         let gap = if state.next_offset_gap.random_bool(0.1) { state.next_offset_gap.random_range(1..4) } else { 0 };
         let log = state.logs.entry((record.topic.clone(), partition)).or_default();
         let offset = Offset(log.last().map_or(0, |(offset, _)| offset.0 + 1) + gap);
@@ -452,6 +453,7 @@ impl Subscription for FakeSubscription {
 pub fn record(topic: &str, key: Option<&str>, value: Option<Vec<u8>>, at: i64) -> Record {
     Record {
         topic: Topic::from(topic),
+        partition: None,
         key: key.map(|key| key.to_owned().into()),
         value: value.map(Into::into),
         headers: Headers::new(),

@@ -1,6 +1,6 @@
 //! What is kept in order, and what may hold up what: a record waits for those in front of it in its lane, and for nobody else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fusebox::event::{Offset, Source};
@@ -55,5 +55,33 @@ pub fn judge_haste(ordering: Ordering, produced: &BTreeMap<Source, Produced>, sl
         *free = ended.max(could);
         let prompt = key == slow_key || ended <= could + HASTE;
         assert!(prompt, "G3: {source} of {key} could have gone at {could:?}, and ended at {ended:?}, held up by calls of {slow_key}");
+    }
+}
+
+/// The calls of a service that keeps the order of its keys, parked ones among them.
+#[derive(Default)]
+pub struct Turns {
+    called: BTreeSet<Source>,
+    settled: BTreeSet<Source>,
+}
+
+impl Turns {
+    /// A call is made: of its key, every event in front of its own was answered for good, or its call is a dead letter. What is called once more may be.
+    pub fn begins(&mut self, source: &Source, produced: &BTreeMap<Source, Produced>, is_dead: impl Fn(&str) -> bool) {
+        if !self.called.insert(source.clone()) {
+            return;
+        }
+        let key = &produced[source].key;
+        let partition = Source { offset: Offset(0), ..source.clone() };
+        for (before, Produced { id, .. }) in produced.range(partition..source.clone()).filter(|(_, produced)| produced.key == *key) {
+            let Some(id) = id else { continue };
+            let has_ended = self.settled.contains(before) || is_dead(&id.to_string());
+            assert!(has_ended, "order: {source} of {key} is called, and {before} in front of it has not ended");
+        }
+    }
+
+    /// A call was answered for good.
+    pub fn settles(&mut self, source: &Source) {
+        self.settled.insert(source.clone());
     }
 }

@@ -4,6 +4,7 @@
 //! `SIM_SEEDS` says how many seeds are run ([`SEEDS`]), `SIM_FIRST` which is the first (0). A failing seed is named, with the command that runs
 //! it again, byte for byte.
 
+mod along;
 mod bounds;
 mod handed;
 mod index;
@@ -55,6 +56,7 @@ fn whatever_happens_nothing_is_lost() {
         "too large",
         "clean stops",
         "worlds of lanes",
+        "calls behind others",
         "transactions",
         "transactions aborted",
         "transactions left open",

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fusebox::event::envelope::Reason;
 use fusebox::event::headers::name;
 use fusebox::event::{Headers, Incoming, Offset, Record, Source, TopicPartition, envelope};
 use fusebox::machine::breaker::{Cause, StateName};
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use crate::handed::{Handed, Lives};
 use crate::index::{Index, Outcome};
 use crate::kafka::Kafka;
-use crate::lanes::{Produced, judge_haste, judge_order, lane};
+use crate::lanes::{Produced, Turns, judge_haste, judge_order, lane};
 use crate::services::{Entry, Moment};
 use crate::world::{DEAD_LETTERS, DRAIN, LIVE, OUTCOMES, PARKING, RETRY};
 
@@ -52,6 +53,8 @@ struct State {
     parking: Vec<(String, Vec<u64>)>,
     /// Events whose parked call was answered well.
     delivered: BTreeSet<String>,
+    /// Calls of the service that parks, of which the order of keys is kept.
+    turns: Turns,
     /// When lives ended; each number is given once.
     ended: BTreeMap<u64, Duration>,
     next_life: u64,
@@ -73,12 +76,14 @@ pub struct Oracle {
     kafka: Arc<Kafka>,
     permits: u32,
     ordering: Ordering,
+    /// Whether parked calls keep the order of their keys.
+    ordered: bool,
     state: Mutex<State>,
 }
 
 impl Oracle {
-    pub fn new(kafka: Arc<Kafka>, permits: u32, ordering: Ordering) -> Self {
-        Self { kafka, permits, ordering, state: Mutex::default() }
+    pub fn new(kafka: Arc<Kafka>, permits: u32, ordering: Ordering, ordered: bool) -> Self {
+        Self { kafka, permits, ordering, ordered, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -228,6 +233,7 @@ impl Oracle {
                 }
             }
             Fact::Stopped { .. } => "stopped partitions",
+            Fact::Parked { reason: Reason::Behind, .. } => "calls behind others",
             Fact::Parked { .. } => "parked",
             Fact::Drained { .. } => "drained",
             Fact::DeadLettered { .. } => "dead letters",
@@ -259,6 +265,10 @@ impl Oracle {
         let source = state.by_id.get(&id.parse().expect("a UUID")).cloned().expect("produced");
         if service == PARKING {
             if begins {
+                if self.ordered {
+                    let dead = |id: &str| self.kafka.state().index.dead_calls.contains(id);
+                    state.turns.begins(&source, &state.produced, dead);
+                }
                 let lives = state.handed.may_call(&source, id, &state.lives);
                 assert!(!lives.is_empty(), "{key} is called at {at:?}, and nothing of {source} that may is ours");
                 state.parking.push((key.to_owned(), lives));
@@ -266,6 +276,9 @@ impl Oracle {
             }
             if matches!(moment, Moment::Ends(Some(200))) {
                 state.delivered.insert(id.to_owned());
+            }
+            if matches!(moment, Moment::Ends(Some(200 | 422))) {
+                state.turns.settles(&source);
             }
             let of_key = |(other, _): &&(String, Vec<u64>)| other == key;
             let goes_on = |life: &u64| state.ended.get(life).is_none_or(|ended| at <= *ended);

@@ -13,6 +13,7 @@ use fusebox::machine::progress::MAX_BYTES;
 use fusebox::machine::schedule::Schedule;
 use fusebox::machine::time::Tick;
 use fusebox::machine::verdict::Rules;
+use fusebox::pipeline::behind::Behind;
 use fusebox::pipeline::brakes::Board;
 use fusebox::pipeline::breakers::Breakers;
 use fusebox::pipeline::facts::Fact;
@@ -27,6 +28,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
+use crate::along::read_along;
 use crate::bounds::Holdings;
 use crate::instance::Instance;
 use crate::kafka::{Check, FakePublisher, FakeSubscription, Kafka, Weather, below, record};
@@ -114,6 +116,8 @@ pub struct Plan {
     partitions: i32,
     concurrency: usize,
     ordering: process::Ordering,
+    /// Parked calls keep the order of their keys.
+    ordered: bool,
     max_in_flight: usize,
     max_in_flight_bytes: usize,
     service_concurrency: usize,
@@ -138,8 +142,9 @@ pub struct Plan {
 
 impl Plan {
     fn of(seed: u64, dice: &mut StdRng) -> Self {
-        let plan = Self {
+        let mut plan = Self {
             seed,
+            ordered: false,
             exactly_once: seed % 2 == 1,
             partitions: dice.random_range(1..4),
             concurrency: dice.random_range(1..20),
@@ -169,6 +174,7 @@ impl Plan {
             slow_key: None,
         };
         if dice.random_bool(0.9) {
+            plan.ordered = plan.ordering != process::Ordering::Unordered && (seed / 2).is_multiple_of(2);
             return plan;
         }
         let takes = dice.random_bool(0.5).then(|| Duration::from_millis(dice.random_range(100..1_900)));
@@ -255,7 +261,7 @@ pub async fn run(seed: u64) -> Report {
     };
     let clock = SimClock(Instant::now());
     let kafka = Kafka::new(seed, weather);
-    let oracle = Arc::new(Oracle::new(Arc::clone(&kafka), plan.permits, plan.ordering));
+    let oracle = Arc::new(Oracle::new(Arc::clone(&kafka), plan.permits, plan.ordering, plan.ordered));
     let services = {
         let (oracle, clock) = (Arc::clone(&oracle), clock);
         let observe = move |service: usize, key: &str, moment: Moment| oracle.observed(clock.elapsed(), service, key, moment);
@@ -386,8 +392,11 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         fallback,
     };
     let stand_in = || Fallback::Default { body: serde_json::Map::new() };
+    let behind = Arc::new(Behind::new(Topic::from(EVENTS), plan.ordered.then_some(PARKING), stop.clone()));
+    let park = Fallback::Park { topic: Topic::from(RETRY), bounds, ordered: plan.ordered };
     let stages = Arc::new(Stages {
-        stages: vec![stage(0, stand_in()), stage(PARKING, Fallback::Park { topic: Topic::from(RETRY), bounds }), stage(2, stand_in())],
+        stages: vec![stage(0, stand_in()), stage(PARKING, park), stage(2, stand_in())],
+        behind: Arc::clone(&behind),
         outcomes: Topic::from(OUTCOMES),
         dead_letters: Letterbox::plain(Topic::from(DEAD_LETTERS)),
         instance,
@@ -466,6 +475,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             guard: Arc::clone(&guards[PARKING]),
             bounds,
             concurrency: manner.drain_concurrency,
+            ordered: plan.ordered,
         }],
         subscription,
         refetch: Arc::new(refetch),
@@ -481,7 +491,13 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         pulse: Arc::clone(&pulses[1].1),
         orders: OrderBook::closed("g"),
     };
+    let along = read_along(Arc::clone(kafka), behind, plan.seed ^ life);
     let loops = vec![tokio::spawn(process::run(live_parts)), tokio::spawn(drain::run(drain_parts))];
-    let others = vec![tokio::spawn(keeper::run_timers(breakers, clock)), tokio::spawn(watch(pulses, clock)), tokio::spawn(operator)];
+    let others = vec![
+        tokio::spawn(keeper::run_timers(breakers, clock)),
+        tokio::spawn(watch(pulses, clock)),
+        tokio::spawn(operator),
+        tokio::spawn(along),
+    ];
     Instance { loops, others, stop, budgets, live, drain }
 }

@@ -57,8 +57,14 @@ impl Cameras {
             }
             let now = clock.wall();
             let (key, value) = self.generator.event_at(now);
-            let record =
-                Record { topic: self.topic.clone(), key: Some(key.into()), value: Some(value), headers: Headers::new(), timestamp: now };
+            let record = Record {
+                topic: self.topic.clone(),
+                partition: None,
+                key: Some(key.into()),
+                value: Some(value),
+                headers: Headers::new(),
+                timestamp: now,
+            };
             // A full queue at this rate means that Kafka is gone; the next event is as good as this one.
             let _ = publisher.publish(&record, Token(number));
         }

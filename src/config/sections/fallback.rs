@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json};
 use super::pipeline::Expression;
 use super::topics::Claims;
 use super::{DAY, MILLISECOND, SECOND};
-use crate::config::checked::{Fallback, Retry};
+use crate::config::checked::{Fallback, Ordering, Retry, RetryOrder};
 use crate::config::faults::listed;
 use crate::config::reader::Section;
 use crate::config::shape::{Object, Time, TopicName, Whole, Word};
@@ -134,6 +134,12 @@ fn retry(name: &str, concurrency: Option<u32>, section: &Section<'_>, claims: Op
         Whole(1..=10_000_u32),
         "How many drained calls may be at the service at once, all instances together; a smaller `concurrency` lowers the default.",
     );
+    let order = section.or(
+        "order",
+        "none",
+        Word(&[("none", RetryOrder::None), ("key", RetryOrder::Key)]),
+        "`key`: a call waits for those of its event's key that were parked before it, whichever instance has them.",
+    );
     if let (Some(initial), Some(max)) = (initial, max)
         && initial > max
     {
@@ -150,6 +156,10 @@ fn retry(name: &str, concurrency: Option<u32>, section: &Section<'_>, claims: Op
         (drain, _) => drain,
     };
     if let Some(claims) = claims {
+        if order == Some(RetryOrder::Key) && claims.ordering == Some(Ordering::Unordered) {
+            let why = "events of one key run in any order where `processing.ordering` is \"unordered\": parked calls have none to keep";
+            section.fault("order", why);
+        }
         claims.must_outlast(section, "max_age", max_age);
         claims.claim(section, "topic", topic.as_ref());
     }
@@ -160,6 +170,7 @@ fn retry(name: &str, concurrency: Option<u32>, section: &Section<'_>, claims: Op
         initial: initial?,
         max: max?,
         drain_concurrency: NonZeroUsize::new(drain_concurrency? as usize)?,
+        order: order?,
     })
 }
 

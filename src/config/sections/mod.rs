@@ -45,6 +45,7 @@ pub(super) fn config(root: &Section<'_>, warnings: &mut Vec<Fault>) -> Option<Co
     let redis = root.section("redis", "Where breakers are shared and survive a restart.", redis::read);
     let http = root.section("http", "The API.", http::read);
     let processing = root.section("processing", "How much is done at once.", |section| processing::read(section, warnings));
+    claims.ordering = processing.as_ref().map(|processing| processing.ordering);
     let dead_letters = root.section(
         "dead_letters",
         "What is given up: what is said on it, how often it is redriven, and how much at once is too much.",

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::{DAY, HOUR};
-use crate::config::checked::Topics;
+use crate::config::checked::{Ordering, Topics};
 use crate::config::faults::Origin;
 use crate::config::path::KeyPath;
 use crate::config::reader::Section;
@@ -58,6 +58,8 @@ pub(super) struct Claims {
     taken: Vec<Claim>,
     /// `None` if it could not be read.
     retention: Option<Retention>,
+    /// What is kept in order of events; `None` if it could not be read.
+    pub(super) ordering: Option<Ordering>,
 }
 
 #[derive(Debug)]

@@ -339,6 +339,16 @@ const WRONG: &[(&str, &[&str])] = &[
             "a.toml:2: services.notifier.retry.max_age: `services.notifier.retry.max_age`, 7days, must be shorter than `topics.retention`, 7days: Kafka would delete calls that are still parked",
         ],
     ),
+    (
+        "processing.ordering = 'unordered'\nservices.notifier.retry.order = 'key'",
+        &[
+            "a.toml:2: services.notifier.retry.order: events of one key run in any order where `processing.ordering` is \"unordered\": parked calls have none to keep",
+        ],
+    ),
+    (
+        "services.notifier.retry.order = 'keys'",
+        &["a.toml:1: services.notifier.retry.order: there is no \"keys\"; did you mean \"key\"? Known: none, key"],
+    ),
     // The pipeline.
     (
         "pipeline = [{ service = 'notifer' }]",

@@ -8,6 +8,7 @@
 //!
 //! What a record means, when it is finished and what follows from an error is left to [`crate::pipeline`].
 
+pub mod along;
 mod consumer;
 mod error;
 mod lag;

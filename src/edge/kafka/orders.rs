@@ -227,7 +227,14 @@ fn kept(topic: &Topic, change: &Change, now: crate::event::UnixMillis) -> Record
         Change::Progress(progress) => (format!("progress/{}/{}", progress.order, progress.instance), serde_json::to_vec(progress).ok()),
         Change::ProgressForgotten { order, instance } => (format!("progress/{order}/{instance}"), None),
     };
-    Record { topic: topic.clone(), key: Some(key.into()), value: value.map(Bytes::from), headers: Headers::new(), timestamp: now }
+    Record {
+        topic: topic.clone(),
+        partition: None,
+        key: Some(key.into()),
+        value: value.map(Bytes::from),
+        headers: Headers::new(),
+        timestamp: now,
+    }
 }
 
 /// The change that a record keeps; `None` if it is none that this version reads.

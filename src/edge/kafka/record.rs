@@ -85,6 +85,7 @@ pub(super) fn outgoing<D: IntoOpaque>(record: &Record, opaque: D) -> BaseRecord<
     let mut outgoing = BaseRecord::with_opaque_to(record.topic.as_str(), opaque);
     // librdkafka takes 0 for "now", and brokers refuse what is below it.
     outgoing.timestamp = Some(record.timestamp.0.max(0));
+    outgoing.partition = record.partition.map(|partition| partition.0);
     outgoing.key = record.key.as_deref();
     outgoing.payload = record.value.as_deref();
     if !record.headers.is_empty() {
@@ -126,7 +127,8 @@ mod tests {
         headers.append("null", None);
         headers.append("empty", Some(Bytes::new()));
         headers.append("", Some(Bytes::from_static(b"nameless")));
-        let record = Record { topic: Topic::from("t"), key: Some(Bytes::new()), value: None, headers, timestamp: UnixMillis(-5) };
+        let record =
+            Record { topic: Topic::from("t"), partition: None, key: Some(Bytes::new()), value: None, headers, timestamp: UnixMillis(-5) };
         let out = outgoing(&record, ());
         assert_eq!((out.key, out.payload, out.timestamp), (Some(&[][..]), None, Some(0)));
         let native = out.headers.unwrap();

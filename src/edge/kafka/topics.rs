@@ -85,6 +85,8 @@ pub struct Needed {
     pub topic: Topic,
     /// How long its records must be kept: the longest park, for a retry topic.
     pub retention: Option<Duration>,
+    /// It must have as many partitions as this one at least.
+    pub beside: Option<Topic>,
 }
 
 /// What an inspection found wrong.
@@ -94,6 +96,8 @@ pub struct Inspection {
     pub missing: Vec<Topic>,
     /// Topics that delete records sooner than is needed: topic, kept, needed.
     pub too_short: Vec<(Topic, Duration, Duration)>,
+    /// Topics that have fewer partitions than are needed: topic, partitions, needed.
+    pub too_few: Vec<(Topic, u32, u32)>,
     /// For how long topics keep records of which that matters; those that are not here keep them without end, or the broker does not tell.
     pub kept: Vec<(Topic, Duration)>,
 }
@@ -101,7 +105,7 @@ pub struct Inspection {
 impl Inspection {
     /// Whether nothing was found wrong.
     pub fn is_fine(&self) -> bool {
-        self.missing.is_empty() && self.too_short.is_empty()
+        self.missing.is_empty() && self.too_short.is_empty() && self.too_few.is_empty()
     }
 }
 
@@ -180,7 +184,15 @@ impl TopicAdmin {
         let shapes = self.shapes(&topics, within).await?;
         let mut inspection = Inspection::default();
         let mut weighed = Vec::new();
-        for (needed, shape) in needed.iter().zip(shapes) {
+        let partitions = |topic: &Topic| topics.iter().zip(&shapes).find(|(other, _)| *other == topic)?.1.map(|shape| shape.partitions);
+        for needed in needed {
+            if let Some((has, wanted)) = partitions(&needed.topic).zip(needed.beside.as_ref().and_then(partitions))
+                && has < wanted
+            {
+                inspection.too_few.push((needed.topic.clone(), has, wanted));
+            }
+        }
+        for (needed, shape) in needed.iter().zip(&shapes) {
             match (shape, needed.retention) {
                 (None, _) => inspection.missing.push(needed.topic.clone()),
                 (Some(_), Some(wanted)) => weighed.push((&needed.topic, wanted)),

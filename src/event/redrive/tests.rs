@@ -12,6 +12,7 @@ fn routes() -> Routes {
     Routes {
         events: Topic::from("events"),
         parking: vec![("notifier".into(), Topic::from("retry"))],
+        ordered: BTreeSet::new(),
         services: BTreeSet::new(),
         max_redrives: 3,
     }
@@ -31,7 +32,7 @@ fn event(value: &str, headers: Headers) -> Incoming {
 
 /// The record as a consumer reads it.
 fn arrived(record: Record, offset: i64) -> Incoming {
-    let Record { topic, key, value, headers, timestamp } = record;
+    let Record { topic, key, value, headers, timestamp, .. } = record;
     Incoming { source: source(topic.as_str(), offset), key, value, headers, timestamp: Some(timestamp) }
 }
 
@@ -200,4 +201,13 @@ proptest! {
         rest.retain(|(name, _)| !is_foreign(name));
         prop_assert_eq!(theirs(&styled.headers), rest);
     }
+}
+
+#[test]
+fn a_call_that_keeps_order_goes_to_the_partition_of_its_events_number() {
+    let first = decoded(&event(r#"{"camera_id":"cam"}"#, Headers::new()));
+    let letter = given_up(&envelope::read(call(&first), NOW).expect("a call").record, Code::Expired);
+    let ordered = Routes { ordered: ["notifier".to_owned()].into(), ..routes() };
+    assert_eq!(redrive(&letter, &ordered, NOW).expect("it goes").partition, Some(first.source.partition));
+    assert_eq!(redrive(&letter, &routes(), NOW).expect("it goes").partition, None, "its key chooses");
 }

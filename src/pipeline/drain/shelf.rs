@@ -15,8 +15,10 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use super::{Drain, Waiting};
-use crate::event::{Incoming, Offset, Source, TopicPartition, UnixMillis};
+use super::keys::Turn;
+use super::{Drain, Finished, Waiting};
+use crate::event::envelope::Parking;
+use crate::event::{Headers, Incoming, Offset, Source, TopicPartition, UnixMillis};
 use crate::machine::breaker::StateName;
 use crate::machine::shelf::{AHEAD, Card, LEAST, Levels, MOST, Room, Shelf};
 use crate::machine::time::Tick;
@@ -47,7 +49,10 @@ struct Kept {
     queue: usize,
     /// The order that counts for it.
     order: Option<Uuid>,
-    first_parked_at: UnixMillis,
+    /// As it is here: where keys keep their order, what the record says may be of before.
+    parking: Parking,
+    /// Whose turn it is of, where keys keep their order.
+    key: Option<u64>,
 }
 
 /// What of a queue is on the shelf.
@@ -96,7 +101,8 @@ impl Shelved {
         for (goes, kept) in self.calls.iter().filter(|(_, kept)| kept.queue == queue) {
             all.calls += 1;
             all.due += usize::from(goes <= now);
-            all.oldest = Some(all.oldest.map_or(kept.first_parked_at, |oldest| oldest.min(kept.first_parked_at)));
+            let first = kept.parking.first_parked_at;
+            all.oldest = Some(all.oldest.map_or(first, |oldest| oldest.min(first)));
         }
         all
     }
@@ -189,9 +195,9 @@ impl<W: World> Drain<W> {
                 continue;
             }
             let Waiting { begun, parked, order } = waiting;
-            let first_parked_at = parked.parking.first_parked_at;
+            let key = self.keys.key(&begun.record);
             let (source, size, aside) = self.finisher.put_aside(begun);
-            self.shelf.calls.put(source, Card { goes, size, kept: Kept { aside, queue: index, order, first_parked_at } });
+            self.shelf.calls.put(source, Card { goes, size, kept: Kept { aside, queue: index, order, parking: parked.parking, key } });
             put += 1;
         }
         for (lane, due, waiting) in stay {
@@ -238,7 +244,12 @@ impl<W: World> Drain<W> {
         let Some(Card { kept, .. }) = self.shelf.calls.take(&record.source) else { return };
         let Some(size) = reserved.remove(&record.source) else { return };
         let begun = self.finisher.take_up(record, size, kept.aside);
-        self.queue(vec![begun]);
+        let Some((index, mut waiting)) = self.open(begun) else { return };
+        if self.queues[index].route.ordered {
+            waiting.parked.parking = kept.parking;
+        }
+        // It has had its turn among those of its key since before it was put aside.
+        self.have_its_turn(index, waiting);
     }
 
     /// Nothing can be delivered of what Kafka keeps no longer.
@@ -249,9 +260,10 @@ impl<W: World> Drain<W> {
             let Some(size) = reserved.remove(&source) else { continue };
             let (_, last, calls) = told.entry(source.topic_partition()).or_insert((source.offset, source.offset, 0));
             (*last, *calls) = (source.offset, *calls + 1);
-            let empty = Incoming { source, key: None, value: None, headers: crate::event::Headers::new(), timestamp: None };
+            let turn = kept.key.map(|key| Turn::of(&source, key));
+            let empty = Incoming { source, key: None, value: None, headers: Headers::new(), timestamp: None };
             let begun = self.finisher.take_up(empty, size, kept.aside);
-            self.finish(begun, Vec::new(), None);
+            self.finish_turn(begun, Vec::new(), Finished { done: None, turn });
         }
         for (partition, (first, last, calls)) in told {
             tracing::error!(

@@ -1,3 +1,4 @@
+mod keys;
 mod ordered;
 mod shelf;
 
@@ -153,10 +154,10 @@ fn partition(number: i32) -> TopicPartition {
 
 impl Rig {
     fn start(size: usize) -> Self {
-        Self::start_with(size, Budget::new(1_000, 1 << 20), Duration::from_secs(1))
+        Self::start_with(size, Budget::new(1_000, 1 << 20), Duration::from_secs(1), false)
     }
 
-    fn start_with(size: usize, budget: Arc<Budget>, max: Duration) -> Self {
+    fn start_with(size: usize, budget: Arc<Budget>, max: Duration, ordered: bool) -> Self {
         let (clock, witness, stop, service) = (PausedClock::new(), Arc::new(Notes::default()), Stop::new(), Arc::new(Held::default()));
         let settings = breaker::Settings {
             recovery_timeout_max: TIMEOUT,
@@ -184,7 +185,7 @@ impl Rig {
                 dead_letters: Letterbox::plain(Topic::from("dead-letters")),
                 deliveries: None,
             },
-            routes: vec![Route { service: 0, name: "notifier".to_owned(), guard: Arc::new(guard), bounds, concurrency: 6 }],
+            routes: vec![Route { service: 0, name: "notifier".to_owned(), guard: Arc::new(guard), bounds, concurrency: 6, ordered }],
             subscription: Given { intake: given, size: Arc::clone(&size), held: Arc::clone(&held) },
             refetch: Arc::<Logged>::clone(&log),
             publisher: Kept { records: Arc::clone(&published), acks: sender },
@@ -259,7 +260,7 @@ impl Rig {
             source: source.clone(),
             headers: Headers::new(),
             camera_id: camera.into(),
-            key: Bytes::from_static(b"c"),
+            key: Bytes::copy_from_slice(camera.as_bytes()),
             json: Bytes::from_static(b"{}"),
         };
         let call = envelope::Call {

@@ -175,7 +175,13 @@ impl<W: World, T> Finisher<W, T> {
         for Item { begun, leaves, .. } in &mut out.items {
             for leaving in leaves {
                 while let Some((_, error)) = refused.next_if(|(token, _)| token.0 == number) {
-                    mended |= self.mend(leaving, &begun.record, &error);
+                    let was = leaving.what.clone();
+                    if self.mend(leaving, &begun.record, &error) {
+                        mended = true;
+                        if let Left::Parked { service, .. } = was {
+                            self.not_parked.push((service, begun.record.source.clone()));
+                        }
+                    }
                 }
                 number += 1;
             }

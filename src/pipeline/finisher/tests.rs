@@ -143,7 +143,8 @@ async fn what_waits_goes_with_its_partition() {
 async fn what_an_ended_life_leaves_behind_is_dropped_and_its_lane_is_free() {
     let mut rig = rig();
     let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..2));
-    let record = Record { topic: Topic::from("o"), key: None, value: None, headers: Headers::new(), timestamp: UnixMillis(1) };
+    let record =
+        Record { topic: Topic::from("o"), partition: None, key: None, value: None, headers: Headers::new(), timestamp: UnixMillis(1) };
     let leaving = |what| Leaving { record: record.clone(), what };
     let outcome = rig.finisher.finish(begun.remove(0), vec![leaving(Left::Outcome)], ());
     let parked = rig.finisher.finish(begun.remove(0), vec![leaving(Left::Delivery), leaving(Left::Outcome)], ());
@@ -176,4 +177,19 @@ fn the_letter_of_a_drained_call_still_says_which_event_it_belongs_to() {
         let (instead, _) = in_place_of(&record, &what, &read, &letterbox, UnixMillis(9)).expect("a smaller one");
         assert_eq!(crate::event::envelope::origin(&instead.headers), Some(event.clone()), "{what:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_ends_as_a_letter_ends_when_what_it_parked_is_there() {
+    let mut rig = rig();
+    let record =
+        Record { topic: Topic::from("o"), partition: None, key: None, value: None, headers: Headers::new(), timestamp: UnixMillis(1) };
+    let leaving = |what| Leaving { record: record.clone(), what };
+    let letter = || Left::DeadLetter { code: Code::InvalidField, error: String::new() };
+    let parked = || Left::Parked { service: 0, reason: crate::event::envelope::Reason::Timeout };
+    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..3));
+    assert_eq!(rig.finisher.finish(begun.remove(0), vec![leaving(parked()), leaving(letter())], ()), Finish::Held(0));
+    // Alone, or beside the record of a parked call's end, a letter waits for nobody.
+    assert_eq!(rig.finisher.finish(begun.remove(0), vec![leaving(letter())], ()), Finish::Left(None));
+    assert_eq!(rig.finisher.finish(begun.remove(0), vec![leaving(letter()), leaving(Left::Delivery)], ()), Finish::Left(None));
 }

@@ -8,6 +8,7 @@ use crate::event::{Headers, Offset, Source, Topic, UnixMillis};
 use crate::machine::brake::{self, Rule};
 use crate::machine::breaker::{self, PolicySettings};
 use crate::machine::verdict::Rules;
+use crate::pipeline::behind::Behind;
 use crate::pipeline::breakers::Breakers;
 use crate::pipeline::fakes::{Always, Notes, Nowhere, PausedClock};
 use crate::pipeline::guard::{Guard, Manner};
@@ -93,6 +94,7 @@ fn stages(clock: ShortTimers, witness: &Arc<Notes>, stop: &Stop) -> Arc<Stages<B
         fallback: Fallback::Skip,
     };
     Arc::new(Stages {
+        behind: Arc::new(Behind::new(Topic::from("events"), [], Stop::new())),
         stages: vec![stage],
         outcomes: Topic::from("outcomes"),
         dead_letters: Letterbox::plain(Topic::from("dead-letters")),

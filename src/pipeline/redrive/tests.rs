@@ -72,7 +72,13 @@ fn letter(offset: i64, code: Code, value: &str) -> Incoming {
 }
 
 fn routes() -> Routes {
-    Routes { events: Topic::from("events"), parking: Vec::new(), services: ["notifier".to_owned()].into(), max_redrives: 3 }
+    Routes {
+        events: Topic::from("events"),
+        parking: Vec::new(),
+        ordered: [].into(),
+        services: ["notifier".to_owned()].into(),
+        max_redrives: 3,
+    }
 }
 
 async fn go(

@@ -49,7 +49,7 @@ fn every_series_of_the_config_is_there_from_the_start() {
     }
     add("fallbacks_total", "kind=\"cached\",service=\"rag\"".into());
     add("fallbacks_total", "kind=\"park\",service=\"notifier\"".into());
-    for reason in ["circuit_open", "timeout", "connect", "http_5xx", "http_429", "retryable", "overload", "shutdown"] {
+    for reason in ["circuit_open", "timeout", "connect", "http_5xx", "http_429", "retryable", "overload", "shutdown", "behind"] {
         add("parked_total", format!("reason=\"{reason}\",service=\"notifier\""));
     }
     for outcome in ["healthy", "unhealthy", "timeout", "connect"] {

@@ -64,7 +64,7 @@ const MINUTE: u64 = 60_000;
 
 /// A budget of forty records.
 async fn rig() -> Rig {
-    let rig = Rig::start_with(1, Budget::new(40, 1 << 20), Duration::from_secs(2 * 3_600));
+    let rig = Rig::start_with(1, Budget::new(40, 1 << 20), Duration::from_secs(2 * 3_600), false);
     rig.assign([0]).await;
     rig
 }
@@ -136,6 +136,47 @@ async fn what_goes_in_a_moment_makes_way_by_going() {
     assert_eq!(rig.log.again.load(Relaxed), 0);
     let times = rig.deliver(Duration::from_secs(2)).await;
     assert_eq!((times.len(), rig.budget.held()), (40, (0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_keeps_its_place_keeps_its_attempts_on_the_shelf_and_its_turn() {
+    let rig = Rig::start_with(1, Budget::new(40, 1 << 20), Duration::from_secs(2 * 3_600), true);
+    rig.assign([0]).await;
+    // Two of one key; the first fails until it is due in half a minute, and once more is too often.
+    rig.hand((0..2).map(|offset| rig.record(0, offset, "a", Parking { attempt: 4, ..rig.due_in(0) })).collect()).await;
+    for _ in 0..3 {
+        while rig.out() == 0 {
+            rig.pause().await;
+        }
+        rig.answer_with(500, 1).await;
+    }
+    for offset in 2..100 {
+        rig.hand(vec![rig.record(0, offset, &format!("b{offset}"), rig.due_in(10_000))]).await;
+    }
+    tokio::time::sleep(ROUND * 2).await;
+    assert!(rig.shelved().shelved >= 60 && rig.budget.held().0 <= 40, "{:?}", rig.shelved());
+    assert_eq!(rig.deliver(Duration::from_secs(20)).await.len(), 98, "those of other keys");
+    while rig.out() == 0 {
+        rig.pause().await;
+    }
+    rig.answer_with(500, 1).await;
+    let letter = rig.published.lock().expect("unpoisoned").first().cloned().expect("it was the last time");
+    let text = |header| letter.headers.text(header).expect("a header").to_owned();
+    assert_eq!((text(name::ERROR_CODE), text(name::ATTEMPT)), ("attempts_exhausted".to_owned(), "8".to_owned()));
+    assert_eq!(rig.out(), 1, "the next of its key");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_record_is_gone_ends_its_turn() {
+    let rig = Rig::start_with(1, Budget::new(40, 1 << 20), Duration::from_secs(2 * 3_600), true);
+    rig.assign([0]).await;
+    rig.hand(vec![rig.record(0, 0, "a", rig.due_in(30_000)), rig.record(0, 1, "a", rig.due_in(0))]).await;
+    for offset in 2..100 {
+        rig.hand(vec![rig.record(0, offset, &format!("b{offset}"), rig.due_in(10_000))]).await;
+    }
+    rig.log.records.lock().expect("unpoisoned").retain(|source, _| source.offset.0 > 0);
+    let times = rig.deliver(Duration::from_secs(40)).await;
+    assert_eq!(times.len(), 99);
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,8 +14,14 @@ fn together() -> Rig {
 }
 
 fn leaving(what: Left, value: &'static [u8]) -> Leaving {
-    let record =
-        Record { topic: Topic::from("o"), key: None, value: Some(value.into()), headers: Headers::new(), timestamp: UnixMillis(1) };
+    let record = Record {
+        topic: Topic::from("o"),
+        partition: None,
+        key: None,
+        value: Some(value.into()),
+        headers: Headers::new(),
+        timestamp: UnixMillis(1),
+    };
     Leaving { record, what }
 }
 
