@@ -6,6 +6,7 @@
 pub mod brake;
 pub mod breaker;
 pub mod disposition;
+pub mod drain_window;
 pub mod due_queue;
 pub mod expression;
 pub mod fallback;

@@ -481,6 +481,14 @@ impl<W: World> Drain<W> {
         self.queues.iter().all(|queue| queue.running <= queue.places)
     }
 
+    /// How many calls of a queue may be out now.
+    fn places(&self, index: usize) -> usize {
+        let queue = &self.queues[index];
+        // While half-open one is out at a time: more would only be refused, for the permits are few.
+        let half_open = self.breakers.state(queue.route.service) == StateName::HalfOpen;
+        queue.places.min(if half_open { 1 } else { queue.route.guard.drain_window() })
+    }
+
     /// Starts what is due and may go, and says when something will fall due that may go.
     fn start_due(&mut self) -> Vec<Tick> {
         let now = self.clock.now();
@@ -494,8 +502,7 @@ impl<W: World> Drain<W> {
             while let Some((due, lane)) = self.next_to_be_made(index) {
                 let queue = &self.queues[index];
                 let service = queue.route.service;
-                // While half-open one is out at a time: more would only be refused, for the permits are few.
-                let places = if self.breakers.state(service) == StateName::HalfOpen { queue.places.min(1) } else { queue.places };
+                let places = self.places(index);
                 if let Some(until) = queue.refused_until.filter(|until| *until > now) {
                     next.push(until);
                     break;
@@ -508,6 +515,7 @@ impl<W: World> Drain<W> {
                     break;
                 }
                 if self.breakers.refuses(service) {
+                    queue.route.guard.restart_drain();
                     self.queues[index].refused_until = Some(ask_again_at(self.breakers.retry_at(service), now));
                     continue;
                 }

@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::event::Headers;
 use crate::event::outcome::NULL;
 use crate::machine::breaker::StateName;
 use crate::machine::disposition::End;
+use crate::machine::drain_window::DrainWindow;
 use crate::machine::judgement::{Answer, BodyKind, CallOutcome, CallVerdict, Judgement, judge};
 use crate::machine::limit::{self, Sign};
 use crate::machine::time::Tick;
@@ -49,6 +50,8 @@ pub struct Guard<W: World> {
     service: usize,
     manner: Manner,
     turns: Turns,
+    /// What drained calls use of their places.
+    window: Mutex<DrainWindow>,
     timers: Timers,
     breakers: Arc<Breakers<W>>,
     caller: Arc<W::Caller>,
@@ -97,7 +100,8 @@ impl<W: World> Guard<W> {
         stop: Stop,
     ) -> Self {
         let turns = Turns::new(manner.concurrency, manner.drain_concurrency, manner.adaptive);
-        Self { service, manner, turns, timers: Timers::default(), breakers, caller, clock, witness, stop }
+        let window = Mutex::new(DrainWindow::new(manner.drain_concurrency));
+        Self { service, manner, turns, window, timers: Timers::default(), breakers, caller, clock, witness, stop }
     }
 
     /// How many calls may be in flight now.
@@ -108,6 +112,21 @@ impl<W: World> Guard<W> {
     /// Drained calls may use so many places from now on: what this instance has of what all of them may use.
     pub fn share_drain(&self, places: usize) {
         self.turns.set_drain_max(places);
+        self.window().allow(places);
+    }
+
+    /// How many of those places drained calls use now.
+    pub fn drain_window(&self) -> usize {
+        self.window().places()
+    }
+
+    /// The service is away: when it is back, drained calls begin with one of their places.
+    pub fn restart_drain(&self) {
+        self.window().restart();
+    }
+
+    fn window(&self) -> MutexGuard<'_, DrainWindow> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The longest that one try may take: to wait for a turn, and to call.
@@ -178,7 +197,7 @@ impl<W: World> Guard<W> {
                 return (End::CircuitOpen, NULL);
             }
         };
-        let in_flight = InFlight { guard: self, began: *now, admission: Some(admission) };
+        let in_flight = InFlight { guard: self, class, began: *now, admission: Some(admission) };
         let call =
             Call { service: self.service, body: request.body.clone(), idempotency_key: request.idempotency_key, trace: request.trace };
         let mut limit = self.timers.until(self.clock.instant(tick.plus(self.manner.timeout)));
@@ -237,6 +256,7 @@ enum Waited {
 /// A call that has been admitted and not judged.
 struct InFlight<'a, W: World> {
     guard: &'a Guard<W>,
+    class: Class,
     began: u64,
     admission: Option<Admission<'a, W>>,
 }
@@ -253,6 +273,10 @@ impl<W: World> InFlight<'_, W> {
             // A late verdict is of a service as it was: what it says of its load is late too.
             if let (true, Some(sign)) = (counts, Sign::of(came.answer)) {
                 turn.tell(sign, self.began, took);
+                let drained = self.class == Class::Drain;
+                if drained || (sign == Sign::Overloaded && self.guard.manner.drain_concurrency > 0) {
+                    self.guard.window().hear(sign, drained, self.began, now);
+                }
             }
         }
         match judgement.call {

@@ -1,8 +1,8 @@
 //! The notifier is away for long enough that many calls are parked, and comes back unable to take more than some at once: the backlog is drained
 //! without knocking it over, while live calls go on as if nothing were drained.
 //!
-//! The number of calls that it takes is found out by `adaptive`, as the guide says for such a service; with a fixed number the drained calls and a burst of
-//! live ones are together more than it takes, and a breaker that counts failures in a row opens again and again.
+//! Nobody tells the program how many it takes, and the settings are those that are shipped: that few calls are refused in a row, which would open the breaker
+//! again, is the drain's doing.
 //!
 //! Live calls come one by one, at the same rate all the while. Each one's latency is from its publishing to its answer by the stub; those during
 //! the draining are compared with those of the same run before the outage.
@@ -31,19 +31,8 @@ const LIVE: u64 = 100;
 /// What makes the backlog is published in so many records at once.
 const BATCH: usize = 500;
 
-/// What the guide has for a service that refuses calls when it is full: nobody tells the program how many it takes, and some refusals in a row, as a burst of
-/// live calls brings them, are no outage. Drained calls have half of the places that are found.
+/// The settings that are shipped, but that the notifier is the only stage.
 const CONFIG: &str = r#"
-[services.notifier]
-concurrency = 32
-adaptive = { algorithm = "aimd", latency = "2s" }
-[services.notifier.breaker]
-policy = "count"
-size = 50
-minimum_calls = 20
-failure_rate = 0.5
-[services.notifier.retry]
-drain_concurrency = 16
 [[pipeline]]
 service = "notifier"
 when = "size(event.recipients) > 0"

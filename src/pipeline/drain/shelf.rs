@@ -19,7 +19,6 @@ use super::keys::Turn;
 use super::{Drain, Finished, Waiting};
 use crate::event::envelope::Parking;
 use crate::event::{Headers, Incoming, Offset, Source, TopicPartition, UnixMillis};
-use crate::machine::breaker::StateName;
 use crate::machine::shelf::{AHEAD, Card, LEAST, Levels, MOST, Room, Shelf};
 use crate::machine::time::Tick;
 use crate::pipeline::finisher::Aside;
@@ -171,9 +170,7 @@ impl<W: World> Drain<W> {
     /// Whether a service would take more calls than wait for it.
     fn would_go(&self, index: usize, now: Tick) -> bool {
         let queue = &self.queues[index];
-        let half_open = self.breakers.state(queue.route.service) == StateName::HalfOpen;
-        let places = if half_open { queue.places.min(1) } else { queue.places };
-        queue.running < places
+        queue.running < self.places(index)
             && queue.refused_until.is_none_or(|until| until <= now)
             && !self.breakers.refuses(queue.route.service)
             && self.paused_until(index).is_none()

@@ -334,8 +334,12 @@ async fn an_open_breaker_saves_up_nothing_of_a_rate() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(rig.out(), 0);
     set(breaker::Automatic::Closed);
-    rig.pause().await;
-    assert_eq!(rig.out(), 1);
-    tokio::time::sleep(Duration::from_millis(1_000)).await;
-    assert_eq!(rig.out(), 3);
+    let mut went = 0;
+    for _ in 0..100 {
+        rig.pause().await;
+        let out = rig.out();
+        went += out;
+        rig.answer(out).await;
+    }
+    assert_eq!(went, 4, "one at once, and two a second for a little less than two seconds");
 }

@@ -1,0 +1,145 @@
+//! How many drained calls are at a service at once: fewer than there are places for, where it has no room for more.
+//!
+//! As TCP's slow start and congestion avoidance do (RFC 5681). A window that was begun anew, after the service's breaker refused, lets one call go, and one more
+//! for each that is served, so twice as many with each round; from half of where it last was too wide, one more a round. When the service has no room for
+//! a call, a live one or a drained one, the window is halved, once for all calls that were out by then.
+
+use super::limit::Sign;
+
+/// See the module's words.
+#[derive(Debug, Clone)]
+pub struct DrainWindow {
+    /// The places that there are; at least one.
+    most: usize,
+    /// Calls at once; at least one.
+    width: f64,
+    /// From here on it grows slowly.
+    careful: f64,
+    /// When it was narrowed last: calls that had begun before say nothing more, microseconds.
+    narrowed_at: u64,
+}
+
+impl DrainWindow {
+    /// As wide as there are places.
+    pub fn new(most: usize) -> Self {
+        Self { most: most.max(1), width: f64::MAX, careful: f64::MAX, narrowed_at: 0 }
+    }
+
+    /// There are so many places from now on.
+    pub fn allow(&mut self, most: usize) {
+        self.most = most.max(1);
+    }
+
+    /// Calls at once; at least one.
+    pub fn places(&self) -> usize {
+        // Saturates; there are far fewer places than either type holds.
+        (self.width as usize).clamp(1, self.most)
+    }
+
+    /// Begins anew with one call: the service was away.
+    pub fn restart(&mut self) {
+        self.width = 1.0;
+    }
+
+    /// What a call says of the service's load that lasted from `began` to `ended`, in microseconds.
+    pub fn hear(&mut self, sign: Sign, drained: bool, began: u64, ended: u64) {
+        let most = self.most as f64;
+        match sign {
+            Sign::Overloaded if began >= self.narrowed_at => {
+                self.width = (self.width.min(most) / 2.0).max(1.0);
+                self.careful = self.width;
+                self.narrowed_at = ended;
+            }
+            Sign::Served if drained && self.width < most => {
+                let wider = if self.width < self.careful { (self.width + 1.0).min(self.careful) } else { self.width + 1.0 / self.width };
+                self.width = wider.min(most);
+            }
+            Sign::Overloaded | Sign::Served => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn served(window: &mut DrainWindow, calls: usize) {
+        (0..calls).for_each(|_| window.hear(Sign::Served, true, 100, 110));
+    }
+
+    #[test]
+    fn it_begins_anew_with_one_and_doubles_with_each_round() {
+        let mut window = DrainWindow::new(16);
+        assert_eq!((window.places(), DrainWindow::new(0).places()), (16, 1), "at first as wide as it may be");
+        window.restart();
+        let mut widths = Vec::new();
+        for _ in 0..6 {
+            widths.push(window.places());
+            let calls = window.places();
+            served(&mut window, calls);
+        }
+        assert_eq!(widths, [1, 2, 4, 8, 16, 16]);
+        window.allow(20);
+        served(&mut window, 4);
+        assert_eq!(window.places(), 20);
+        window.allow(3);
+        assert_eq!(window.places(), 3);
+    }
+
+    #[test]
+    fn it_is_halved_once_a_round_and_widens_by_one_a_round_from_there() {
+        let mut window = DrainWindow::new(16);
+        // Five calls that were out together find no room.
+        for began in [1, 2, 3, 4, 5] {
+            window.hear(Sign::Overloaded, true, began, 10 + began);
+        }
+        assert_eq!(window.places(), 8);
+        for more in 1..=3 {
+            let calls = window.places() + 1;
+            served(&mut window, calls);
+            assert_eq!(window.places(), 8 + more);
+        }
+        window.hear(Sign::Overloaded, true, 20, 30);
+        assert_eq!(window.places(), 5);
+        // Begun anew it goes quickly up to where it was too wide, and slowly from there.
+        window.restart();
+        served(&mut window, 5);
+        assert_eq!(window.places(), 5);
+        served(&mut window, 1);
+        assert_eq!(window.places(), 5);
+    }
+
+    #[test]
+    fn live_calls_narrow_it_and_do_not_widen_it() {
+        let mut window = DrainWindow::new(16);
+        window.hear(Sign::Overloaded, false, 1, 2);
+        assert_eq!(window.places(), 8);
+        (0..100).for_each(|_| window.hear(Sign::Served, false, 3, 4));
+        assert_eq!(window.places(), 8);
+        served(&mut window, 100);
+        assert!(window.places() > 8);
+    }
+
+    proptest! {
+        /// Against a service with room for so many: it uses half of the room, and finds none at most once in as many rounds as that takes.
+        #[test]
+        fn it_finds_the_room_that_there_is(room in 1usize..64, most in 1usize..64) {
+            let mut window = DrainWindow::new(most);
+            let (mut full, mut calls) = (0, 0);
+            for round in 0..400u64 {
+                let (began, width) = (1 + round * 10, window.places());
+                for call in 0..width {
+                    window.hear(if call < room { Sign::Served } else { Sign::Overloaded }, true, began, began + 5);
+                }
+                if round >= 20 {
+                    full += usize::from(width > room);
+                    calls += width.min(room);
+                    prop_assert!(width <= room + 2, "{} calls where there is room for {}", width, room);
+                }
+            }
+            prop_assert!(calls >= 380 * room.min(most) / 2, "{} calls in 380 rounds", calls);
+            prop_assert!(full <= 380 / (room / 2).max(1) + 1, "{} of 380 rounds found no room for {} of {}", full, room, most);
+        }
+    }
+}
