@@ -1,10 +1,17 @@
 //! How many drained calls are at a service at once: fewer than there are places for, where it has no room for more.
 //!
 //! As TCP's slow start and congestion avoidance do (RFC 5681). A window that was begun anew, after the service's breaker refused, lets one call go, and one more
-//! for each that is served, so twice as many with each round; from half of where it last was too wide, one more a round. When the service has no room for
-//! a call, a live one or a drained one, the window is halved, once for all calls that were out by then.
+//! for each that is served, so twice as many with each round, up to half of where it last was too wide; from there one more a round at most, and no faster
+//! than by half of the places in [`WIDENS_IN`]: live calls come in bursts, and a window that is back within moments leaves no room for the next one. When the
+//! service has no room for a call, a live one or a drained one, the window is halved, once for all calls that were out by then, down to a quarter of the
+//! places: some refusals now and then, of one tenant's calls perhaps, must not stop the backlog.
+
+use std::time::Duration;
 
 use super::limit::Sign;
+
+/// How long it takes from half of the places to all of them.
+const WIDENS_IN: Duration = Duration::from_secs(30);
 
 /// See the module's words.
 #[derive(Debug, Clone)]
@@ -17,12 +24,14 @@ pub struct DrainWindow {
     careful: f64,
     /// When it was narrowed last: calls that had begun before say nothing more, microseconds.
     narrowed_at: u64,
+    /// Since when it grows slowly, microseconds.
+    careful_since: u64,
 }
 
 impl DrainWindow {
     /// As wide as there are places.
     pub fn new(most: usize) -> Self {
-        Self { most: most.max(1), width: f64::MAX, careful: f64::MAX, narrowed_at: 0 }
+        Self { most: most.max(1), width: f64::MAX, careful: f64::MAX, narrowed_at: 0, careful_since: 0 }
     }
 
     /// There are so many places from now on.
@@ -46,12 +55,20 @@ impl DrainWindow {
         let most = self.most as f64;
         match sign {
             Sign::Overloaded if began >= self.narrowed_at => {
-                self.width = (self.width.min(most) / 2.0).max(1.0);
-                self.careful = self.width;
-                self.narrowed_at = ended;
+                self.careful = (self.width.min(most) / 2.0).max(most / 4.0).max(1.0);
+                // One that was begun anew may be narrower still.
+                self.width = self.width.min(self.careful);
+                (self.narrowed_at, self.careful_since) = (ended, ended);
             }
             Sign::Served if drained && self.width < most => {
-                let wider = if self.width < self.careful { (self.width + 1.0).min(self.careful) } else { self.width + 1.0 / self.width };
+                let wider = if self.width < self.careful {
+                    self.careful_since = ended;
+                    (self.width + 1.0).min(self.careful)
+                } else {
+                    let since = Duration::from_micros(ended.saturating_sub(self.careful_since)).as_secs_f64();
+                    let by_now = self.careful + most / 2.0 * since / WIDENS_IN.as_secs_f64();
+                    (self.width + 1.0 / self.width).min(by_now.max(self.width))
+                };
                 self.width = wider.min(most);
             }
             Sign::Overloaded | Sign::Served => {}
@@ -64,8 +81,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const SECOND: u64 = 1_000_000;
+
     fn served(window: &mut DrainWindow, calls: usize) {
-        (0..calls).for_each(|_| window.hear(Sign::Served, true, 100, 110));
+        served_at(window, calls, 1_000 * SECOND);
+    }
+
+    fn served_at(window: &mut DrainWindow, calls: usize, ended: u64) {
+        (0..calls).for_each(|_| window.hear(Sign::Served, true, ended - 10, ended));
     }
 
     #[test]
@@ -100,14 +123,38 @@ mod tests {
             served(&mut window, calls);
             assert_eq!(window.places(), 8 + more);
         }
-        window.hear(Sign::Overloaded, true, 20, 30);
+        window.hear(Sign::Overloaded, true, 2_000 * SECOND, 2_000 * SECOND);
         assert_eq!(window.places(), 5);
-        // Begun anew it goes quickly up to where it was too wide, and slowly from there.
+        // Begun anew it goes quickly up to where it was too wide, however long ago, and slowly from there. Probes that fail meanwhile change nothing.
         window.restart();
-        served(&mut window, 5);
+        window.hear(Sign::Overloaded, true, 3_000 * SECOND, 3_000 * SECOND);
+        assert_eq!(window.places(), 1);
+        served_at(&mut window, 1_000, 9_000 * SECOND);
+        assert_eq!(window.places(), 4, "a quarter of the places");
+        served_at(&mut window, 1_000, 9_004 * SECOND);
         assert_eq!(window.places(), 5);
-        served(&mut window, 1);
-        assert_eq!(window.places(), 5);
+    }
+
+    #[test]
+    fn it_takes_its_time_back_to_all_places() {
+        let mut window = DrainWindow::new(16);
+        window.hear(Sign::Overloaded, true, 1, 1);
+        let mut widths = Vec::new();
+        for second in [0, 1, 4, 8, 15, 29, 30, 31] {
+            served_at(&mut window, 1_000, second * SECOND + 11);
+            widths.push(window.places());
+        }
+        assert_eq!(widths, [8, 8, 9, 10, 12, 15, 16, 16]);
+    }
+
+    #[test]
+    fn a_trickle_of_refusals_leaves_a_quarter() {
+        let mut window = DrainWindow::new(16);
+        for second in 1..1_000 {
+            window.hear(Sign::Overloaded, false, second * SECOND, second * SECOND);
+            served_at(&mut window, 16, second * SECOND + SECOND / 2);
+        }
+        assert_eq!(window.places(), 4);
     }
 
     #[test]
@@ -128,18 +175,18 @@ mod tests {
             let mut window = DrainWindow::new(most);
             let (mut full, mut calls) = (0, 0);
             for round in 0..400u64 {
-                let (began, width) = (1 + round * 10, window.places());
+                let (began, width) = (1 + round * SECOND, window.places());
                 for call in 0..width {
-                    window.hear(if call < room { Sign::Served } else { Sign::Overloaded }, true, began, began + 5);
+                    window.hear(if call < room { Sign::Served } else { Sign::Overloaded }, true, began, began + SECOND / 2);
                 }
                 if round >= 20 {
                     full += usize::from(width > room);
                     calls += width.min(room);
-                    prop_assert!(width <= room + 2, "{} calls where there is room for {}", width, room);
+                    prop_assert!(width <= (room + 2).max(most / 4 + 2), "{} calls where there is room for {}", width, room);
                 }
             }
             prop_assert!(calls >= 380 * room.min(most) / 2, "{} calls in 380 rounds", calls);
-            prop_assert!(full <= 380 / (room / 2).max(1) + 1, "{} of 380 rounds found no room for {} of {}", full, room, most);
+            prop_assert!(room < most / 2 + 1 || full <= 380 / (room / 2).max(1) + 1, "{} of 380 rounds found no room for {} of {}", full, room, most);
         }
     }
 }

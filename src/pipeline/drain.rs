@@ -295,11 +295,11 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
                 Some(Intake::Records(records)) => drain.take(records, stopping.is_some()),
                 Some(Intake::Assigned(assignments)) => {
                     drain.hand_overs.came(&assignments);
+                    // Of one that was ours already, the end of its life was not told.
+                    drain.let_waiting_go(|partition| assignments.iter().any(|came| came.partition == *partition));
                     drain.keys.forget(|partition| assignments.iter().any(|came| came.partition == *partition));
                     assignments.iter().for_each(|came| drain.owned.came(came.partition.clone()));
                     drain.share(&subscription);
-                    // Of one that was ours already, the end of its life was not told.
-                    drain.let_shelved_go(|partition| assignments.iter().any(|came| came.partition == *partition));
                     drain.finisher.assign(assignments);
                 }
                 Some(Intake::Revoked(partitions, give_up)) => {
@@ -691,6 +691,9 @@ impl<W: World> Drain<W> {
     fn ask_again(&mut self) {
         for queue in &mut self.queues {
             queue.refused_until = None;
+            if self.breakers.state(queue.route.service) == StateName::Open {
+                queue.route.guard.restart_drain();
+            }
         }
     }
 

@@ -328,7 +328,10 @@ impl<P: Redrives, C: Clock> Run<'_, P, C> {
             let mut after = self.after();
             let told: Option<Vec<CommitPoint>> = after.iter().map(|(partition, memory)| self.point(*partition, memory)).collect();
             let Some(points) = told else {
-                self.make_room(&after);
+                if !self.make_room(&after) {
+                    let why = "what has gone cannot all be remembered: there is no room beside the group's offset".to_owned();
+                    return Err(Trouble::Publish { why, unreachable: false });
+                }
                 continue;
             };
             let records = self.batch.iter().filter_map(|(_, record)| record.clone()).collect();
@@ -394,15 +397,21 @@ impl<P: Redrives, C: Clock> Run<'_, P, C> {
         Some(CommitPoint { partition: TopicPartition { topic: self.desk.topic.clone(), partition }, next, ahead })
     }
 
-    /// Leaves the last letter of each partition that could not be told of.
-    fn make_room(&mut self, after: &BTreeMap<Partition, Memory>) {
+    /// Leaves the last letter of each partition that could not be told of. False if there is none that has not gone yet.
+    fn make_room(&mut self, after: &BTreeMap<Partition, Memory>) -> bool {
+        let mut made = true;
         for (partition, _) in after.iter().filter(|(_, memory)| memory.commit().is_none()) {
             self.full.insert(*partition);
-            if let Some(place) = self.batch.iter().rposition(|(letter, _)| letter.source.partition == *partition) {
-                let (letter, _) = self.batch.remove(place);
-                self.leave(&letter, &Stays::NoRoom);
+            let is_last = |(letter, record): &(Incoming, Option<Record>)| letter.source.partition == *partition && record.is_some();
+            match self.batch.iter().rposition(is_last) {
+                Some(place) => {
+                    let (letter, _) = self.batch.remove(place);
+                    self.leave(&letter, &Stays::NoRoom);
+                }
+                None => made = false,
             }
         }
+        made
     }
 
     /// Commits everything once more: Kafka forgets a group that has committed nothing for long.

@@ -131,7 +131,7 @@ impl<W: World> Drain<W> {
     }
 
     /// A call's turn has come among those of its key: it waits for its time.
-    pub(super) fn have_its_turn(&mut self, index: usize, waiting: Waiting) {
+    fn have_its_turn(&mut self, index: usize, waiting: Waiting) {
         let due = self.due(index, &waiting.parked);
         self.line_up(index, due, waiting);
     }

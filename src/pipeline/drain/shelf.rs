@@ -50,6 +50,8 @@ struct Kept {
     order: Option<Uuid>,
     /// As it is here: where keys keep their order, what the record says may be of before.
     parking: Parking,
+    /// When it was due where it waited.
+    due: Tick,
     /// Whose turn it is of, where keys keep their order.
     key: Option<u64>,
 }
@@ -194,7 +196,7 @@ impl<W: World> Drain<W> {
             let Waiting { begun, parked, order } = waiting;
             let key = self.keys.key(&begun.record);
             let (source, size, aside) = self.finisher.put_aside(begun);
-            self.shelf.calls.put(source, Card { goes, size, kept: Kept { aside, queue: index, order, parking: parked.parking, key } });
+            self.shelf.calls.put(source, Card { goes, size, kept: Kept { aside, queue: index, order, parking: parked.parking, due, key } });
             put += 1;
         }
         for (lane, due, waiting) in stay {
@@ -245,8 +247,11 @@ impl<W: World> Drain<W> {
         if self.queues[index].route.ordered {
             waiting.parked.parking = kept.parking;
         }
-        // It has had its turn among those of its key since before it was put aside.
-        self.have_its_turn(index, waiting);
+        // It has had its turn among those of its key since before it was put aside, and waits on as it did, unless something else was ordered.
+        let order = self.orders.orders().about(&waiting.parked).map(|order| order.id);
+        let due = if order == kept.order { kept.due } else { self.due(index, &waiting.parked) };
+        waiting.order = kept.order.filter(|kept| order == Some(*kept));
+        self.line_up(index, due, waiting);
     }
 
     /// Nothing can be delivered of what Kafka keeps no longer.
