@@ -41,8 +41,10 @@ impl DrainWindow {
 
     /// Calls at once; at least one.
     pub fn places(&self) -> usize {
-        // Saturates; there are far fewer places than either type holds.
-        (self.width as usize).clamp(1, self.most)
+        let width = self.width.min(self.most as f64);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole places, between one and all of them")]
+        let whole = width.floor() as usize;
+        whole.clamp(1, self.most)
     }
 
     /// Begins anew with one call: the service was away.
