@@ -4,11 +4,14 @@
 //! for each that is served, so twice as many with each round, up to half of where it last was too wide; from there one more a round at most, and no faster
 //! than by half of the places in [`WIDENS_IN`]: live calls come in bursts, and a window that is back within moments leaves no room for the next one. When the
 //! service has no room for a call, a live one or a drained one, the window is halved, once for all calls that were out by then, down to a quarter of the
-//! places: some refusals now and then, of one tenant's calls perhaps, must not stop the backlog.
+//! places and to two: some refusals now and then, of one tenant's calls perhaps, must not stop the backlog.
 
 use std::time::Duration;
 
 use super::limit::Sign;
+
+/// Down to which it is narrowed: one by one a fleet of small shares would take minutes to widen.
+const LEAST: f64 = 2.0;
 
 /// How long it takes from half of the places to all of them.
 const WIDENS_IN: Duration = Duration::from_secs(30);
@@ -57,7 +60,7 @@ impl DrainWindow {
         let most = self.most as f64;
         match sign {
             Sign::Overloaded if began >= self.narrowed_at => {
-                self.careful = (self.width.min(most) / 2.0).max(most / 4.0).max(1.0);
+                self.careful = (self.width.min(most) / 2.0).max(most / 4.0).max(LEAST).min(most);
                 // One that was begun anew may be narrower still.
                 self.width = self.width.min(self.careful);
                 (self.narrowed_at, self.careful_since) = (ended, ended);
@@ -147,6 +150,19 @@ mod tests {
             widths.push(window.places());
         }
         assert_eq!(widths, [8, 8, 9, 10, 12, 15, 16, 16]);
+    }
+
+    #[test]
+    fn a_small_share_is_whole_again_at_once() {
+        for most in [1, 2] {
+            let mut window = DrainWindow::new(most);
+            window.hear(Sign::Overloaded, false, 1, 1);
+            window.restart();
+            window.hear(Sign::Overloaded, true, 2, 2);
+            assert_eq!(window.places(), 1);
+            served_at(&mut window, 1, 12);
+            assert_eq!(window.places(), most);
+        }
     }
 
     #[test]
