@@ -1,10 +1,10 @@
 //! How many drained calls are at a service at once: fewer than there are places for, where it has no room for more.
 //!
 //! As TCP's slow start and congestion avoidance do (RFC 5681). A window that was begun anew, after the service's breaker refused, lets one call go, and one more
-//! for each that is served, so twice as many with each round, up to half of where it last was too wide; from there one more a round at most, and no faster
-//! than by half of the places in [`WIDENS_IN`]: live calls come in bursts, and a window that is back within moments leaves no room for the next one. When the
-//! service has no room for a call, a live one or a drained one, the window is halved, once for all calls that were out by then, down to a quarter of the
-//! places and to two: some refusals now and then, of one tenant's calls perhaps, must not stop the backlog.
+//! for each that is served, so twice as many with each round. When the service has no room for a call, a live one or a drained one, the window is halved, once for
+//! all calls that were out by then, down to a quarter of the places and to two: some refusals now and then, of one tenant's calls perhaps, must not stop
+//! the backlog. From there it widens by one a round at most, and no faster than by half of the places in [`WIDENS_IN`]: live calls come in bursts, and a
+//! window that is back within moments leaves no room for the next one.
 
 use std::time::Duration;
 
@@ -50,9 +50,10 @@ impl DrainWindow {
         whole.clamp(1, self.most)
     }
 
-    /// Begins anew with one call: the service was away.
+    /// Begins anew with one call: the service was away, which says little of what it has room for when it is back.
     pub fn restart(&mut self) {
         self.width = 1.0;
+        self.careful = f64::MAX;
     }
 
     /// What a call says of the service's load that lasted from `began` to `ended`, in microseconds.
@@ -60,9 +61,11 @@ impl DrainWindow {
         let most = self.most as f64;
         match sign {
             Sign::Overloaded if began >= self.narrowed_at => {
-                self.careful = (self.width.min(most) / 2.0).max(most / 4.0).max(LEAST).min(most);
-                // One that was begun anew may be narrower still.
-                self.width = self.width.min(self.careful);
+                // One call at a time is a probe: if it fails the service is away still.
+                if self.width > 1.0 {
+                    self.careful = (self.width.min(most) / 2.0).max(most / 4.0).max(LEAST).min(most);
+                    self.width = self.width.min(self.careful);
+                }
                 (self.narrowed_at, self.careful_since) = (ended, ended);
             }
             Sign::Served if drained && self.width < most => {
@@ -130,14 +133,12 @@ mod tests {
         }
         window.hear(Sign::Overloaded, true, 2_000 * SECOND, 2_000 * SECOND);
         assert_eq!(window.places(), 5);
-        // Begun anew it goes quickly up to where it was too wide, however long ago, and slowly from there. Probes that fail meanwhile change nothing.
+        // Begun anew it doubles. Probes that fail meanwhile change nothing.
         window.restart();
         window.hear(Sign::Overloaded, true, 3_000 * SECOND, 3_000 * SECOND);
         assert_eq!(window.places(), 1);
-        served_at(&mut window, 1_000, 9_000 * SECOND);
-        assert_eq!(window.places(), 4, "a quarter of the places");
-        served_at(&mut window, 1_000, 9_004 * SECOND);
-        assert_eq!(window.places(), 5);
+        served_at(&mut window, 15, 9_000 * SECOND);
+        assert_eq!(window.places(), 16);
     }
 
     #[test]
