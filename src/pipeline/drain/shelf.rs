@@ -152,13 +152,15 @@ impl<W: World> Drain<W> {
             };
             self.make_way(index, now, |shelf, put| (!shelf.levels().is_free(shelf.held())).then(|| after(put)).flatten());
         }
-        // Nothing here can make room by going, by being finished, or by making way: what the budget is full of waits for what is on the shelf.
-        let is_late = self.shelf.calls.wanted(now).next().is_some_and(|goes| goes <= now);
+        // Nothing here can make room by going, by being finished, or by making way: what the budget is full of waits for what is on the shelf. What comes alone
+        // is one over the bound, and what fails and keeps its place stays here: so no second one comes before that has gone.
+        let is_late = goes && self.shelf.calls.wanted(now).next().is_some_and(|goes| goes <= now);
+        let is_within = self.shelf.held().records <= self.shelf.levels().0.records;
         let idle = |index: usize| match is_late {
             true => self.next_to_be_made(index).is_none_or(|(due, _)| due > now),
             false => called && self.queues[index].waiting() == 0,
         };
-        let alone = self.running.is_empty() && self.finisher.is_empty() && (0..self.queues.len()).all(idle);
+        let alone = is_within && self.running.is_empty() && self.finisher.is_empty() && (0..self.queues.len()).all(idle);
         let room = self.shelf.levels().room(self.shelf.held());
         let runs = self.shelf.calls.ask(now, room, goes, alone);
         if runs.is_empty() {
