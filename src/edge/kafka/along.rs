@@ -181,12 +181,10 @@ impl Reader {
         let Some(follows) = followed.get_mut(&partition) else { return true };
         if follows.end.is_some_and(|end| end <= next) {
             follows.end = None;
-            let mut ended = Ok(());
             // What has ended since the reading began holds nobody up.
-            if behind.awaits_ends(self.service, follows.life) {
-                ended = self.look_at(behind, &[follows.life]);
-            }
-            if let Err(error) = ended {
+            if behind.awaits_ends(self.service, follows.life)
+                && let Err(error) = self.look_at(behind, &[follows.life])
+            {
                 tracing::debug!(topic = %self.topic, %error, "which parked calls have ended is not known just now");
             }
             behind.caught_up(self.service, follows.life);
@@ -221,22 +219,11 @@ impl Reader {
         if all.count() == 0 {
             return Ok(extents);
         }
-        let edge = |position| {
-            let mut asked = all.clone();
-            asked.set_all_offsets(position)?;
-            self.client.offsets_for_times(asked, WITHIN)
-        };
-        let (lows, ends) = (edge(Position::Beginning)?, edge(Position::End)?);
-        let number = |list: &TopicPartitionList, partition| match list.find_partition(self.topic.as_str(), partition) {
-            Some(found) if found.error().is_ok() => match found.offset() {
-                Position::Offset(offset) => Some(Offset(offset)),
-                _ => None,
-            },
-            _ => None,
-        };
+        let (lows, ends) = lag::edges(&self.client, &all, WITHIN)?;
         for element in &self.client.committed_offsets(all, WITHIN)?.elements() {
             let partition = element.partition();
-            let (Some(low), Some(end), Ok(())) = (number(&lows, partition), number(&ends, partition), element.error()) else { continue };
+            let edge = |list| lag::offset_of(list, &self.topic, partition);
+            let (Some(low), Some(end), Ok(())) = (edge(&lows), edge(&ends), element.error()) else { continue };
             let (committed, ended) = lag::committed(element);
             extents.insert(Partition(partition), Extent { from: lag::goes_on_at(committed, low), end, ended });
         }

@@ -58,6 +58,30 @@ pub(super) fn goes_on_at(committed: Option<Offset>, low: Offset) -> Offset {
     committed.map_or(low, |committed| committed.max(low))
 }
 
+/// The first offsets of partitions, and those behind their last, by one question to each broker for each of the two, which takes at most `within`;
+/// [`offset_of`] finds them in the lists.
+pub(super) fn edges(
+    client: &BaseConsumer<Quiet>,
+    all: &TopicPartitionList,
+    within: Duration,
+) -> Result<(TopicPartitionList, TopicPartitionList), KafkaEdgeError> {
+    let edge = |position| {
+        let mut asked = all.clone();
+        asked.set_all_offsets(position)?;
+        client.offsets_for_times(asked, within)
+    };
+    Ok((edge(Position::Beginning)?, edge(Position::End)?))
+}
+
+/// What a list says of a partition; `None`: nothing, for it has no leader just now.
+pub(super) fn offset_of(list: &TopicPartitionList, topic: &Topic, partition: i32) -> Option<Offset> {
+    let found = list.find_partition(topic.as_str(), partition)?;
+    match (found.error(), found.offset()) {
+        (Ok(()), Position::Offset(offset)) => Some(Offset(offset)),
+        _ => None,
+    }
+}
+
 /// The text beside a commit. The client panics over bytes that are none, which another tool may have committed: they stand for a text that nobody
 /// reads.
 pub(super) fn beside(element: &TopicPartitionListElem<'_>) -> String {

@@ -214,12 +214,11 @@ impl Reading {
         if all.count() == 0 {
             return Ok(extents);
         }
-        let (lows, ends) = self.edges(&all)?;
+        let (lows, ends) = lag::edges(&self.client, &all, WITHIN)?;
         for element in &self.client.committed_offsets(all, WITHIN)?.elements() {
             let Some(topic) = topics.iter().find(|topic| topic.as_str() == element.topic()) else { continue };
-            let (Some(low), Some(end)) =
-                (number(&lows, element.topic(), element.partition()), number(&ends, element.topic(), element.partition()))
-            else {
+            let edge = |list| lag::offset_of(list, topic, element.partition());
+            let (Some(low), Some(end)) = (edge(&lows), edge(&ends)) else {
                 // It has no leader just now.
                 extents.away.push(TopicPartition { topic: topic.clone(), partition: Partition(element.partition()) });
                 continue;
@@ -227,22 +226,12 @@ impl Reading {
             let (committed, finished) = lag::committed(element);
             extents.all.push(Extent {
                 at: TopicPartition { topic: topic.clone(), partition: Partition(element.partition()) },
-                from: lag::goes_on_at(committed, Offset(low)),
-                end: Offset(end),
+                from: lag::goes_on_at(committed, low),
+                end,
                 finished,
             });
         }
         Ok(extents)
-    }
-
-    /// The first offsets of partitions, and those behind their last.
-    fn edges(&self, all: &TopicPartitionList) -> Result<(TopicPartitionList, TopicPartitionList), KafkaEdgeError> {
-        let edge = |position| {
-            let mut asked = all.clone();
-            asked.set_all_offsets(position)?;
-            self.client.offsets_for_times(asked, WITHIN)
-        };
-        Ok((edge(Position::Beginning)?, edge(Position::End)?))
     }
 
     fn page<T>(
@@ -400,13 +389,5 @@ impl Reading {
             self.pump(topic, &mut merge, reach, &mut fetched, &mut show)?;
         }
         Ok(Sampled { looked_at: fetched.looked_at, exact: whole && !fetched.hurried && away.is_empty() })
-    }
-}
-
-/// What a list says of a partition; `None`: nothing, for it has no leader just now.
-fn number(list: &TopicPartitionList, topic: &str, partition: i32) -> Option<i64> {
-    match list.find_partition(topic, partition).map(|found| found.offset()) {
-        Some(Position::Offset(offset)) => Some(offset),
-        _ => None,
     }
 }

@@ -13,9 +13,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset as Position, TopicPartitionList};
 
-use super::{POLL, ParkedReader, Reading, number};
+use super::{POLL, ParkedReader, Reading, WITHIN};
 use crate::edge::kafka::error::is_unreachable;
-use crate::edge::kafka::{KafkaEdgeError, record};
+use crate::edge::kafka::{KafkaEdgeError, lag, record};
 use crate::event::{Offset, Partition, Source, Topic};
 use crate::machine::shelf::Run;
 use crate::pipeline::ports::{Clock as _, Refetch, RefetchError, Refetched};
@@ -124,16 +124,17 @@ impl Reading {
         for partition in partitions.keys() {
             asked.add_partition(topic.as_str(), *partition);
         }
-        let (lows, ends) = self.edges(&asked)?;
+        let (lows, ends) = lag::edges(&self.client, &asked, WITHIN)?;
         let mut lanes = BTreeMap::new();
         let mut assignment = TopicPartitionList::new();
         for (partition, mut runs) in partitions {
-            let (Some(low), Some(end)) = (number(&lows, topic.as_str(), partition), number(&ends, topic.as_str(), partition)) else {
+            let edge = |list| lag::offset_of(list, topic, partition);
+            let (Some(low), Some(end)) = (edge(&lows), edge(&ends)) else {
                 // It has no leader just now.
                 continue;
             };
             for run in &mut runs {
-                let gone = run.extract_if(.., |offset| offset.0 < low || offset.0 >= end);
+                let gone = run.extract_if(.., |offset| *offset < low || *offset >= end);
                 answer.gone.extend(gone.map(|offset| place(topic, partition, offset)));
             }
             let lane = Lane::new(runs);
