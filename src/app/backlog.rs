@@ -11,7 +11,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::stalls::Stalls;
 use super::survey::{For, Known, State, Surveys};
 use super::{Real, wiring};
-use crate::config::{Config, RetryOrder};
+use crate::config::Config;
 use crate::edge::api::{Looked, RetryService, RetryStatus};
 use crate::edge::clock::SystemClock;
 use crate::edge::kafka::{Inspection, LagSampler, Needed, PartitionLag, TopicAdmin};
@@ -112,13 +112,11 @@ impl Backlog {
         };
         let events =
             LagSampler::connect(&config.kafka, &config.kafka.group, std::slice::from_ref(&config.topics.events)).with_context(kafka)?;
-        let routes = config.services.iter().enumerate().filter_map(|(service, settings)| {
-            config.parking().find(|(parking, _)| parking.name == settings.name).map(|(_, retry)| Route {
-                service,
-                name: settings.name.clone(),
-                topic: retry.topic.clone(),
-                capacity: Mutex::default(),
-            })
+        let routes = config.parking_by_index().map(|(service, settings, retry)| Route {
+            service,
+            name: settings.name.clone(),
+            topic: retry.topic.clone(),
+            capacity: Mutex::default(),
         });
         let fixed = [&config.topics.events, &config.topics.outcomes, &config.topics.dead_letters];
         let mut needed: Vec<Needed> = fixed
@@ -129,7 +127,7 @@ impl Backlog {
         needed.extend(config.parking().map(|(_, retry)| Needed {
             topic: retry.topic.clone(),
             retention: Some(retry.max_age),
-            beside: (retry.order == RetryOrder::Key).then(|| config.topics.events.clone()),
+            beside: retry.keeps_order().then(|| config.topics.events.clone()),
         }));
         Ok(Arc::new(Self {
             routes: routes.collect(),

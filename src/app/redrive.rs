@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::FutureExt as _;
 use tokio::sync::Semaphore;
 
-use crate::config::{Config, Guarantee, RetryOrder};
+use crate::config::{Config, Guarantee};
 use crate::edge::api::dead_letters::{Letter, Letters, Place, Redrives, Wished};
 use crate::edge::clock::SystemClock;
 use crate::edge::kafka::{self, Extent, KafkaEdgeError, Redriver, Start};
@@ -30,7 +30,7 @@ pub fn routes(config: &Config) -> Routes {
     Routes {
         events: config.topics.events.clone(),
         parking: config.parking().map(|(service, retry)| (service.name.clone(), retry.topic.clone())).collect(),
-        ordered: config.parking().filter(|(_, retry)| retry.order == RetryOrder::Key).map(|(service, _)| service.name.clone()).collect(),
+        ordered: config.parking().filter(|(_, retry)| retry.keeps_order()).map(|(service, _)| service.name.clone()).collect(),
         services: config.services.iter().map(|service| service.name.clone()).collect(),
         max_redrives: config.dead_letters.max_redrives,
     }

@@ -130,16 +130,10 @@ pub(super) fn stages(
 
 /// What is known of the parked calls of services that keep order; begins to read along on their topics.
 fn behind(config: &Config, stop: &Stop, clock: SystemClock) -> anyhow::Result<Arc<Behind>> {
-    let services = config.services.iter().enumerate();
-    let ordered: Vec<(usize, &Topic)> = services
-        .filter_map(|(index, service)| match &service.fallback {
-            config::Fallback::Park(retry) if retry.order == config::RetryOrder::Key => Some((index, &retry.topic)),
-            _ => None,
-        })
-        .collect();
-    let behind = Arc::new(Behind::new(config.topics.events.clone(), ordered.iter().map(|(index, _)| *index), stop.clone()));
-    for (service, topic) in ordered {
-        kafka::along::read(&config.kafka, &retry_group(config), topic.clone(), service, &behind, clock).context("kafka")?;
+    let ordered = || config.parking_by_index().filter(|(_, _, retry)| retry.keeps_order());
+    let behind = Arc::new(Behind::new(config.topics.events.clone(), ordered().map(|(index, _, _)| index), stop.clone()));
+    for (index, _, retry) in ordered() {
+        kafka::along::read(&config.kafka, &retry_group(config), retry.topic.clone(), index, &behind, clock).context("kafka")?;
     }
     Ok(behind)
 }
@@ -159,9 +153,7 @@ fn fallback(fallback: &config::Fallback) -> Fallback {
             Fallback::Cached { key: key.clone(), cache: Mutex::new(Cache::new(*max_entries, *ttl)), default: default.clone() }
         }
         config::Fallback::Default { body } => Fallback::Default { body: body.clone() },
-        config::Fallback::Park(retry) => {
-            Fallback::Park { topic: retry.topic.clone(), bounds: bounds(retry), ordered: retry.order == config::RetryOrder::Key }
-        }
+        config::Fallback::Park(retry) => Fallback::Park { topic: retry.topic.clone(), bounds: bounds(retry), ordered: retry.keeps_order() },
         config::Fallback::Skip => Fallback::Skip,
         config::Fallback::Fail => Fallback::Fail,
     }
@@ -172,20 +164,15 @@ fn bounds(retry: &config::Retry) -> Bounds {
 }
 
 pub(super) fn routes(config: &Config, guards: &Guards) -> Vec<drain::Route<Real>> {
-    let services = config.services.iter().enumerate();
-    services
-        .filter_map(|(index, service)| match &service.fallback {
-            config::Fallback::Park(retry) => Some(drain::Route {
-                service: index,
-                name: service.name.clone(),
-                guard: Arc::clone(&guards[index]),
-                bounds: bounds(retry),
-                concurrency: retry.drain_concurrency.get(),
-                ordered: retry.order == config::RetryOrder::Key,
-            }),
-            _ => None,
-        })
-        .collect()
+    let route = |(index, service, retry): (usize, &config::Service, &config::Retry)| drain::Route {
+        service: index,
+        name: service.name.clone(),
+        guard: Arc::clone(&guards[index]),
+        bounds: bounds(retry),
+        concurrency: retry.drain_concurrency.get(),
+        ordered: retry.keeps_order(),
+    };
+    config.parking_by_index().map(route).collect()
 }
 
 pub(super) fn process_settings(config: &Config) -> process::Settings {

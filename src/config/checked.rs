@@ -318,6 +318,13 @@ pub struct Retry {
     pub order: RetryOrder,
 }
 
+impl Retry {
+    /// Whether the calls of one key are kept in order.
+    pub fn keeps_order(&self) -> bool {
+        self.order == RetryOrder::Key
+    }
+}
+
 /// What is kept in order of a service's calls, parked ones among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryOrder {
@@ -373,8 +380,13 @@ impl Config {
 
     /// Every service that parks, with its retry settings.
     pub fn parking(&self) -> impl Iterator<Item = (&Service, &Retry)> {
-        self.services.iter().filter_map(|service| match &service.fallback {
-            Fallback::Park(retry) => Some((service, retry)),
+        self.parking_by_index().map(|(_, service, retry)| (service, retry))
+    }
+
+    /// The same, each with its place among all services.
+    pub fn parking_by_index(&self) -> impl Iterator<Item = (usize, &Service, &Retry)> {
+        self.services.iter().enumerate().filter_map(|(index, service)| match &service.fallback {
+            Fallback::Park(retry) => Some((index, service, retry)),
             Fallback::Cached { .. } | Fallback::Default { .. } | Fallback::Skip | Fallback::Fail => None,
         })
     }
