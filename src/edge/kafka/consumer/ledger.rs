@@ -10,17 +10,17 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::event::TopicPartition;
+use crate::machine::schedule::Schedule;
 use crate::pipeline::ports::CommitPoint;
 
 /// How long after a failed commit it is tried again, at first and at last; it doubles in between. At first soon: a commit that came in the middle of a
 /// rebalance is taken as soon as that is over, and whoever is killed until then has its records run again. At last long enough for a coordinator to
 /// move, short beside anybody's patience with lag.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+const AGAIN: Schedule = Schedule { initial: Duration::from_millis(50), max: Duration::from_secs(1) };
 
 /// How long to wait after so many failures in a row.
 fn again(failures: u32) -> Duration {
-    let (first, last) = AGAIN;
-    first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(last)
+    AGAIN.delay(failures, None, 1.0)
 }
 
 /// See the module's words.
