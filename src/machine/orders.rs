@@ -264,7 +264,7 @@ impl Orders {
 
     /// How many orders are in force.
     pub fn in_force(&self) -> usize {
-        self.orders.values().filter(|order| order.cancelled_by.is_none()).count()
+        self.standing().count()
     }
 
     /// Orders, the last one first, and how many calls each was carried out for.

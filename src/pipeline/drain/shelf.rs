@@ -167,7 +167,7 @@ impl<W: World> Drain<W> {
             return;
         }
         let reserved: BTreeMap<Source, usize> = self.shelf.calls.asked().map(|(source, card)| (source.clone(), card.size)).collect();
-        reserved.values().for_each(|size| self.finisher.reserve(*size));
+        reserved.values().for_each(|size| self.shelf.budget.take(*size));
         self.shelf.question = Some(Question { answer: self.shelf.reader.refetch(runs), reserved });
     }
 
@@ -235,7 +235,7 @@ impl<W: World> Drain<W> {
                 self.shelf.unanswered = self.shelf.unanswered.saturating_add(1);
             }
         }
-        reserved.values().for_each(|size| self.finisher.give_back(*size));
+        reserved.values().for_each(|size| self.shelf.budget.give(*size));
         let roll = self.chance.roll();
         self.shelf.calls.end(self.clock.now(), |partition| asked.contains(partition) && !heard.contains(partition), roll);
     }

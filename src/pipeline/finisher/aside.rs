@@ -1,10 +1,10 @@
 //! Records that are begun and not held: put aside, so that others can be read, and read again by their places when they are to go.
 //!
 //! The books know such a record as they know any other that has begun: its partition's commit does not pass it, and its partition is not given up
-//! while it is there. What it does not have is a place in the budget; it has one again from when it is asked for ([`Finisher::reserve`]).
+//! while it is there. What it does not have is a place in the budget; who asks for it takes one, for it to come to.
 
 use super::{Begun, Finisher};
-use crate::event::{Incoming, Source, TopicPartition};
+use crate::event::{Incoming, Source};
 use crate::pipeline::ledger::Life;
 use crate::pipeline::ports::World;
 
@@ -25,17 +25,7 @@ impl<W: World, T> Finisher<W, T> {
         (begun.record.source, begun.size, Aside(begun.life))
     }
 
-    /// A record that was put aside is asked for: there must be room for it when it comes.
-    pub fn reserve(&self, size: usize) {
-        self.budget.take(size);
-    }
-
-    /// It does not come, or not now.
-    pub fn give_back(&self, size: usize) {
-        self.budget.give(size);
-    }
-
-    /// A record that was put aside, and asked for, has come.
+    /// A record that was put aside has come again, with a place in the budget since it was asked for.
     pub fn take_up(&mut self, record: Incoming, size: usize, aside: Aside) -> Begun {
         // What stands at its place now may be another record: the topic may have been made anew.
         let now = record.size();
@@ -56,9 +46,13 @@ impl<W: World, T> Finisher<W, T> {
         self.holds.len() >= self.ledger.how_many()
     }
 
-    /// Holds a partition if there is little room left beside its commit.
-    pub(super) fn hold_early(&mut self, partition: TopicPartition) {
-        if self.early && self.ledger.is_nearly_full(&partition) {
+    /// Holds a record's partition if there is little room left beside its commit, where that is not left until there is none.
+    pub(super) fn hold_early(&mut self, source: &Source) {
+        if !self.early {
+            return;
+        }
+        let partition = source.topic_partition();
+        if self.ledger.is_nearly_full(&partition) {
             self.holds.begin(partition);
         }
     }

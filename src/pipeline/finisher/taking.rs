@@ -14,9 +14,7 @@ impl<W: World, T> Finisher<W, T> {
             {
                 self.holds.push(record);
             } else {
-                if self.early {
-                    self.hold_early(record.source.topic_partition());
-                }
+                self.hold_early(&record.source);
                 begun.extend(self.begin(record));
             }
         }
