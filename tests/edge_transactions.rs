@@ -118,7 +118,7 @@ async fn fill(settings: &config::Kafka, topic: &Topic, count: u64) {
         publisher.publish(&record(topic, number.to_string()), Token(number)).unwrap();
     }
     for _ in 0..count {
-        assert_eq!(within("an acknowledgement", acks.recv()).await.unwrap().result, Ok(()));
+        assert_eq!(within("an acknowledgement", acks.recv()).await.unwrap().result.map(drop), Ok(()));
     }
 }
 
@@ -145,7 +145,7 @@ async fn transacted(subscription: &mut KafkaSubscription, batch: Batch) -> Resul
     subscription.transact(batch);
     loop {
         match within("an answer", subscription.next()).await {
-            Some(Intake::Transacted(answer)) => return answer,
+            Some(Intake::Transacted(answer)) => return answer.map(drop),
             Some(Intake::Revoked(_, give_up)) => give_up(Vec::new()),
             Some(Intake::Records(_) | Intake::Assigned(_) | Intake::Lost(_)) => {}
             None => panic!("the consumer has ended: {:?}", subscription.health().fatal()),

@@ -131,7 +131,11 @@ pub(super) fn stages(
 /// What is known of the parked calls of services that keep order; begins to read along on their topics.
 fn behind(config: &Config, stop: &Stop, clock: SystemClock) -> anyhow::Result<Arc<Behind>> {
     let ordered = || config.parking_by_index().filter(|(_, _, retry)| retry.keeps_order());
-    let behind = Arc::new(Behind::new(config.topics.events.clone(), ordered().map(|(index, _, _)| index), stop.clone()));
+    let behind = Arc::new(Behind::new(
+        config.topics.events.clone(),
+        ordered().map(|(index, service, _)| (index, service.name.clone())),
+        stop.clone(),
+    ));
     for (index, _, retry) in ordered() {
         kafka::along::read(&config.kafka, &retry_group(config), retry.topic.clone(), index, &behind, clock).context("kafka")?;
     }

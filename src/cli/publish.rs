@@ -151,7 +151,7 @@ impl Publishing<'_> {
         let ack = tokio::time::timeout(PATIENCE, self.acks.recv()).await.ok().flatten().context("Kafka does not acknowledge");
         let ack = ack.map_err(|error| Failure::Unreachable(error.to_string()))?;
         match ack.result {
-            Ok(()) => {
+            Ok(_) => {
                 self.acknowledged += 1;
                 bar.inc(1);
                 Ok(())

@@ -255,7 +255,7 @@ pub fn read(record: Incoming, now: UnixMillis) -> Result<Parked, (Incoming, Unre
         Ok((service, event_id, camera_id, body, idempotency_key)) => {
             let headers = &record.headers;
             let at = |name| headers.number(name).map(UnixMillis);
-            let first_parked_at = at(name::FIRST_PARKED_AT).or(record.timestamp.filter(|at| at.0 > 0)).unwrap_or(now).min(now);
+            let first_parked_at = first_parked_at(&record, now);
             let parking = Parking {
                 reason: headers.text(name::REASON).and_then(Reason::parse).unwrap_or(Reason::CircuitOpen),
                 attempt: headers.number(name::ATTEMPT).unwrap_or(0),
@@ -306,6 +306,20 @@ fn read_value(record: &Incoming) -> Result<Value, Unreadable> {
         value.slice_ref(envelope.request.0.body.get().as_bytes()),
         envelope.request.0.idempotency_key.as_ref().into(),
     ))
+}
+
+/// Whether a record is a call of a service: its header says so, or, without one, the envelope does.
+pub fn is_of(record: &Incoming, service: &str) -> bool {
+    match record.headers.text(name::SERVICE) {
+        Some(named) => named == service,
+        None => read_value(record).is_ok_and(|(named, ..)| *named == *service),
+    }
+}
+
+/// When the call of a record was first parked: as its header says, or else when it was written, and not later than `now`.
+pub fn first_parked_at(record: &Incoming, now: UnixMillis) -> UnixMillis {
+    let said = record.headers.number(name::FIRST_PARKED_AT).map(UnixMillis);
+    said.or(record.timestamp.filter(|at| at.0 > 0)).unwrap_or(now).min(now)
 }
 
 /// The event's coordinates, where headers give all three.

@@ -108,7 +108,7 @@ mod tests {
     use crate::pipeline::ports::Token;
 
     fn ack(number: u64) -> Ack {
-        Ack { token: Token(number), result: Ok(()) }
+        Ack { token: Token(number), result: Ok(None) }
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! Which calls of a service that keeps its keys' order may be made at once, and which go behind those that are parked.
 //!
 //! Calls of partition 3 of the events are parked on partition 3 of the service's retry topic. Whoever has the one reads along on the other, as a member
-//! of nothing ([`crate::edge`]): it tells here what it reads, and what the group that drains has finished. What is parked here counts at once.
+//! of nothing ([`crate::edge`]): it tells here what it reads, and what the group that drains has finished. What is parked here counts from before it is
+//! published; its acknowledgement says where it lies.
 //!
 //! Guarantees: a call is said to be free only when every call of its key that was parked before is known to have ended. While that cannot be known, its
 //! event waits, at most [`PATIENCE`] from when its partition came; then it goes behind, which is right whatever is parked.
@@ -15,6 +16,7 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use tokio::sync::Notify;
 
+use super::finisher::ParkEnd;
 use super::ports::Clock;
 use super::stop::Stop;
 use crate::event::{Incoming, Offset, Partition, Source, Topic, TopicPartition, envelope};
@@ -54,6 +56,7 @@ pub struct Behind {
 
 #[derive(Debug, Default)]
 struct Service {
+    name: String,
     known: Mutex<Known>,
     changed: Notify,
 }
@@ -75,9 +78,9 @@ struct Parked {
 }
 
 impl Behind {
-    /// For services, by their indices into the config's, whose calls keep the order of their keys.
-    pub fn new(events: Topic, services: impl IntoIterator<Item = usize>, stop: Stop) -> Self {
-        let services = services.into_iter().map(|service| (service, Service::default())).collect();
+    /// For services, by their indices into the config's and their names, whose calls keep the order of their keys.
+    pub fn new(events: Topic, services: impl IntoIterator<Item = (usize, String)>, stop: Stop) -> Self {
+        let services = services.into_iter().map(|(index, name)| (index, Service { name, ..Service::default() })).collect();
         Self { events, services, hasher: RandomState::default(), stop }
     }
 
@@ -135,9 +138,12 @@ impl Behind {
         self.of(service, event.partition, None, |parked| parked.keys.parks(self.hasher.hash_one(key), event.offset));
     }
 
-    /// An event's call was not parked after all.
-    pub fn was_not_parked(&self, service: usize, event: &Source) {
-        self.of(service, event.partition, None, |parked| parked.keys.was_not_parked(event.offset));
+    /// An event's call is parked, or was not after all.
+    pub fn park_ended(&self, service: usize, event: &Source, end: ParkEnd) {
+        self.of(service, event.partition, None, |parked| match end {
+            ParkEnd::Parked(at) => parked.keys.parked(event.offset, at),
+            ParkEnd::Replaced => parked.keys.was_not_parked(event.offset),
+        });
     }
 
     /// Whether there are services that keep order.
@@ -151,8 +157,11 @@ impl Behind {
         service.known().partitions.iter().map(|(partition, parked)| Life { partition: *partition, number: parked.life }).collect()
     }
 
-    /// A parked call was read.
+    /// A parked call was read. One of another service on the same topic keeps no order, and ends whenever it does.
     pub fn read(&self, service: usize, life: Life, record: &Incoming) {
+        if !self.services.get(&service).is_some_and(|of| envelope::is_of(record, &of.name)) {
+            return;
+        }
         let key = self.hasher.hash_one(record.key.as_deref().unwrap_or_default());
         let origin = envelope::origin(&record.headers);
         let event = origin.filter(|origin| origin.topic == self.events && origin.partition == life.partition).map(|origin| origin.offset);
@@ -172,10 +181,10 @@ impl Behind {
         self.of(service, life.partition, Some(life), |parked| parked.keys.ended(has_ended));
     }
 
-    /// Whether calls were read of a partition that are not known to have ended: then it is worth asking.
+    /// Whether calls are known to be on a partition that are not known to have ended: then it is worth asking.
     pub fn awaits_ends(&self, service: usize, life: Life) -> bool {
         let mut awaits = false;
-        self.of(service, life.partition, Some(life), |parked| awaits = parked.keys.any_read());
+        self.of(service, life.partition, Some(life), |parked| awaits = parked.keys.awaits_ends());
         awaits
     }
 

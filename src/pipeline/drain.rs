@@ -34,7 +34,7 @@ use super::guard::{Guard, Guarded, Request};
 use super::hand_over::HandOvers;
 use super::leave::{cut_calls_later, leave};
 use super::orders::{OrderBook, PATIENCE};
-use super::ports::{Aborted, Ack, Acks, Budget, Chance, Clock, Intake, Refetch, Subscription, Witness, World};
+use super::ports::{Aborted, Ack, Acks, Budget, Chance, Clock, Intake, Placed, Refetch, Subscription, Witness, World};
 use super::process::SHARE;
 use super::pulse::{Pulse, ROUND};
 use super::running::{About, Running, Stuck, at_stage};
@@ -667,7 +667,7 @@ impl<W: World> Drain<W> {
         }
     }
 
-    fn transacted(&mut self, answer: Result<(), Aborted>) {
+    fn transacted(&mut self, answer: Result<Placed, Aborted>) {
         for finished in self.finisher.transacted(answer) {
             self.finished(finished);
         }

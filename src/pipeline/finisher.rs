@@ -32,7 +32,7 @@ use super::outbox::{Acked, Moment, Outbox};
 use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Witness, World};
 use super::stages::{Leaving, Left};
 use crate::event::dead_letter::Letterbox;
-use crate::event::{Incoming, Record, Source, TopicPartition};
+use crate::event::{Incoming, Offset, Record, Source, TopicPartition};
 use crate::machine::time::Tick;
 
 /// A record that was begun: what must come back to finish it or let it go.
@@ -73,8 +73,8 @@ pub struct Finisher<W: World, T> {
     finishing: HashMap<u64, Finishing<T>, RandomState>,
     next_number: u64,
     left: Vec<u64>,
-    /// Calls that were to be parked, by service and event, and are dead letters now.
-    not_parked: Vec<(usize, Source)>,
+    /// What became of calls that were to be parked, for a loop that wants to know.
+    parks: Option<Vec<Park>>,
     /// Where records are finished together; `None`: each by itself.
     batches: Option<Batches<T>>,
     budget: Arc<Budget>,
@@ -91,6 +91,26 @@ pub enum Finish<T> {
     Left(Option<T>),
     /// What is said of it waits for the rest: what comes behind it in its lane must wait too, until its number is told by [`Finisher::left`].
     Held(u64),
+}
+
+/// What became of a call that was to be parked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Park {
+    /// The service.
+    pub service: usize,
+    /// Its event.
+    pub event: Source,
+    /// How it ended.
+    pub end: ParkEnd,
+}
+
+/// How a call ended that was to be parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParkEnd {
+    /// It is on its topic, at this place of its partition if that is known.
+    Parked(Option<Offset>),
+    /// Its topic does not take it, and it is a dead letter instead.
+    Replaced,
 }
 
 struct Owner {
@@ -127,7 +147,7 @@ impl<W: World, T> Finisher<W, T> {
             finishing: HashMap::default(),
             next_number: 0,
             left: Vec::new(),
-            not_parked: Vec::new(),
+            parks: None,
             batches: None,
             budget,
             dead_letters,
@@ -145,6 +165,11 @@ impl<W: World, T> Finisher<W, T> {
     /// Remembers which records are not run because they had finished in earlier lives.
     pub fn telling_skipped(self, wanted: bool) -> Self {
         Self { skipped: wanted.then(Vec::new), ..self }
+    }
+
+    /// Remembers what became of calls that were to be parked.
+    pub fn telling_parks(self, wanted: bool) -> Self {
+        Self { parks: wanted.then(Vec::new), ..self }
     }
 
     /// Partitions came.
@@ -284,9 +309,9 @@ impl<W: World, T> Finisher<W, T> {
         std::mem::take(&mut self.left)
     }
 
-    /// Calls that were to be parked and will not be, by service and event: their topic does not take them, and they are dead letters instead.
-    pub fn not_parked(&mut self) -> Vec<(usize, Source)> {
-        std::mem::take(&mut self.not_parked)
+    /// What became of calls that were to be parked, since this was last asked.
+    pub fn parks(&mut self) -> Vec<Park> {
+        self.parks.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Takes an acknowledgement in; a record that is finished by it gives back what its loop wanted to know.
@@ -303,9 +328,12 @@ impl<W: World, T> Finisher<W, T> {
                 self.replace(owner, record);
                 None
             }
-            Acked::Published(Owner { number, what }) => {
+            Acked::Published(Owner { number, what }, at) => {
                 let finishing = self.finishing.get_mut(&number)?;
                 tell(&*self.witness, &what, &finishing.begun.record.source);
+                if let (Left::Parked { service, .. }, Some(parks)) = (&what, &mut self.parks) {
+                    parks.push(Park { service: *service, event: finishing.begun.record.source.clone(), end: ParkEnd::Parked(at) });
+                }
                 finishing.awaited -= 1;
                 if finishing.awaited > 0 {
                     return None;
@@ -335,8 +363,8 @@ impl<W: World, T> Finisher<W, T> {
         let Some(finishing) = self.finishing.get(&number) else { return };
         match in_place_of(&record, &what, &finishing.begun.record, &self.dead_letters, self.clock.wall()) {
             Some((record, replaced)) => {
-                if let Left::Parked { service, .. } = what {
-                    self.not_parked.push((service, finishing.begun.record.source.clone()));
+                if let (Left::Parked { service, .. }, Some(parks)) = (&what, &mut self.parks) {
+                    parks.push(Park { service: *service, event: finishing.begun.record.source.clone(), end: ParkEnd::Replaced });
                 }
                 self.outbox.send(record, Owner { number, what: replaced }, || self.clock.now());
             }

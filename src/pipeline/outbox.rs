@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use super::facts::Fact;
 use super::ports::{Ack, PublishError, Publisher, Token, Witness};
 use super::stragglers::Stragglers;
-use crate::event::{Record, UnixMillis};
+use crate::event::{Offset, Record, UnixMillis};
 use crate::machine::due_queue::DueQueue;
 use crate::machine::schedule::Schedule;
 use crate::machine::time::Tick;
@@ -61,8 +61,8 @@ pub struct Moment {
 /// What an acknowledgement meant.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Acked<O> {
-    /// The owner's record is in Kafka.
-    Published(O),
+    /// The owner's record is in Kafka, at this place of its partition if that is known.
+    Published(O, Option<Offset>),
     /// The owner's record is too large for its topic, and is handed back.
     TooLarge(O, Record),
     /// It will be published again.
@@ -120,8 +120,8 @@ impl<P: Publisher, O> Outbox<P, O> {
     pub fn acked(&mut self, ack: Ack, moment: impl Fn() -> Moment, witness: &impl Witness) -> Acked<O> {
         let now = || moment().now;
         match ack.result {
-            Ok(()) => match self.taken(ack.token, now) {
-                Some(pending) => Acked::Published(pending.owner),
+            Ok(at) => match self.taken(ack.token, now) {
+                Some(pending) => Acked::Published(pending.owner, at),
                 None => Acked::Again,
             },
             Err(_) if self.pending.get(&ack.token).is_some_and(|pending| pending.last_try) => {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     fn ack(outbox: &mut Outbox<Client, ()>, token: Token, fails: bool, now: Tick) {
-        let result = if fails { Err(PublishError::Failed("no".to_owned())) } else { Ok(()) };
+        let result = if fails { Err(PublishError::Failed("no".to_owned())) } else { Ok(None) };
         outbox.acked(Ack { token, result }, || moment(now), &Deaf);
     }
 
@@ -386,7 +386,8 @@ mod tests {
         let dropped = outbox.drop_of(|owner| *owner != "another's");
         assert_eq!(dropped, ["waits to be tried again", "held back"]);
         assert_eq!(acked(&mut outbox, failed(1)), Acked::Dropped("in the client's hands, and fails"));
-        assert_eq!(acked(&mut outbox, Ack { token: Token(2), result: Ok(()) }), Acked::Published("in the client's hands"));
+        let at = Some(Offset(7));
+        assert_eq!(acked(&mut outbox, Ack { token: Token(2), result: Ok(at) }), Acked::Published("in the client's hands", at));
         places.free.store(100, Ordering::Relaxed);
         outbox.retry(Tick::NEVER);
         assert_eq!((places.handed.load(Ordering::Relaxed), outbox.len(), outbox.next_retry()), (4, 1, None), "another's alone");

@@ -174,8 +174,8 @@ pub struct QueueFull;
 pub struct Ack {
     /// The record's token.
     pub token: Token,
-    /// Acknowledged by all in-sync replicas, or not.
-    pub result: Result<(), PublishError>,
+    /// Acknowledged by all in-sync replicas, with where it lies on its partition if the broker has said so; or not.
+    pub result: Result<Option<Offset>, PublishError>,
 }
 
 pub use super::acks::{AckSender, Acks};
@@ -209,7 +209,7 @@ pub enum Intake {
     /// Partitions that are another's already: nothing of them may be committed.
     Lost(Vec<TopicPartition>),
     /// What became of the batch that is out ([`Subscription::transact`]).
-    Transacted(Result<(), Aborted>),
+    Transacted(Result<Placed, Aborted>),
 }
 
 /// What Kafka is to take as one: all of it, or nothing.
@@ -220,6 +220,9 @@ pub struct Batch {
     /// How far to commit with it.
     pub points: Vec<CommitPoint>,
 }
+
+/// Where the records of a batch lie on their partitions, those of which the broker has said so.
+pub type Placed = Vec<(Token, Offset)>;
 
 /// Nothing of a batch was taken, and nothing of it will be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,10 +18,10 @@ use futures_util::future::FutureExt;
 use self::intake::Suspect;
 use super::brakes::{Board, Brakes};
 use super::facts::Fact;
-use super::finisher::{Begun, Finish, Finisher, Stub};
+use super::finisher::{Begun, Finish, Finisher, Park, Stub};
 use super::hand_over::HandOvers;
 use super::leave::{cut_calls_later, leave};
-use super::ports::{Aborted, Ack, Acks, Budget, Clock, Intake, Subscription, Witness, World};
+use super::ports::{Aborted, Ack, Acks, Budget, Clock, Intake, Placed, Subscription, Witness, World};
 use super::pulse::{Pulse, ROUND};
 use super::running::{About, Running, Stuck};
 use super::stages::{EventEnd, Leaving, Left, Stages, unreadable};
@@ -100,7 +100,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     let mut processor = Processor {
         finisher: Finisher::new(publisher, settings.max_ahead_bytes, budget, stages.dead_letters.clone(), clock.clone(), chance, witness)
             .together(settings.together)
-            .telling_skipped(settings.brake.is_some()),
+            .telling_skipped(settings.brake.is_some())
+            .telling_parks(!stages.behind.is_empty()),
         brakes: Brakes::new(settings.brake.clone(), Arc::clone(&board)),
         settings,
         longest: stages.longest(),
@@ -354,25 +355,25 @@ impl<W: World> Processor<W> {
         }
     }
 
-    fn note_not_parked(&mut self) {
-        for (service, event) in self.finisher.not_parked() {
-            self.stages.behind.was_not_parked(service, &event);
+    fn note_park_ends(&mut self) {
+        for Park { service, event, end } in self.finisher.parks() {
+            self.stages.behind.park_ended(service, &event, end);
         }
     }
 
     fn acked(&mut self, ack: Ack) {
         let done = self.finisher.acked(ack);
-        self.note_not_parked();
+        self.note_park_ends();
         self.tell(done);
         self.free_left();
     }
 
-    fn transacted(&mut self, answer: Result<(), Aborted>) {
+    fn transacted(&mut self, answer: Result<Placed, Aborted>) {
         self.now = self.clock.micros();
         for done in self.finisher.transacted(answer) {
             self.tell(Some(done));
         }
-        self.note_not_parked();
+        self.note_park_ends();
     }
 
     fn tell(&self, done: Option<Done>) {

@@ -33,21 +33,18 @@ pub async fn read_along(kafka: Arc<Kafka>, behind: Arc<Behind>, seed: u64) {
         followed.retain(|_, followed| wanted.contains(&followed.life));
         for life in wanted {
             followed.entry(life.partition).or_insert_with(|| {
-                let end = kafka
-                    .state()
-                    .logs
-                    .get(&(Topic::from(RETRY), life.partition))
-                    .and_then(|log| log.last())
-                    .map_or(0, |(last, _)| last.0 + 1);
-                Followed { life, next: kafka.committed(DRAIN, &at(life.partition)), end: Offset(end), caught_up: false }
+                let end = kafka.state().end(&(Topic::from(RETRY), life.partition));
+                Followed { life, next: kafka.committed(DRAIN, &at(life.partition)), end, caught_up: false }
             });
         }
         for (partition, followed) in &mut followed {
             let most = dice.random_range(1..30);
             let records: Vec<Incoming> = {
                 let state = kafka.state();
-                let log = state.logs.get(&(Topic::from(RETRY), *partition));
-                let unread = log.into_iter().flatten().filter(|(offset, _)| *offset >= followed.next).take(most);
+                let at = (Topic::from(RETRY), *partition);
+                let logs = [state.logs.get(&at), state.undone.get(&at)].into_iter().flatten().flatten();
+                let mut unread: Vec<_> = logs.filter(|(offset, _)| *offset >= followed.next).collect();
+                unread.sort_by_key(|(offset, _)| *offset);
                 let read = |(offset, record): &(Offset, fusebox::event::Record)| Incoming {
                     source: Source { topic: record.topic.clone(), partition: *partition, offset: *offset },
                     key: record.key.clone(),
@@ -55,7 +52,7 @@ pub async fn read_along(kafka: Arc<Kafka>, behind: Arc<Behind>, seed: u64) {
                     headers: record.headers.clone(),
                     timestamp: Some(record.timestamp),
                 };
-                unread.map(read).collect()
+                unread.into_iter().take(most).map(read).collect()
             };
             for record in &records {
                 behind.read(PARKING, followed.life, record);

@@ -57,6 +57,8 @@ pub struct State {
     pub index: Index,
     /// The transaction of each group that is under way.
     pub open: BTreeMap<&'static str, Open>,
+    /// What transactions wrote that were undone: nobody reads it but who reads what is not committed.
+    pub undone: BTreeMap<(Topic, Partition), Log>,
     next_offset_gap: StdRng,
     pub dice: StdRng,
 }
@@ -71,6 +73,7 @@ impl Kafka {
                 failed_publishes: 0,
                 index: Index::default(),
                 open: BTreeMap::new(),
+                undone: BTreeMap::new(),
                 next_offset_gap: StdRng::seed_from_u64(seed ^ 0x0ff5e7),
                 dice: StdRng::seed_from_u64(seed ^ 0xd1ce),
             }),
@@ -85,19 +88,20 @@ impl Kafka {
     /// Appends to a partition chosen by the key, unless it is named; offsets have holes, as transactions and compaction leave them.
     pub fn append(&self, record: Record, partitions: i32) -> Source {
         let mut state = self.state();
-        let hash =
-            record.key.as_ref().map_or(0, |key| key.iter().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(*byte))));
-        let by_key = Partition(i32::try_from(hash % u32::try_from(partitions).expect("positive")).expect("small"));
-        let partition = record.partition.unwrap_or(by_key);
-        let gap = if state.next_offset_gap.random_bool(0.1) { state.next_offset_gap.random_range(1..4) } else { 0 };
-        let log = state.logs.entry((record.topic.clone(), partition)).or_default();
-        let offset = Offset(log.last().map_or(0, |(offset, _)| offset.0 + 1) + gap);
-        let source = Source { topic: record.topic.clone(), partition, offset };
-        log.push((offset, record.clone()));
+        let source = state.next_place(&record, partitions);
+        let log = state.logs.entry((source.topic.clone(), source.partition)).or_default();
+        log.push((source.offset, record.clone()));
         state.index.take(&record);
         drop(state);
         self.changed.notify_waiters();
         source
+    }
+
+    /// A record of a transaction that is undone takes up a place.
+    pub fn append_undone(&self, record: Record, partitions: i32) {
+        let mut state = self.state();
+        let source = state.next_place(&record, partitions);
+        state.undone.entry((source.topic, source.partition)).or_default().push((source.offset, record));
     }
 
     pub fn all(&self, topic: &str) -> Vec<(Source, Record)> {
@@ -116,6 +120,24 @@ impl Kafka {
 
     pub fn committed(&self, group: &'static str, partition: &TopicPartition) -> Offset {
         self.last_commit(group, partition).map_or(Offset(0), |point| point.next)
+    }
+}
+
+impl State {
+    /// The offset behind the last record of a partition, whoever may read that.
+    pub fn end(&self, partition: &(Topic, Partition)) -> Offset {
+        let last = |logs: &BTreeMap<(Topic, Partition), Log>| logs.get(partition).and_then(|log| log.last()).map(|(offset, _)| *offset);
+        last(&self.logs).max(last(&self.undone)).map_or(Offset(0), |last| Offset(last.0 + 1))
+    }
+
+    fn next_place(&mut self, record: &Record, partitions: i32) -> Source {
+        let hash =
+            record.key.as_ref().map_or(0, |key| key.iter().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(*byte))));
+        let by_key = Partition(i32::try_from(hash % u32::try_from(partitions).expect("positive")).expect("small"));
+        let partition = record.partition.unwrap_or(by_key);
+        let gap = if self.next_offset_gap.random_bool(0.1) { self.next_offset_gap.random_range(1..4) } else { 0 };
+        let offset = Offset(self.end(&(record.topic.clone(), partition)).0 + gap);
+        Source { topic: record.topic.clone(), partition, offset }
     }
 }
 
@@ -155,9 +177,7 @@ impl Publisher for FakePublisher {
             (appended, acknowledged, delay)
         };
         let last_words = self.oracle.publishing(record);
-        if appended {
-            self.kafka.append(record.clone(), self.partitions);
-        }
+        let at = appended.then(|| self.kafka.append(record.clone(), self.partitions).offset);
         if too_large {
             self.oracle.count("too large");
         }
@@ -170,7 +190,7 @@ impl Publisher for FakePublisher {
                 oracle.acknowledged(clock.elapsed(), last_words);
             }
             let result = match (acknowledged, too_large) {
-                (true, _) => Ok(()),
+                (true, _) => Ok(at),
                 (false, true) => Err(PublishError::TooLarge),
                 (false, false) => Err(PublishError::Failed("the seed says so".to_owned())),
             };

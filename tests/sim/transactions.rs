@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fusebox::event::TopicPartition;
-use fusebox::pipeline::ports::{Aborted, Batch, Intake, PublishError, Token};
+use fusebox::pipeline::ports::{Aborted, Batch, Intake, Placed, PublishError, Token};
 use rand::RngExt;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -107,23 +107,26 @@ impl Broker {
         let refused = match fate {
             Fate::Commits => {
                 drop(state);
-                self.commit(batch, last_words);
-                drop(answer.send(Intake::Transacted(Ok(()))));
+                let placed = self.commit(batch, last_words);
+                drop(answer.send(Intake::Transacted(Ok(placed))));
                 return;
             }
             Fate::Fails => Vec::new(),
             Fate::Refused(token, error) => vec![(token, error)],
         };
+        // Of what is undone some may have been written.
+        let written = state.dice.random_range(0..=batch.records.len());
         drop(state);
         self.oracle.count("transactions aborted");
+        for (_, record) in batch.records.into_iter().take(written) {
+            self.kafka.append_undone(record, self.partitions);
+        }
         drop(answer.send(Intake::Transacted(Err(Aborted { began: true, refused }))));
     }
 
-    fn commit(&self, batch: Batch, last_words: Vec<LastWords>) {
+    fn commit(&self, batch: Batch, last_words: Vec<LastWords>) -> Placed {
         self.oracle.count("transactions");
-        for (_, record) in batch.records {
-            self.kafka.append(record, self.partitions);
-        }
+        let placed = batch.records.into_iter().map(|(token, record)| (token, self.kafka.append(record, self.partitions).offset)).collect();
         for point in batch.points {
             (self.check)(self.group, &point);
             self.kafka.state().commits.insert((self.group, point.partition.clone()), point);
@@ -131,5 +134,6 @@ impl Broker {
         for words in last_words {
             self.oracle.acknowledged(self.clock.elapsed(), words);
         }
+        placed
     }
 }

@@ -392,7 +392,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
         fallback,
     };
     let stand_in = || Fallback::Default { body: serde_json::Map::new() };
-    let behind = Arc::new(Behind::new(Topic::from(EVENTS), plan.ordered.then_some(PARKING), stop.clone()));
+    let behind = Arc::new(Behind::new(Topic::from(EVENTS), plan.ordered.then(|| (PARKING, SERVICES[PARKING].to_owned())), stop.clone()));
     let park = Fallback::Park { topic: Topic::from(RETRY), bounds, ordered: plan.ordered };
     let stages = Arc::new(Stages {
         stages: vec![stage(0, stand_in()), stage(PARKING, park), stage(2, stand_in())],

@@ -8,7 +8,7 @@
 //!   missing is not caught up.
 //!
 //! It reads what is not committed too, where records are written in transactions: a call whose transaction is under way may be parked. One that was
-//! undone counts until the group has come past it.
+//! undone counts until the group has come past it. What this instance parks counts without being read ([`Behind::park_ended`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};

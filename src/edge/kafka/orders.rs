@@ -112,7 +112,7 @@ async fn serve(publisher: KafkaPublisher, mut acks: Acks, mut wanted: mpsc::Rece
             Err(_full) => Err(PublishError::Failed("more is to be published than Kafka takes just now".to_owned())),
             Ok(()) => loop {
                 match acks.recv().await {
-                    Some(Ack { token: Token(of), result }) if of == number => break result,
+                    Some(Ack { token: Token(of), result }) if of == number => break result.map(drop),
                     Some(_) => {}
                     None => break Err(PublishError::Failed("the producer has ended".to_owned())),
                 }

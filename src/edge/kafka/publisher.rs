@@ -14,12 +14,13 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 
 use super::properties::{self, log_line};
 use super::{KafkaEdgeError, record};
 use crate::config;
-use crate::event::Record;
+use crate::event::{Offset, Record};
 use crate::pipeline::acks;
 use crate::pipeline::ports::{Ack, AckSender, Acks, PublishError, Publisher, QueueFull, Token};
 
@@ -155,6 +156,11 @@ pub(super) fn reason(error: &KafkaError) -> PublishError {
     }
 }
 
+/// Where a record lies that was acknowledged. The broker does not say it of one that it had already and was sent again.
+pub(super) fn place(acknowledged: &BorrowedMessage<'_>) -> Option<Offset> {
+    Some(acknowledged.offset()).filter(|offset| *offset >= 0).map(Offset)
+}
+
 /// The producer's callbacks, on its own thread.
 #[derive(Default)]
 struct Deliveries {
@@ -166,7 +172,7 @@ struct Deliveries {
 }
 
 impl Deliveries {
-    fn tell(&self, delivery: Delivery, result: Result<(), PublishError>) {
+    fn tell(&self, delivery: Delivery, result: Result<Option<Offset>, PublishError>) {
         if let Some(acks) = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(delivery.handle) {
             acks.send(Ack { token: delivery.token, result });
         }
@@ -190,7 +196,7 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, delivery: usize) {
         self.in_flight.fetch_sub(1, Relaxed);
         self.told.fetch_add(1, Relaxed);
-        self.tell(Delivery::unpacked(delivery), result.as_ref().map(|_| ()).map_err(|(error, _)| reason(error)));
+        self.tell(Delivery::unpacked(delivery), result.as_ref().map(place).map_err(|(error, _)| reason(error)));
     }
 }
 

@@ -203,7 +203,7 @@ impl Plain {
             let Some(Ack { token, result }) = self.acks.recv().await else { break };
             let Some(place) = token.0.checked_sub(first).and_then(|place| usize::try_from(place).ok()) else { continue };
             match result {
-                Ok(()) => gone.push(place),
+                Ok(_) => gone.push(place),
                 Err(error) => refused.push((place, error)),
             }
         }
@@ -213,7 +213,7 @@ impl Plain {
 
 impl Inner {
     fn transact(&self, records: &[Record], points: &[CommitPoint]) -> Result<(), NotRedriven> {
-        self.producer.context().refused().clear();
+        self.producer.context().begin();
         let made = self.prepare(records, points).and_then(|()| until_known(|| self.producer.commit_transaction(SLICE)));
         let code = match made {
             Ok(()) => return Ok(()),

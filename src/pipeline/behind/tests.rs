@@ -20,6 +20,7 @@ fn partition(number: i32) -> TopicPartition {
 /// A parked call of an event.
 fn call(event: &Source, at: i64) -> Incoming {
     let mut headers = Headers::new();
+    headers.set(name::SERVICE, "notifier");
     headers.set(name::ORIGIN_TOPIC, event.topic.to_string());
     headers.set(name::ORIGIN_PARTITION, event.partition.0.to_string());
     headers.set(name::ORIGIN_OFFSET, event.offset.0.to_string());
@@ -36,7 +37,7 @@ impl Rig {
     /// Partitions 0 and 1 have come.
     fn new() -> Self {
         let (clock, stop) = (PausedClock::new(), Stop::new());
-        let behind = Arc::new(Behind::new(Topic::from("events"), [SERVICE], stop.clone()));
+        let behind = Arc::new(Behind::new(Topic::from("events"), [(SERVICE, "notifier".to_owned())], stop.clone()));
         behind.came([partition(0), partition(1)].iter(), clock.now());
         Self { behind, clock, stop }
     }
@@ -95,12 +96,18 @@ async fn what_is_parked_here_counts_at_once() {
         rig.behind.ended(SERVICE, life, |at| at <= Offset(40));
         assert_eq!(rig.place(0), Some(Place::Behind), "{other}");
     }
+    // Nor does a copy that counts for nothing.
     rig.behind.read(SERVICE, life, &call(&event, 41));
     rig.behind.ended(SERVICE, life, |at| at <= Offset(41));
+    assert_eq!(rig.place(0), Some(Place::Behind));
+    rig.behind.park_ended(SERVICE, &event, ParkEnd::Parked(Some(Offset(42))));
+    rig.behind.ended(SERVICE, life, |at| at <= Offset(41));
+    assert_eq!(rig.place(0), Some(Place::Behind));
+    rig.behind.ended(SERVICE, life, |at| at <= Offset(42));
     assert_eq!(rig.place(0), Some(Place::Free));
     // Its topic takes it not, and it is a dead letter.
     rig.behind.parks(SERVICE, &event, b"key");
-    rig.behind.was_not_parked(SERVICE, &event);
+    rig.behind.park_ended(SERVICE, &event, ParkEnd::Replaced);
     assert_eq!(rig.place(0), Some(Place::Free));
 }
 
@@ -116,5 +123,25 @@ async fn what_was_read_for_a_life_that_is_over_says_nothing_of_the_next() {
     assert_eq!(rig.place(0), None);
     rig.behind.caught_up(SERVICE, rig.life(0));
     rig.behind.read(SERVICE, old, &call(&source("events", 0, 3), 40));
+    assert_eq!(rig.place(0), Some(Place::Free));
+}
+
+/// They end whenever they do, before those in front of them or after.
+#[tokio::test(start_paused = true)]
+async fn calls_of_other_services_on_the_topic_say_nothing_of_its_own() {
+    let rig = Rig::new();
+    let life = rig.life(0);
+    rig.behind.read(SERVICE, life, &call(&source("events", 0, 3), 40));
+    let mut other = call(&source("events", 0, 4), 41);
+    other.headers.set(name::SERVICE, "vms");
+    let mut foreign = call(&source("events", 0, 5), 42);
+    foreign.headers = Headers::new();
+    for record in [other, foreign] {
+        rig.behind.read(SERVICE, life, &record);
+    }
+    rig.behind.caught_up(SERVICE, life);
+    rig.behind.ended(SERVICE, life, |at| at > Offset(40));
+    assert_eq!(rig.place(0), Some(Place::Behind));
+    rig.behind.ended(SERVICE, life, |_| true);
     assert_eq!(rig.place(0), Some(Place::Free));
 }

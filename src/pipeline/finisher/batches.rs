@@ -15,14 +15,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::instead::{event_of, in_place_of};
-use super::{Begun, Finisher, tell};
+use super::{Begun, Finisher, Park, ParkEnd, tell};
 use crate::event::dead_letter::{Code, DeadLetter, Letterbox};
 use crate::event::{Incoming, Record, TopicPartition, UnixMillis};
 use crate::machine::schedule::Schedule;
 use crate::machine::time::Tick;
 use crate::pipeline::facts::Fact;
 use crate::pipeline::ledger::Ledger;
-use crate::pipeline::ports::{Aborted, Batch, Chance, Clock, PublishError, Subscription, Token, Witness, World};
+use crate::pipeline::ports::{Aborted, Batch, Chance, Clock, Placed, PublishError, Subscription, Token, Witness, World};
 use crate::pipeline::stages::{Leaving, Left};
 
 /// How long to wait before what was not committed goes again.
@@ -138,10 +138,10 @@ impl<W: World, T> Finisher<W, T> {
     }
 
     /// Takes in what became of the batch that is out; gives what the loop wanted to know of the records that are finished by it.
-    pub fn transacted(&mut self, answer: Result<(), Aborted>) -> Vec<T> {
+    pub fn transacted(&mut self, answer: Result<Placed, Aborted>) -> Vec<T> {
         let Some(out) = self.batches.as_mut().and_then(|batches| batches.out.take()) else { return Vec::new() };
         match answer {
-            Ok(()) => self.committed(out),
+            Ok(placed) => self.committed(out, placed),
             Err(aborted) => {
                 self.aborted(out, aborted);
                 Vec::new()
@@ -149,15 +149,23 @@ impl<W: World, T> Finisher<W, T> {
         }
     }
 
-    fn committed(&mut self, out: Out<T>) -> Vec<T> {
+    fn committed(&mut self, out: Out<T>, mut placed: Placed) -> Vec<T> {
         if let Some(batches) = &mut self.batches {
             batches.failures = 0;
             batches.most = (batches.most * 2).min(MOST);
         }
+        placed.sort_unstable_by_key(|(token, _)| *token);
+        let mut placed = placed.into_iter().peekable();
         let mut finished = Vec::with_capacity(out.items.len());
+        // Tokens count the pieces of all items, in order.
+        let mut tokens = (0..).map(Token);
         for Item { begun, leaves, done, .. } in out.items {
-            for Leaving { what, .. } in &leaves {
+            for (Leaving { what, .. }, token) in leaves.iter().zip(&mut tokens) {
                 tell(&*self.witness, what, &begun.record.source);
+                let at = placed.next_if(|(of, _)| *of == token).map(|(_, at)| at);
+                if let (Left::Parked { service, .. }, Some(parks)) = (what, &mut self.parks) {
+                    parks.push(Park { service: *service, event: begun.record.source.clone(), end: ParkEnd::Parked(at) });
+                }
             }
             self.budget.give(begun.size);
             if self.ledger.settle(&begun.record.source, begun.life) {
@@ -178,8 +186,8 @@ impl<W: World, T> Finisher<W, T> {
                     let was = leaving.what.clone();
                     if self.mend(leaving, &begun.record, &error) {
                         mended = true;
-                        if let Left::Parked { service, .. } = was {
-                            self.not_parked.push((service, begun.record.source.clone()));
+                        if let (Left::Parked { service, .. }, Some(parks)) = (was, &mut self.parks) {
+                            parks.push(Park { service, event: begun.record.source.clone(), end: ParkEnd::Replaced });
                         }
                     }
                 }

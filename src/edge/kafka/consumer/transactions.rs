@@ -24,9 +24,9 @@ use super::Settled;
 use super::context::{Context, Shared, list_with_points};
 use crate::config;
 use crate::edge::kafka::properties::{self, log_line};
-use crate::edge::kafka::publisher::reason;
+use crate::edge::kafka::publisher::{place, reason};
 use crate::edge::kafka::{KafkaEdgeError, record};
-use crate::pipeline::ports::{Aborted, Batch, Intake, PublishError, Token};
+use crate::pipeline::ports::{Aborted, Batch, Intake, Placed, PublishError, Token};
 
 /// How long one call of the client may block: how late a stop is noticed.
 const SLICE: Duration = Duration::from_secs(1);
@@ -129,7 +129,7 @@ impl Transactions {
         heard: u64,
         consumer: &BaseConsumer<Context>,
         shared: &Shared,
-    ) -> Result<Result<(), Aborted>, Trouble> {
+    ) -> Result<Result<Placed, Aborted>, Trouble> {
         // Before the look at the partitions: whatever comes or goes after it has another generation, and this one commits nothing then.
         let generation = consumer.group_metadata();
         // A consumer that is out of its group may have no generation left, and Kafka takes offsets without one, as from a client that has never
@@ -155,7 +155,7 @@ impl Transactions {
             }),
             made => made.map(|()| {
                 (shared.on_commit)(Settled::Taken);
-                Ok(())
+                Ok(self.producer.context().placed())
             }),
         };
         shared.ledger.end();
@@ -164,7 +164,7 @@ impl Transactions {
 
     /// Does all but commit: what is stopped in here may still be aborted.
     fn prepare(&self, batch: &Batch, generation: &ConsumerGroupMetadata) -> Result<(), Trouble> {
-        self.producer.context().refused().clear();
+        self.producer.context().begin();
         self.until_known(|| self.producer.begin_transaction())?;
         for (token, record) in &batch.records {
             self.publish(*token, record)?;
@@ -275,14 +275,28 @@ fn lasting(code: RDKafkaErrorCode) -> String {
     }
 }
 
-/// The producer's callbacks: which records of the transaction Kafka did not take for their own sake, or their topic's.
+/// The producer's callbacks: which records of the transaction Kafka did not take for their own sake, or their topic's, and where the others lie.
 #[derive(Default)]
-pub(in crate::edge::kafka) struct Fates(Mutex<Vec<(Token, KafkaError)>>);
+pub(in crate::edge::kafka) struct Fates {
+    refused: Mutex<Vec<(Token, KafkaError)>>,
+    placed: Mutex<Placed>,
+}
 
 impl Fates {
-    /// Those of the transaction under way.
+    /// A transaction begins, of which nothing is known yet.
+    pub(in crate::edge::kafka) fn begin(&self) {
+        self.refused().clear();
+        drop(self.placed());
+    }
+
+    /// Those of the transaction under way that were refused.
     pub(in crate::edge::kafka) fn refused(&self) -> MutexGuard<'_, Vec<(Token, KafkaError)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes out where those lie that were written.
+    fn placed(&self) -> Placed {
+        std::mem::take(&mut *self.placed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes a record that failed by itself.
@@ -313,8 +327,13 @@ impl ProducerContext for Fates {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, token: usize) {
-        if let Err((error, _)) = result {
-            self.note(Token(token as u64), error);
+        let token = Token(token as u64);
+        match result {
+            Ok(record) => {
+                let placed = place(record).map(|at| (token, at));
+                self.placed.lock().unwrap_or_else(PoisonError::into_inner).extend(placed);
+            }
+            Err((error, _)) => self.note(token, error),
         }
     }
 }

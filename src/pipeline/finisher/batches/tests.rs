@@ -2,7 +2,7 @@ use super::super::tests::{Rig, partition, records, rig};
 use super::*;
 use crate::event::dead_letter::Code;
 use crate::event::headers::name;
-use crate::event::{Headers, Record, Topic, UnixMillis};
+use crate::event::{Headers, Offset, Record, Source, Topic, UnixMillis};
 use crate::pipeline::ports::Assignment;
 use crate::pipeline::stages::Left;
 
@@ -45,7 +45,7 @@ fn texts<const N: usize>(values: [&str; N]) -> Vec<String> {
     values.map(str::to_owned).to_vec()
 }
 
-fn failed() -> Result<(), Aborted> {
+fn failed() -> Result<Placed, Aborted> {
     Err(Aborted { began: true, refused: Vec::new() })
 }
 
@@ -63,11 +63,11 @@ async fn what_finishes_goes_together_and_counts_until_it_is_committed() {
             assert_eq!((rig.unfinished(), rig.finisher.next_transaction()), (3, None), "it is not committed yet");
         }
     }
-    assert_eq!((rig.finisher.len(), rig.finisher.transacted(Ok(())).len(), rig.unfinished()), (3, 1, 2));
+    assert_eq!((rig.finisher.len(), rig.finisher.transacted(Ok(Vec::new())).len(), rig.unfinished()), (3, 1, 2));
     assert_eq!(rig.batch(), None, "too early");
     tokio::time::sleep(INTERVAL).await;
     assert_eq!(rig.batch(), Some((texts(["c"]), vec![(0, 21)])), "what leaves nothing is committed with the others");
-    assert_eq!((rig.finisher.transacted(Ok(())).len(), rig.unfinished(), rig.finisher.len()), (2, 0, 0));
+    assert_eq!((rig.finisher.transacted(Ok(Vec::new())).len(), rig.unfinished(), rig.finisher.len()), (2, 0, 0));
     assert_eq!((rig.budget.held(), rig.finisher.next_transaction()), ((0, 0), None));
 }
 
@@ -88,7 +88,7 @@ async fn what_was_not_committed_goes_again_in_its_order_after_a_while() {
         assert_eq!(rig.batch(), Some((texts(["a", "b"]), vec![(0, 11)])));
     }
     assert_eq!(waits, [150, 300, 600, 1_200, 2_400, 4_800, 7_500, 7_500]);
-    assert_eq!((rig.finisher.transacted(Ok(())).len(), rig.budget.held()), (2, (0, 0)));
+    assert_eq!((rig.finisher.transacted(Ok(Vec::new())).len(), rig.budget.held()), (2, (0, 0)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +114,7 @@ async fn fewer_go_together_after_a_failure_but_none_that_is_marked_stays_behind(
         assert_eq!(next(&mut rig).await, 2, "nothing is added to what Kafka may be too slow for");
     }
     for expected in [2, 4] {
-        assert!(!rig.finisher.transacted(Ok(())).is_empty());
+        assert!(!rig.finisher.transacted(Ok(Vec::new())).is_empty());
         assert_eq!(next(&mut rig).await, expected, "as many again, by and by");
     }
 }
@@ -138,7 +138,7 @@ async fn what_ends_with_its_life_is_not_sent_again() {
     // A partition that goes with what is out: what was committed of it is told as such, and finishes nothing of the next life.
     let lives = rig.finisher.lives(&[partition(0)]);
     assert!(rig.finisher.release(&lives).is_empty(), "no commit by itself");
-    assert_eq!((rig.finisher.transacted(Ok(())).len(), rig.budget.held()), (1, (0, 0)));
+    assert_eq!((rig.finisher.transacted(Ok(Vec::new())).len(), rig.budget.held()), (1, (0, 0)));
     // What is gathered when its life ends goes at once.
     let last = rig.finisher.take(records(&rig.budget, 1, 1..2)).remove(0);
     rig.finisher.finish(last, vec![leaving(Left::Outcome, b"last")], ());
@@ -163,7 +163,7 @@ async fn what_is_refused_is_mended_and_goes_again_soon() {
     assert_eq!((delivery.topic.as_str(), letter.topic.as_str()), ("o", "dead"));
     assert_eq!(letter.headers.text(name::ERROR_CODE), Some(Code::TooLarge.as_str()));
     assert_eq!(late.timestamp, mended);
-    assert_eq!(rig.finisher.transacted(Ok(())).len(), 2);
+    assert_eq!(rig.finisher.transacted(Ok(Vec::new())).len(), 2);
     let told = rig.witness.0.lock().expect("unpoisoned").join("\n");
     assert_eq!(told.matches("DeadLettered").count(), 1, "{told}");
 }
@@ -201,7 +201,7 @@ async fn what_its_topic_never_takes_becomes_a_dead_letter_and_then_one_with_a_ke
     // Nothing is left to change.
     let (wait, again) = rig.refuse(&PublishError::Invalid).await;
     assert_eq!((wait, &again, rig.told_of_failures()), (150, &letter, 1));
-    assert_eq!((rig.finisher.transacted(Ok(())).len(), rig.budget.held()), (1, (0, 0)));
+    assert_eq!((rig.finisher.transacted(Ok(Vec::new())).len(), rig.budget.held()), (1, (0, 0)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,7 +247,7 @@ async fn a_commit_that_moved_without_a_record_goes_too_and_is_waited_for() {
     rig.finisher.transact(&rig.told);
     let mut committed = rig.told.1.lock().expect("unpoisoned").pop().expect("a batch").points;
     rig.finisher.lose(&[partition(0)]);
-    rig.finisher.transacted(Ok(()));
+    rig.finisher.transacted(Ok(Vec::new()));
     rig.finisher.assign(vec![Assignment { partition: partition(0), committed: committed.pop() }]);
     // The second has finished before. With the first behind it, the next life has it to commit though it ran nothing.
     let again = rig.finisher.take(records(&rig.budget, 0, 1..2));
@@ -255,5 +255,28 @@ async fn a_commit_that_moved_without_a_record_goes_too_and_is_waited_for() {
     tokio::time::sleep(INTERVAL).await;
     assert_eq!(rig.batch(), Some((Vec::new(), vec![(0, 11)])));
     assert!(!rig.finisher.is_empty(), "a stop waits for it");
-    assert_eq!((rig.finisher.transacted(Ok(())).len(), rig.finisher.is_empty()), (0, true));
+    assert_eq!((rig.finisher.transacted(Ok(Vec::new())).len(), rig.finisher.is_empty()), (0, true));
+}
+
+/// A copy that was undone lies somewhere too; only the last answer says where the one lies that counts.
+#[tokio::test(start_paused = true)]
+async fn where_a_call_is_parked_is_told_when_it_is_there_to_stay() {
+    for telling in [true, false] {
+        let rig = together();
+        let mut rig = Rig { finisher: rig.finisher.telling_parks(telling), ..rig };
+        let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..2));
+        let parked = || leaving(Left::Parked { service: 3, reason: crate::event::envelope::Reason::Timeout }, b"call");
+        rig.finisher.finish(begun.remove(0), vec![leaving(Left::Outcome, b"a")], ());
+        rig.finisher.finish(begun.remove(0), vec![parked(), leaving(Left::Outcome, b"b")], ());
+        assert!(rig.batch().is_some());
+        rig.finisher.transacted(failed());
+        assert_eq!(rig.finisher.parks(), []);
+        tokio::time::sleep(AGAIN.max).await;
+        assert!(rig.batch().is_some());
+        rig.finisher.transacted(Ok(vec![(Token(2), Offset(9)), (Token(1), Offset(7))]));
+        let event = Source { topic: Topic::from("t"), partition: partition(0).partition, offset: Offset(10) };
+        let told = Park { service: 3, event, end: ParkEnd::Parked(Some(Offset(7))) };
+        assert_eq!(rig.finisher.parks(), if telling { vec![told] } else { Vec::new() }, "and kept for nobody who does not want to know");
+        assert_eq!(rig.finisher.parks(), []);
+    }
 }
