@@ -130,6 +130,8 @@ pub(super) fn onlooker(settings: &config::Kafka, group: Option<&str>) -> ClientC
     let mut properties = without_classic(layered(settings, &ours, &owned));
     // A static member's id belongs to the one that joins.
     properties.remove("group.instance.id");
+    // The end of a replica that is behind its leader is not the end.
+    properties.remove("client.rack");
     properties
 }
 
@@ -260,6 +262,16 @@ mod tests {
         let producer = producer(&settings);
         assert_eq!(producer.get("acks"), Some("all"));
         assert_eq!(producer.get("compression.type"), Some("zstd"));
+    }
+
+    #[test]
+    fn what_belongs_to_the_members_of_a_group_is_no_onlookers() {
+        let settings = settings(&[("client.rack", "a"), ("group.instance.id", "one"), ("fetch.queue.backoff.ms", "77")]);
+        let onlooker = onlooker(&settings, Some("g"));
+        assert_eq!((onlooker.get("client.rack"), onlooker.get("group.instance.id")), (None, None));
+        assert_eq!(onlooker.get("fetch.queue.backoff.ms"), Some("77"));
+        let member = member(&settings, "g", "c", Ahead { records: 10, bytes: 64 << 10 }, 10);
+        assert_eq!(member.get("client.rack"), Some("a"));
     }
 
     /// Hears how much lies in the client's queue.
