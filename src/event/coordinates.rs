@@ -60,6 +60,13 @@ pub struct TopicPartition {
     pub partition: Partition,
 }
 
+impl TopicPartition {
+    /// The coordinates of the record at an offset.
+    pub fn at(&self, offset: Offset) -> Source {
+        Source { topic: self.topic.clone(), partition: self.partition, offset }
+    }
+}
+
 impl fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.topic, self.partition)

@@ -1,9 +1,9 @@
 //! One at a time of each key, in the order of their places: what comes behind another of its key is held until that one has ended.
 //!
-//! A key costs memory only while something of it is out or held.
+//! What is held may be put aside, and come back: its place is kept. A key costs memory only while something of it is out, held, or aside.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use foldhash::fast::RandomState;
 
@@ -15,94 +15,132 @@ type Key = (TopicPartition, u64);
 /// What is out and what is held, by key.
 #[derive(Debug)]
 pub struct KeyGate<T> {
-    /// In the order of their places; `None`: it is out.
-    keys: HashMap<Key, VecDeque<(Offset, Option<T>)>, RandomState>,
-    held: usize,
+    /// In the order of their places. What is first is out, or aside.
+    keys: HashMap<Key, VecDeque<(Offset, Place<T>)>, RandomState>,
+    /// Where something is held, the last to come last.
+    held: BTreeSet<(Offset, Key)>,
+}
+
+/// What is at a place.
+#[derive(Debug)]
+enum Place<T> {
+    /// It has its turn, or is another's.
+    Out,
+    Held(T),
+    /// It is not here.
+    Aside,
+}
+
+impl<T> Place<T> {
+    fn take(&mut self, leaves: Self) -> Option<T> {
+        match std::mem::replace(self, leaves) {
+            Self::Held(item) => Some(item),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 impl<T> Default for KeyGate<T> {
     fn default() -> Self {
-        Self { keys: HashMap::default(), held: 0 }
+        Self { keys: HashMap::default(), held: BTreeSet::new() }
     }
 }
 
 impl<T> KeyGate<T> {
-    /// Something comes: it is given back if nothing of its key is in front of it, and held if something is.
+    /// Something comes, or comes back: it is given back if nothing of its key is in front of it, and held if something is.
     pub fn come(&mut self, partition: TopicPartition, key: u64, at: Offset, item: T) -> Option<T> {
-        let queue = self.keys.entry((partition, key)).or_default();
+        let key = (partition, key);
+        let queue = self.keys.entry(key.clone()).or_default();
         let place = queue.partition_point(|(other, _)| *other < at);
-        let (held, out) = if place == 0 { (None, Some(item)) } else { (Some(item), None) };
-        self.held += usize::from(held.is_some());
-        queue.insert(place, (at, held));
+        if queue.get(place).is_none_or(|(other, _)| *other != at) {
+            queue.insert(place, (at, Place::Aside));
+        }
+        let (here, out) = if place == 0 { (Place::Out, Some(item)) } else { (Place::Held(item), None) };
+        if out.is_none() {
+            self.held.insert((at, key));
+        }
+        if let Some((_, slot)) = queue.get_mut(place) {
+            *slot = here;
+        }
         out
     }
 
-    /// Something that is out has ended: gives the next of its key that may go, if that was held.
+    /// Something has ended that is out, or was aside: gives the next of its key that may go, if that was held.
     pub fn ended(&mut self, partition: TopicPartition, key: u64, at: Offset) -> Option<T> {
         let Entry::Occupied(mut queue) = self.keys.entry((partition, key)) else { return None };
-        queue.get_mut().retain(|(other, item)| *other != at || item.is_some());
-        let Some((_, first)) = queue.get_mut().front_mut() else {
+        queue.get_mut().retain(|(other, place)| *other != at || matches!(place, Place::Held(_)));
+        let Some((first, place)) = queue.get_mut().front_mut() else {
             queue.remove();
             return None;
         };
-        let next = first.take();
-        self.held -= usize::from(next.is_some());
+        let first = *first;
+        let next = place.take(Place::Out);
+        if next.is_some() {
+            self.held.remove(&(first, queue.key().clone()));
+        }
         next
     }
 
-    /// Lets go what is held at a place, before its turn: it is out from now on.
-    pub fn take(&mut self, partition: &TopicPartition, key: u64, at: Offset) -> Option<T> {
-        let queue = self.keys.get_mut(&(partition.clone(), key))?;
-        let (_, item) = queue.iter_mut().find(|(other, _)| *other == at)?;
-        let taken = item.take();
-        self.held -= usize::from(taken.is_some());
-        taken
+    /// Puts aside what came last of what is held and for which `may` holds.
+    pub fn put_aside(&mut self, may: impl Fn(&T) -> bool) -> Option<T> {
+        let keys = &mut self.keys;
+        let mut slot = |(at, key): &(Offset, Key)| -> Option<T> {
+            let (_, place) = keys.get_mut(key)?.iter_mut().rev().find(|(other, _)| other == at)?;
+            matches!(place, Place::Held(item) if may(item)).then(|| place.take(Place::Aside)).flatten()
+        };
+        let (place, item) = self.held.iter().rev().find_map(|place| Some((place.clone(), slot(place)?)))?;
+        self.held.remove(&place);
+        Some(item)
     }
 
-    /// Lets go what is held and for which `leaves` holds, before its turn, in the order of places: it is out from now on.
-    pub fn let_out(&mut self, leaves: impl Fn(&T) -> bool) -> Vec<T> {
-        self.take_out(|_, item| leaves(item))
+    /// The places of a key that are aside, among its first `most`.
+    pub fn aside(&self, partition: &TopicPartition, key: u64, most: usize) -> impl Iterator<Item = Offset> {
+        let queue = self.keys.get(&(partition.clone(), key));
+        queue.into_iter().flatten().take(most).filter(|(_, place)| matches!(place, Place::Aside)).map(|(at, _)| *at)
     }
 
-    /// Takes out all that is held of the partitions for which `leaves` holds.
+    /// Takes out all that is held of the partitions for which `leaves` holds: it is another's.
     pub fn let_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) -> Vec<T> {
-        self.take_out(|partition, _| leaves(partition))
+        let (going, stay): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut self.held).into_iter().partition(|(_, (of, _))| leaves(of));
+        self.held = stay;
+        let mut taken = Vec::with_capacity(going.len());
+        for (at, key) in going {
+            let queue = self.keys.get_mut(&key).into_iter().flatten();
+            taken.extend(queue.filter(|(other, _)| *other == at).filter_map(|(_, place)| place.take(Place::Out)));
+        }
+        taken
     }
 
     /// Forgets the partitions for which `leaves` holds: what was out of them is another's.
     pub fn forget(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
-        debug_assert!(!self.iter().any(|(partition, _)| leaves(partition)), "what is held is let go first");
+        debug_assert!(!self.held.iter().any(|(_, (partition, _))| leaves(partition)), "what is held is let go first");
         self.keys.retain(|(partition, _), _| !leaves(partition));
     }
 
     /// All that is held, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&TopicPartition, &T)> {
-        self.keys.iter().flat_map(|((partition, _), queue)| queue.iter().filter_map(move |(_, item)| Some((partition, item.as_ref()?))))
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.keys.values().flatten().filter_map(|(_, place)| match place {
+            Place::Held(item) => Some(item),
+            Place::Out | Place::Aside => None,
+        })
+    }
+
+    /// How many keys something is known of.
+    pub fn keys(&self) -> usize {
+        self.keys.len()
     }
 
     /// How much is held.
     pub fn len(&self) -> usize {
-        self.held
+        self.held.len()
     }
 
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
-        self.held == 0
-    }
-
-    #[expect(clippy::iter_over_hash_type, reason = "what is taken is put in order at the end")]
-    fn take_out(&mut self, leaves: impl Fn(&TopicPartition, &T) -> bool) -> Vec<T> {
-        let mut taken = Vec::new();
-        for ((partition, _), queue) in &mut self.keys {
-            for (at, item) in queue {
-                if let Some(item) = item.take_if(|item| leaves(partition, item)) {
-                    taken.push((partition.clone(), *at, item));
-                }
-            }
-        }
-        self.held -= taken.len();
-        taken.sort_unstable_by(|one, other| (&one.0, one.1).cmp(&(&other.0, other.1)));
-        taken.into_iter().map(|(_, _, item)| item).collect()
+        self.held.is_empty()
     }
 }
 
@@ -116,30 +154,72 @@ mod tests {
         TopicPartition { topic: Topic::from("retry"), partition: Partition(number) }
     }
 
+    #[derive(Debug, Clone)]
+    enum Step {
+        Come,
+        End(usize),
+        PutAside,
+        /// One that is aside comes back, or is found to be gone.
+        Back(usize, bool),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => Just(Step::Come),
+            3 => (0usize..60).prop_map(Step::End),
+            1 => Just(Step::PutAside),
+            2 => (0usize..60, prop::bool::weighted(0.8)).prop_map(|(which, back)| Step::Back(which, back)),
+        ];
+        prop::collection::vec(step, 0..250)
+    }
+
     proptest! {
-        /// Whatever ends when, a key's go one at a time and in order, and each goes as soon as it may.
+        /// Whatever ends when, and whatever is put aside, a key's go one at a time and in order, and each goes as soon as it is here and may.
         #[test]
-        fn of_a_key_one_goes_at_a_time_and_in_order(keys in prop::collection::vec((0i32..2, 0u64..3), 0..60), ends in prop::collection::vec(0usize..60, 0..200)) {
+        fn of_a_key_one_goes_at_a_time_and_in_order(keys in prop::collection::vec((0i32..2, 0u64..3), 0..60), steps in steps()) {
             let mut gate = KeyGate::default();
-            let mut out: Vec<usize> = Vec::new();
+            let (mut out, mut aside): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
             let mut gone = vec![false; keys.len()];
             let mut coming = 0..keys.len();
             let offset = |number: usize| Offset(i64::try_from(number).unwrap());
-            for end in ends.into_iter().chain(std::iter::repeat_n(0, 2 * keys.len())) {
-                if end % 2 == 0 && let Some(number) = coming.next() {
-                    out.extend(gate.come(partition(keys[number].0), keys[number].1, offset(number), number));
-                } else if !out.is_empty() {
-                    let number = out.remove(end % out.len());
-                    gone[number] = true;
-                    out.extend(gate.ended(partition(keys[number].0), keys[number].1, offset(number)));
+            let to_the_end = [Step::Come, Step::Back(0, true), Step::End(0)].into_iter().cycle().take(9 * keys.len());
+            for step in steps.into_iter().chain(to_the_end) {
+                match step {
+                    Step::Come => {
+                        if let Some(number) = coming.next() {
+                            out.extend(gate.come(partition(keys[number].0), keys[number].1, offset(number), number));
+                        }
+                    }
+                    Step::End(which) if !out.is_empty() => {
+                        let number = out.remove(which % out.len());
+                        gone[number] = true;
+                        out.extend(gate.ended(partition(keys[number].0), keys[number].1, offset(number)));
+                    }
+                    Step::PutAside => aside.extend(gate.put_aside(|number| number % 5 > 0)),
+                    Step::Back(which, back) if !aside.is_empty() => {
+                        let number = aside.remove(which % aside.len());
+                        if back {
+                            out.extend(gate.come(partition(keys[number].0), keys[number].1, offset(number), number));
+                        } else {
+                            gone[number] = true;
+                            out.extend(gate.ended(partition(keys[number].0), keys[number].1, offset(number)));
+                        }
+                    }
+                    Step::End(_) | Step::Back(..) => {}
                 }
-                let came = coming.start;
                 let first = |number: &usize| (0..*number).all(|other| keys[other] != keys[*number] || gone[other]);
-                let may: Vec<usize> = (0..came).filter(|number| !gone[*number]).filter(first).collect();
+                let left = || (0..coming.start).filter(|number| !gone[*number]);
+                let may: Vec<usize> = left().filter(first).filter(|number| !aside.contains(number)).collect();
                 let mut goes = out.clone();
                 goes.sort_unstable();
                 prop_assert_eq!(&goes, &may);
-                prop_assert_eq!(gate.len(), (0..came).filter(|number| !gone[*number]).count() - may.len());
+                prop_assert_eq!(gate.len(), left().count() - out.len() - aside.len());
+                for key in 0..3 {
+                    let mut known: Vec<usize> = aside.iter().copied().filter(|number| keys[*number] == (0, key)).collect();
+                    known.sort_unstable();
+                    let all: Vec<Offset> = gate.aside(&partition(0), key, usize::MAX).collect();
+                    prop_assert_eq!(all, known.into_iter().map(offset).collect::<Vec<_>>());
+                }
             }
             prop_assert!(gone.iter().all(|gone| *gone));
             prop_assert!(gate.keys.is_empty());
@@ -147,18 +227,17 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_before_its_turn_leaves_the_turn_of_the_others() {
+    fn what_came_last_is_put_aside_first_and_keeps_its_place() {
         let mut gate = KeyGate::default();
-        assert_eq!(gate.come(partition(0), 1, Offset(0), 'a'), Some('a'));
-        for (at, item) in [(1, 'b'), (2, 'c')] {
-            assert_eq!(gate.come(partition(0), 1, Offset(at), item), None);
+        for (at, key, item) in [(0, 1, 'a'), (1, 1, 'b'), (2, 2, 'c'), (3, 1, 'd'), (4, 2, 'e')] {
+            gate.come(partition(0), key, Offset(at), item);
         }
-        assert_eq!(gate.let_out(|item| *item == 'b'), ['b']);
-        assert_eq!(gate.take(&partition(0), 1, Offset(1)), None);
-        assert_eq!(gate.ended(partition(0), 1, Offset(1)), None);
-        assert_eq!(gate.ended(partition(0), 1, Offset(0)), Some('c'));
-        assert_eq!(gate.ended(partition(0), 1, Offset(2)), None);
-        assert!(gate.is_empty());
+        assert_eq!((gate.put_aside(|item| *item != 'e'), gate.put_aside(|_| true), gate.len()), (Some('d'), Some('e'), 1));
+        assert_eq!((gate.aside(&partition(0), 1, 2).count(), gate.aside(&partition(0), 1, 3).collect::<Vec<_>>()), (0, vec![Offset(3)]));
+        assert_eq!(gate.ended(partition(0), 2, Offset(2)), None, "the next is aside");
+        assert_eq!(gate.come(partition(0), 2, Offset(4), 'e'), Some('e'));
+        assert_eq!(gate.come(partition(0), 1, Offset(3), 'd'), None);
+        assert_eq!((gate.ended(partition(0), 1, Offset(0)), gate.ended(partition(0), 1, Offset(1))), (Some('b'), Some('d')));
     }
 
     #[test]

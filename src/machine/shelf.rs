@@ -165,6 +165,14 @@ impl<T> Shelf<T> {
         }
     }
 
+    /// Calls back one that goes at that time, if it is there: it is wanted soon.
+    pub fn call_back(&mut self, goes: Tick, source: Source) {
+        if let Some((key, (size, kept))) = self.waiting.remove_entry(&(goes, source)) {
+            let (goes, source) = key;
+            self.called.insert(source, Card { goes, size, kept });
+        }
+    }
+
     /// When those go that are wanted now, the soonest first; none while something is asked for.
     pub fn wanted(&self, now: Tick) -> impl Iterator<Item = Tick> {
         let idle = self.asked.is_empty();

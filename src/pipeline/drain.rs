@@ -259,7 +259,8 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
         let now = clock.now();
         pulse.beat(now);
         let fits = drain.fits_its_share();
-        drain.hand_overs.advance(&mut drain.finisher, fits, now);
+        let released = drain.hand_overs.advance(&mut drain.finisher, fits, now);
+        drain.keys.forget(|partition| released.contains(partition));
         drain.cut_off_ended();
         drain.finisher.tell_holds(&subscription);
         drain.finisher.transact(&subscription);
@@ -428,9 +429,7 @@ impl<W: World> Drain<W> {
 
     fn queue(&mut self, records: Vec<Begun>) {
         for begun in records {
-            if let Some((index, waiting)) = self.open(begun) {
-                self.come(index, waiting);
-            }
+            self.come(begun);
         }
     }
 
@@ -650,7 +649,7 @@ impl<W: World> Drain<W> {
     }
 
     fn finish(&mut self, begun: Begun, leaves: Vec<Leaving>, done: Option<Done>) {
-        let turn = self.keys.turn(&begun.record);
+        let turn = self.keys.turn(&begun.record, &self.queues).map(|(_, turn)| turn);
         self.finish_turn(begun, leaves, Finished { done, turn });
     }
 
@@ -676,7 +675,7 @@ impl<W: World> Drain<W> {
     fn finished(&mut self, Finished { done, turn }: Finished) {
         self.tell(done);
         if let Some(turn) = turn {
-            self.next_of_key(&turn);
+            self.next_of_key(turn);
         }
     }
 

@@ -29,15 +29,19 @@ impl HandOvers {
         }
     }
 
-    /// Gives up what can be given up now: nothing before its deadline while something else is in the way (`free` is false).
-    pub fn advance<W: World, T>(&mut self, finisher: &mut Finisher<W, T>, free: bool, now: Tick) {
+    /// Gives up what can be given up now: nothing before its deadline while something else is in the way (`free` is false). Says which partitions
+    /// have gone.
+    pub fn advance<W: World, T>(&mut self, finisher: &mut Finisher<W, T>, free: bool, now: Tick) -> Vec<TopicPartition> {
         let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.0)
             .into_iter()
             .partition(|hand_over| hand_over.deadline <= now || (free && finisher.unfinished(&hand_over.lives) == 0));
         self.0 = waiting;
+        let mut gone = Vec::new();
         for HandOver { lives, give_up, .. } in ready {
             give_up(finisher.release(&lives));
+            gone.extend(lives.into_iter().map(|(partition, _)| partition));
         }
+        gone
     }
 
     /// Gives up everything at once, whatever is unfinished.

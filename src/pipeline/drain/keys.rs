@@ -1,29 +1,44 @@
-//! The order of keys, for services that keep it: parked calls of a key go one at a time, in the order of their places.
+//! The order of keys, for services that keep it: parked calls of a key have their turns one at a time, in the order of their places.
 //!
 //! A call that fails keeps its place: a copy at the tail would go behind those that followed it. Its attempts and when it is due again are kept in memory;
 //! whoever has the partition next goes on from what the record says. Its turn ends when its record is finished, and not before: a call whose end
-//! is not there yet may be made again after a crash. What is discarded is given up out of turn: that overtakes nothing.
+//! is not there yet may be made again after a crash.
+//!
+//! Guarantees: whatever ends, ends in its turn, be it delivered, given up, discarded or unreadable. So whoever knows that the last call of a key has ended knows
+//! it of all ([`crate::machine::parked_keys`]).
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
 
-use super::{Drain, Route, Waiting};
-use crate::event::envelope::{Parking, Reason};
+use super::{Drain, Queue, Route, Waiting};
+use crate::event::dead_letter::Code;
+use crate::event::envelope::{self, Parking, Reason};
 use crate::event::{Incoming, Offset, Source, TopicPartition, UnixMillis};
+use crate::machine::disposition::overdue;
 use crate::machine::key_gate::KeyGate;
 use crate::machine::orders::Act;
+use crate::pipeline::finisher::Begun;
 use crate::pipeline::ports::{Clock as _, World};
+
+/// How many calls of a key are read again at once, where there is room for so many of each: a key that goes on needs no journey to the broker for each.
+const NEAR: usize = 32;
 
 /// What waits for others of its key.
 pub(super) struct Keys(Option<Box<Held>>);
 
 struct Held {
-    /// With the index of its queue.
-    gate: KeyGate<(usize, Waiting)>,
+    gate: KeyGate<Behind>,
     hasher: RandomState,
+}
+
+/// A parked call that waits for others of its key.
+pub(super) struct Behind {
+    /// The index of its queue.
+    pub queue: usize,
+    pub begun: Begun,
+    pub first_parked_at: UnixMillis,
 }
 
 /// A call's turn among those of its key.
@@ -52,15 +67,30 @@ impl Keys {
         Some(self.0.as_ref()?.hasher.hash_one(record.key.as_deref().unwrap_or_default()))
     }
 
-    /// The turn of a parked call.
-    pub fn turn(&self, record: &Incoming) -> Option<Turn> {
-        Some(Turn::of(&record.source, self.key(record)?))
+    /// The turn of a record, and the queue whose order it keeps, if it keeps any.
+    pub fn turn<W: World>(&self, record: &Incoming, queues: &[Queue<W>]) -> Option<(usize, Turn)> {
+        let key = self.key(record)?;
+        let index = queues.iter().position(|queue| queue.route.ordered && envelope::is_of(record, &queue.route.name))?;
+        Some((index, Turn::of(&record.source, key)))
+    }
+
+    /// Something has come, or come back: it is given back if it has its turn.
+    pub fn come(&mut self, Turn { partition, key, at }: Turn, behind: Behind) -> Option<Begun> {
+        match &mut self.0 {
+            Some(held) => held.gate.come(partition, key, at, behind).map(|behind| behind.begun),
+            None => Some(behind.begun),
+        }
+    }
+
+    /// Takes out what waits of a queue and came last: it is put aside, and its turn is kept.
+    pub fn put_aside(&mut self, index: usize) -> Option<Behind> {
+        self.0.as_mut()?.gate.put_aside(|behind| behind.queue == index)
     }
 
     /// Takes out what waits of partitions.
-    pub fn let_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) -> impl Iterator<Item = Waiting> {
+    pub fn let_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) -> Vec<Begun> {
         let gone = self.0.as_mut().map(|held| held.gate.let_go(leaves)).unwrap_or_default();
-        gone.into_iter().map(|(_, waiting)| waiting)
+        gone.into_iter().map(|behind| behind.begun).collect()
     }
 
     /// Forgets the turns of partitions whose lives are over, or begin.
@@ -77,35 +107,40 @@ impl Keys {
 
     /// When the oldest of those was first parked.
     pub fn oldest_of(&self, index: usize) -> Option<UnixMillis> {
-        self.waiting_of(index).map(|waiting| waiting.parked.parking.first_parked_at).min()
+        self.waiting_of(index).map(|behind| behind.first_parked_at).min()
     }
 
-    fn waiting_of(&self, index: usize) -> impl Iterator<Item = &Waiting> {
+    fn waiting_of(&self, index: usize) -> impl Iterator<Item = &Behind> {
         let held = self.0.iter().flat_map(|held| held.gate.iter());
-        held.filter(move |(_, (of, _))| *of == index).map(|(_, (_, waiting))| waiting)
+        held.filter(move |behind| behind.queue == index)
     }
 }
 
 impl<W: World> Drain<W> {
-    /// A parked call has come: it waits for its time, or for others of its key.
-    pub(super) fn come(&mut self, index: usize, waiting: Waiting) {
-        let Some(Turn { partition, key, at }) = self.keys.turn(&waiting.begun.record).filter(|_| self.queues[index].route.ordered) else {
-            return self.have_its_turn(index, waiting);
-        };
-        let discarded = self.orders.orders().about(&waiting.parked).is_some_and(|order| order.act == Act::Discard);
-        let Some(held) = &mut self.keys.0 else { return };
-        let ready = held.gate.come(partition.clone(), key, at, (index, waiting));
-        let ready = if discarded { ready.or_else(|| held.gate.take(&partition, key, at)) } else { ready };
-        if let Some((index, waiting)) = ready {
-            self.have_its_turn(index, waiting);
+    /// A record has come that was parked: it waits for others of its key, or for its time.
+    pub(super) fn come(&mut self, begun: Begun) {
+        match self.keys.turn(&begun.record, &self.queues) {
+            Some((queue, turn)) => self.come_in_turn(queue, turn, begun),
+            None => self.line_up_new(begun),
+        }
+    }
+
+    /// A record of a service that keeps order has come, or has come back.
+    pub(super) fn come_in_turn(&mut self, queue: usize, turn: Turn, begun: Begun) {
+        let first_parked_at = envelope::first_parked_at(&begun.record, self.clock.wall());
+        if let Some(begun) = self.keys.come(turn, Behind { queue, begun, first_parked_at }) {
+            self.have_its_turn(begun);
         }
     }
 
     /// A call's turn is over: the next of its key has its own.
-    pub(super) fn next_of_key(&mut self, Turn { partition, key, at }: &Turn) {
+    pub(super) fn next_of_key(&mut self, Turn { partition, key, at }: Turn) {
         let Some(held) = &mut self.keys.0 else { return };
-        if let Some((index, waiting)) = held.gate.ended(partition.clone(), *key, *at) {
-            self.have_its_turn(index, waiting);
+        let next = held.gate.ended(partition.clone(), key, at);
+        let near = (self.shelf.room_to_come_back() / held.gate.keys().max(1)).clamp(1, NEAR);
+        self.shelf.call_back(held.gate.aside(&partition, key, near).map(|offset| partition.at(offset)));
+        if let Some(Behind { begun, .. }) = next {
+            self.have_its_turn(begun);
         }
     }
 
@@ -117,22 +152,26 @@ impl<W: World> Drain<W> {
         self.line_up(index, due, waiting);
     }
 
-    /// Something was ordered: what is discarded waits for nobody.
-    pub(super) fn reconsider_held(&mut self) {
-        let book = Arc::clone(&self.orders);
-        let discarded = {
-            let orders = book.orders();
-            let Some(held) = &mut self.keys.0 else { return };
-            held.gate.let_out(|(_, waiting)| orders.about(&waiting.parked).is_some_and(|order| order.act == Act::Discard))
-        };
-        for (index, waiting) in discarded {
-            self.have_its_turn(index, waiting);
+    /// A call's turn has come among those of its key: it waits for its time, unless that is over.
+    fn have_its_turn(&mut self, begun: Begun) {
+        let Some((index, waiting)) = self.open(begun) else { return };
+        let parking = waiting.parked.parking;
+        let late = overdue(parking.attempt, parking.first_parked_at, self.clock.wall(), &self.queues[index].route.bounds);
+        let is_discarded = || self.orders.orders().about(&waiting.parked).is_some_and(|order| order.act == Act::Discard);
+        match late {
+            Some(Code::Expired) if !is_discarded() => self.give_up(index, waiting, Code::Expired, parking.attempt),
+            _ => {
+                let due = self.due(index, &waiting.parked);
+                self.line_up(index, due, waiting);
+            }
         }
     }
 
-    /// A call's turn has come among those of its key: it waits for its time.
-    fn have_its_turn(&mut self, index: usize, waiting: Waiting) {
-        let due = self.due(index, &waiting.parked);
-        self.line_up(index, due, waiting);
+    /// A record that waits for nobody but its time.
+    fn line_up_new(&mut self, begun: Begun) {
+        if let Some((index, waiting)) = self.open(begun) {
+            let due = self.due(index, &waiting.parked);
+            self.line_up(index, due, waiting);
+        }
     }
 }

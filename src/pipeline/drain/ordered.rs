@@ -139,7 +139,6 @@ impl<W: World> Drain<W> {
             }
         }
         self.reconsider_shelf();
-        self.reconsider_held();
     }
 
     /// What is this instance's of orders' rates, as partitions are now.
@@ -239,8 +238,8 @@ impl<W: World> Drain<W> {
     pub(super) fn let_waiting_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
         self.finisher.let_held_go(&leaves);
         self.let_shelved_go(&leaves);
-        for waiting in self.keys.let_go(&leaves) {
-            self.finisher.forget(&waiting.begun);
+        for begun in self.keys.let_go(&leaves) {
+            self.finisher.forget(&begun);
         }
         for queue in &mut self.queues {
             for waiting in queue.remove(|waiting| leaves(&waiting.begun.record.source.topic_partition())) {

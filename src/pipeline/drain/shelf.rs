@@ -15,9 +15,9 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use super::keys::Turn;
+use super::keys::{Behind, Turn};
 use super::{Drain, Finished, Waiting};
-use crate::event::envelope::Parking;
+use crate::event::envelope::{Parked, Parking};
 use crate::event::{Headers, Incoming, Offset, Source, TopicPartition, UnixMillis};
 use crate::machine::shelf::{AHEAD, Card, LEAST, Levels, MOST, Room, Shelf};
 use crate::machine::time::Tick;
@@ -46,14 +46,27 @@ struct Question {
 struct Kept {
     aside: Aside,
     queue: usize,
+    /// Its key, where keys keep their order.
+    key: Option<u64>,
+    first_parked_at: UnixMillis,
+    /// What it waited for; `None`: others of its key.
+    lined_up: Option<LinedUp>,
+}
+
+/// What is kept of a call that waited for its time.
+struct LinedUp {
     /// The order that counts for it.
     order: Option<Uuid>,
     /// As it is here: where keys keep their order, what the record says may be of before.
     parking: Parking,
     /// When it was due where it waited.
     due: Tick,
-    /// Whose turn it is of, where keys keep their order.
-    key: Option<u64>,
+}
+
+impl Kept {
+    fn order(&self) -> Option<Uuid> {
+        self.lined_up.as_ref()?.order
+    }
 }
 
 /// What of a queue is on the shelf.
@@ -102,16 +115,28 @@ impl Shelved {
         for (goes, kept) in self.calls.iter().filter(|(_, kept)| kept.queue == queue) {
             all.calls += 1;
             all.due += usize::from(goes <= now);
-            let first = kept.parking.first_parked_at;
+            let first = kept.first_parked_at;
             all.oldest = Some(all.oldest.map_or(first, |oldest| oldest.min(first)));
         }
         all
     }
 
+    /// How many calls there is room for that come back.
+    pub fn room_to_come_back(&self) -> usize {
+        self.levels().ceiling().records
+    }
+
+    /// Calls back what waits for others of its key: its turn is near.
+    pub fn call_back(&mut self, places: impl Iterator<Item = Source>) {
+        for place in places {
+            self.calls.call_back(Tick::NEVER, place);
+        }
+    }
+
     /// Calls back what goes by the pace of these orders: it is another now.
     pub fn paces_changed(&mut self, orders: &BTreeSet<Uuid>) {
         if !orders.is_empty() && !self.calls.is_empty() {
-            self.calls.call(|_, kept| kept.order.is_some_and(|order| orders.contains(&order)));
+            self.calls.call(|_, kept| kept.order().is_some_and(|order| orders.contains(&order)));
         }
     }
 }
@@ -183,6 +208,17 @@ impl<W: World> Drain<W> {
     /// Puts calls of a queue aside, the last to go first, while there is a time `after` which they go; it is asked with how many were put aside.
     fn make_way(&mut self, index: usize, now: Tick, after: impl Fn(&Shelved, usize) -> Option<Tick>) {
         let (mut stay, mut put) = (Vec::new(), 0);
+        // Those whose turn has not even come, first.
+        while after(&self.shelf, put).is_some_and(|_| self.shelf.calls.len() < MOST)
+            && let Some(Behind { begun, first_parked_at, .. }) = self.keys.put_aside(index)
+        {
+            let key = self.keys.key(&begun.record);
+            let (source, size, aside) = self.finisher.put_aside(begun);
+            self.shelf
+                .calls
+                .put(source, Card { goes: Tick::NEVER, size, kept: Kept { aside, queue: index, key, first_parked_at, lined_up: None } });
+            put += 1;
+        }
         while let Some(after) = after(&self.shelf, put).filter(|_| self.shelf.calls.len() < MOST) {
             let Some((lane, turn)) = self.last_to_go(index, now).filter(|(_, turn)| *turn > after) else { break };
             let Some((due, waiting)) = self.queues[index].pop_last(lane) else { break };
@@ -198,7 +234,10 @@ impl<W: World> Drain<W> {
             let Waiting { begun, parked, order } = waiting;
             let key = self.keys.key(&begun.record);
             let (source, size, aside) = self.finisher.put_aside(begun);
-            self.shelf.calls.put(source, Card { goes, size, kept: Kept { aside, queue: index, order, parking: parked.parking, due, key } });
+            let Parked { parking, .. } = parked;
+            let lined_up = Some(LinedUp { order, parking, due });
+            let kept = Kept { aside, queue: index, key, first_parked_at: parking.first_parked_at, lined_up };
+            self.shelf.calls.put(source, Card { goes, size, kept });
             put += 1;
         }
         for (lane, due, waiting) in stay {
@@ -245,14 +284,17 @@ impl<W: World> Drain<W> {
         let Some(Card { kept, .. }) = self.shelf.calls.take(&record.source) else { return };
         let Some(size) = reserved.remove(&record.source) else { return };
         let begun = self.finisher.take_up(record, size, kept.aside);
+        let Some(was) = kept.lined_up else {
+            return self.come(begun);
+        };
         let Some((index, mut waiting)) = self.open(begun) else { return };
         if self.queues[index].route.ordered {
-            waiting.parked.parking = kept.parking;
+            waiting.parked.parking = was.parking;
         }
         // It has had its turn among those of its key since before it was put aside, and waits on as it did, unless something else was ordered.
         let order = self.orders.orders().about(&waiting.parked).map(|order| order.id);
-        let due = if order == kept.order { kept.due } else { self.due(index, &waiting.parked) };
-        waiting.order = kept.order.filter(|kept| order == Some(*kept));
+        let due = if order == was.order { was.due } else { self.due(index, &waiting.parked) };
+        waiting.order = was.order.filter(|was| order == Some(*was));
         self.line_up(index, due, waiting);
     }
 
@@ -288,7 +330,10 @@ impl<W: World> Drain<W> {
             let queues = &self.queues;
             self.shelf.calls.call(|source, kept| {
                 let is_of = |order: &crate::machine::orders::Order| order.selection.is_of(&queues[kept.queue].route.name);
-                kept.order.is_some_and(|order| !standing.contains(&order)) || new.iter().any(|order| is_of(order) && order.may_have(source))
+                // One that waits for others of its key is considered when its turn comes.
+                kept.lined_up.is_some()
+                    && (kept.order().is_some_and(|order| !standing.contains(&order))
+                        || new.iter().any(|order| is_of(order) && order.may_have(source)))
             });
         }
         drop(orders);

@@ -43,19 +43,24 @@ struct Kept {
 impl Publisher for Kept {
     fn publish(&self, record: &Record, token: Token) -> Result<(), QueueFull> {
         self.records.lock().expect("unpoisoned").push(record.clone());
-        self.acks.send(Ack { token, result: Ok(()) });
+        self.acks.send(Ack { token, result: Ok(None) });
         Ok(())
     }
 }
 
 /// Calls that are out; each is answered with the status that ends it.
 #[derive(Default)]
-struct Held(Mutex<VecDeque<oneshot::Sender<u16>>>);
+struct Held {
+    out: Mutex<VecDeque<oneshot::Sender<u16>>>,
+    /// The offsets of all that ever came, in order.
+    came: Mutex<Vec<i64>>,
+}
 
 impl Caller for Held {
-    async fn call(&self, _call: Call<'_>) -> Result<Reply, CallError> {
+    async fn call(&self, call: Call<'_>) -> Result<Reply, CallError> {
         let (end, ended) = oneshot::channel();
-        self.0.lock().expect("unpoisoned").push_back(end);
+        self.came.lock().expect("unpoisoned").push(serde_json::from_slice(&call.body).expect("an offset"));
+        self.out.lock().expect("unpoisoned").push_back(end);
         // Never dropped before it is sent.
         let status = ended.await.unwrap_or(200);
         let body = Body::Whole(Bytes::from_static(b"{}"));
@@ -268,7 +273,7 @@ impl Rig {
             event: &event,
             method: "POST",
             path: "/",
-            body: &Bytes::from_static(b"{}"),
+            body: &Bytes::from(offset.to_string()),
             results: &[],
         };
         let record = envelope::park(&source.topic, &call, parking, now);
@@ -277,9 +282,14 @@ impl Rig {
 
     /// How many calls are at the service.
     fn out(&self) -> usize {
-        let mut calls = self.service.0.lock().expect("unpoisoned");
+        let mut calls = self.service.out.lock().expect("unpoisoned");
         calls.retain(|call| !call.is_closed());
         calls.len()
+    }
+
+    /// The offsets of the calls that came to the service, in order.
+    fn came(&self) -> Vec<i64> {
+        self.service.came.lock().expect("unpoisoned").clone()
     }
 
     /// Ends so many of the calls that are at the service.
@@ -289,7 +299,7 @@ impl Rig {
 
     async fn answer_with(&self, status: u16, calls: usize) {
         for _ in 0..calls {
-            let call = self.service.0.lock().expect("unpoisoned").pop_front().expect("a call is out");
+            let call = self.service.out.lock().expect("unpoisoned").pop_front().expect("a call is out");
             assert!(call.send(status).is_ok());
         }
         self.pause().await;

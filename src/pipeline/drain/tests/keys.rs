@@ -1,6 +1,31 @@
 //! The order of keys.
 
 use super::*;
+use crate::machine::orders::{Act, Order};
+use crate::machine::selection::Selection;
+
+fn order(rig: &Rig, number: u128, act: Act) -> Order {
+    Order {
+        id: Uuid::from_u128(number),
+        group: "g".to_owned(),
+        act,
+        selection: Selection::default(),
+        ends: [("retry".to_owned(), [(0, 100)].into())].into(),
+        at: rig.clock.wall(),
+        actor: "ann".to_owned(),
+        reason: String::new(),
+        rate: None,
+        calls: 0,
+        counted_all: true,
+        cancelled_by: None,
+    }
+}
+
+/// Due since a while ago, milliseconds, when it was parked.
+fn parking(rig: &Rig, ago: i64) -> Parking {
+    let at = UnixMillis(rig.clock.wall().0.saturating_sub(ago));
+    Parking { reason: Reason::CircuitOpen, attempt: 0, parks: 1, not_before: at, first_parked_at: at }
+}
 
 impl Rig {
     /// So many parked calls of each of these cameras, in turn, all due: offsets from `first` on.
@@ -14,9 +39,7 @@ impl Rig {
     }
 
     async fn park_key(&self, offset: i64, camera: &str) {
-        let now = self.clock.wall();
-        let parking = Parking { reason: Reason::CircuitOpen, attempt: 0, parks: 1, not_before: now, first_parked_at: now };
-        self.park_as(0, offset..offset + 1, camera, parking).await;
+        self.park_as(0, offset..offset + 1, camera, parking(self, 0)).await;
     }
 
     fn published(&self) -> usize {
@@ -66,35 +89,99 @@ async fn a_call_that_is_given_up_frees_its_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_discarded_goes_out_of_turn_and_a_release_does_not() {
-    use crate::machine::orders::{Act, Change, Order};
-    use crate::machine::selection::Selection;
+async fn what_is_ordered_waits_for_its_turn() {
     let rig = Rig::with_keys(&["a"], 3).await;
-    let order = |number: u128, act| Order {
-        id: Uuid::from_u128(number),
-        group: "g".to_owned(),
-        act,
-        selection: Selection::default(),
-        ends: [("retry".to_owned(), [(0, 100)].into())].into(),
-        at: rig.clock.wall(),
-        actor: "ann".to_owned(),
-        reason: String::new(),
-        rate: None,
-        calls: 0,
-        counted_all: true,
-        cancelled_by: None,
-    };
-    rig.orders.hear(Change::from(order(1, Act::Release)));
+    rig.orders.hear(order(&rig, 1, Act::Release).into());
     rig.pause().await;
-    assert_eq!(rig.out(), 1, "all are released, and wait for their turns");
-    rig.orders.hear(Change::from(order(2, Act::Discard)));
-    rig.pause().await;
-    assert_eq!((rig.out(), rig.published()), (1, 2), "those that wait are given up, and the one that is out goes on");
+    assert_eq!(rig.out(), 1, "all are released, and wait");
+    let discard = order(&rig, 2, Act::Discard);
+    rig.orders.hear(discard.clone().into());
     rig.park_key(3, "a").await;
-    assert_eq!(rig.published(), 3, "what comes later and is meant too");
+    assert_eq!((rig.out(), rig.published()), (1, 0), "whoever reads that the last has ended takes it of all of them");
     rig.park_key(100, "a").await;
     rig.answer(1).await;
-    assert_eq!((rig.out(), rig.published()), (1, 3), "what was parked later");
+    assert_eq!((rig.published(), rig.out(), rig.came()), (3, 1, vec![0, 100]), "those that are meant are given up at once when it comes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_discarded_after_all_is_made_in_its_turn() {
+    let rig = Rig::with_keys(&["a"], 3).await;
+    let discard = order(&rig, 1, Act::Discard);
+    rig.orders.hear(discard.clone().into());
+    rig.pause().await;
+    rig.orders.hear(Order { cancelled_by: Some("bob".to_owned()), ..discard }.into());
+    rig.pause().await;
+    for left in (0..3).rev() {
+        assert_eq!((rig.out(), rig.published()), (1, 0), "{left} come after it");
+        rig.answer(1).await;
+    }
+    assert_eq!(rig.came(), [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_ends_in_its_turn_too() {
+    let rig = Rig::with_keys(&["a"], 1).await;
+    let mut unreadable = rig.record(0, 1, "a", parking(&rig, 0));
+    unreadable.value = Some("what?".into());
+    rig.hand(vec![unreadable]).await;
+    rig.park_key(2, "a").await;
+    assert_eq!((rig.out(), rig.published()), (1, 0));
+    rig.answer(1).await;
+    assert_eq!((rig.out(), rig.published(), rig.came()), (1, 1, vec![0, 2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_has_grown_too_old_goes_at_once() {
+    let rig = Rig::with_keys(&[], 0).await;
+    rig.breakers.order(0, crate::pipeline::breakers::Order::Reset(crate::machine::breaker::Automatic::Open), "ops", "drill");
+    for offset in 0..20 {
+        rig.park_as(0, offset..offset + 1, "a", parking(&rig, 2 * 3_600_000)).await;
+    }
+    tokio::time::sleep(ROUND * 2).await;
+    assert_eq!((rig.published(), rig.out()), (20, 0), "nobody waits a second for each");
+}
+
+/// A budget of forty records, and a key with five times as many in front of another.
+#[tokio::test(start_paused = true)]
+async fn a_key_with_more_calls_than_are_held_holds_up_no_other() {
+    let rig = Rig::start_with(1, Budget::new(40, 1 << 20), Duration::from_secs(1), true);
+    rig.assign([0]).await;
+    for offset in 0..200 {
+        let camera = if offset == 197 { "b" } else { "a" };
+        assert!(!rig.budget.is_full(), "{offset}");
+        rig.hand(vec![rig.record(0, offset, camera, parking(&rig, 0))]).await;
+    }
+    assert_eq!((rig.out(), rig.came()), (2, vec![0, 197]));
+    tokio::time::sleep(ROUND * 2).await;
+    let Gauge { held, shelved, .. } = rig.gauges.of(0);
+    assert!(held == 200 && shelved >= 160 && rig.budget.held().0 <= 40, "{held} {shelved} {:?}", rig.budget.held());
+    // They come back in their turns, some at a time.
+    rig.answer(2).await;
+    while rig.out() > 0 {
+        assert_eq!(rig.out(), 1);
+        rig.answer(1).await;
+        rig.pause().await;
+    }
+    let a: Vec<i64> = rig.came().into_iter().filter(|offset| *offset != 197).collect();
+    assert_eq!(a, (0..200).filter(|offset| *offset != 197).collect::<Vec<_>>());
+    assert_eq!(rig.budget.held(), (0, 0));
+    assert!(rig.log.again.load(Relaxed) <= 200, "each is read again once: {:?}", rig.log.again);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_gone_from_the_topic_holds_up_nobody_of_its_key() {
+    let rig = Rig::start_with(1, Budget::new(8, 1 << 20), Duration::from_secs(1), true);
+    rig.assign([0]).await;
+    for offset in 0..30 {
+        rig.hand(vec![rig.record(0, offset, "a", parking(&rig, 0))]).await;
+    }
+    rig.log.records.lock().expect("unpoisoned").retain(|source, _| !(10..20).contains(&source.offset.0));
+    for _ in 0..20 {
+        assert_eq!(rig.out(), 1, "{:?}", rig.came());
+        rig.answer(1).await;
+        rig.pause().await;
+    }
+    assert_eq!(rig.came(), (0..10).chain(20..30).collect::<Vec<_>>());
 }
 
 #[tokio::test(start_paused = true)]
