@@ -42,30 +42,48 @@ struct Question {
     reserved: BTreeMap<Source, usize>,
 }
 
-/// What is kept of a call that is put aside.
+/// What is kept of a call that is put aside: little, for there may be many.
 struct Kept {
     aside: Aside,
     queue: usize,
-    /// Its key, where keys keep their order.
-    key: Option<u64>,
     first_parked_at: UnixMillis,
-    /// What it waited for; `None`: others of its key.
-    lined_up: Option<LinedUp>,
+    waits: Waits,
 }
 
-/// What is kept of a call that waited for its time.
-struct LinedUp {
-    /// The order that counts for it.
-    order: Option<Uuid>,
-    /// As it is here: where keys keep their order, what the record says may be of before.
+/// What a call waited for.
+enum Waits {
+    /// Others of its key.
+    ForKey(u64),
+    ForTime {
+        /// The order that counts for it.
+        order: Option<Uuid>,
+        /// When it was due where it waited.
+        due: Tick,
+        /// Where keys keep their order.
+        turn: Option<Box<HasTurn>>,
+    },
+}
+
+/// What is kept of a call that has its turn.
+struct HasTurn {
+    key: u64,
+    /// As it is here: what the record says may be of before.
     parking: Parking,
-    /// When it was due where it waited.
-    due: Tick,
 }
 
 impl Kept {
     fn order(&self) -> Option<Uuid> {
-        self.lined_up.as_ref()?.order
+        match self.waits {
+            Waits::ForKey(_) => None,
+            Waits::ForTime { order, .. } => order,
+        }
+    }
+
+    fn key(&self) -> Option<u64> {
+        match &self.waits {
+            Waits::ForKey(key) => Some(*key),
+            Waits::ForTime { turn, .. } => turn.as_ref().map(|turn| turn.key),
+        }
     }
 }
 
@@ -212,11 +230,9 @@ impl<W: World> Drain<W> {
         while after(&self.shelf, put).is_some_and(|_| self.shelf.calls.len() < MOST)
             && let Some(Behind { begun, first_parked_at, .. }) = self.keys.put_aside(index)
         {
-            let key = self.keys.key(&begun.record);
+            let waits = Waits::ForKey(self.keys.key(&begun.record).unwrap_or_default());
             let (source, size, aside) = self.finisher.put_aside(begun);
-            self.shelf
-                .calls
-                .put(source, Card { goes: Tick::NEVER, size, kept: Kept { aside, queue: index, key, first_parked_at, lined_up: None } });
+            self.shelf.calls.put(source, Card { goes: Tick::NEVER, size, kept: Kept { aside, queue: index, first_parked_at, waits } });
             put += 1;
         }
         while let Some(after) = after(&self.shelf, put).filter(|_| self.shelf.calls.len() < MOST) {
@@ -232,11 +248,11 @@ impl<W: World> Drain<W> {
                 continue;
             }
             let Waiting { begun, parked, order } = waiting;
-            let key = self.keys.key(&begun.record);
-            let (source, size, aside) = self.finisher.put_aside(begun);
             let Parked { parking, .. } = parked;
-            let lined_up = Some(LinedUp { order, parking, due });
-            let kept = Kept { aside, queue: index, key, first_parked_at: parking.first_parked_at, lined_up };
+            let key = self.keys.key(&begun.record).filter(|_| self.queues[index].route.ordered);
+            let turn = key.map(|key| Box::new(HasTurn { key, parking }));
+            let (source, size, aside) = self.finisher.put_aside(begun);
+            let kept = Kept { aside, queue: index, first_parked_at: parking.first_parked_at, waits: Waits::ForTime { order, due, turn } };
             self.shelf.calls.put(source, Card { goes, size, kept });
             put += 1;
         }
@@ -284,17 +300,15 @@ impl<W: World> Drain<W> {
         let Some(Card { kept, .. }) = self.shelf.calls.take(&record.source) else { return };
         let Some(size) = reserved.remove(&record.source) else { return };
         let begun = self.finisher.take_up(record, size, kept.aside);
-        let Some(was) = kept.lined_up else {
-            return self.come(begun);
-        };
+        let Waits::ForTime { order: was, due, turn } = kept.waits else { return self.come(begun) };
         let Some((index, mut waiting)) = self.open(begun) else { return };
-        if self.queues[index].route.ordered {
-            waiting.parked.parking = was.parking;
+        if let Some(turn) = turn {
+            waiting.parked.parking = turn.parking;
         }
         // It has had its turn among those of its key since before it was put aside, and waits on as it did, unless something else was ordered.
         let order = self.orders.orders().about(&waiting.parked).map(|order| order.id);
-        let due = if order == was.order { was.due } else { self.due(index, &waiting.parked) };
-        waiting.order = was.order.filter(|was| order == Some(*was));
+        let due = if order == was { due } else { self.due(index, &waiting.parked) };
+        waiting.order = was.filter(|was| order == Some(*was));
         self.line_up(index, due, waiting);
     }
 
@@ -306,7 +320,7 @@ impl<W: World> Drain<W> {
             let Some(size) = reserved.remove(&source) else { continue };
             let (_, last, calls) = told.entry(source.topic_partition()).or_insert((source.offset, source.offset, 0));
             (*last, *calls) = (source.offset, *calls + 1);
-            let turn = kept.key.map(|key| Turn::of(&source, key));
+            let turn = kept.key().map(|key| Turn::of(&source, key));
             let empty = Incoming { source, key: None, value: None, headers: Headers::new(), timestamp: None };
             let begun = self.finisher.take_up(empty, size, kept.aside);
             self.finish_turn(begun, Vec::new(), Finished { done: None, turn });
@@ -331,7 +345,7 @@ impl<W: World> Drain<W> {
             self.shelf.calls.call(|source, kept| {
                 let is_of = |order: &crate::machine::orders::Order| order.selection.is_of(&queues[kept.queue].route.name);
                 // One that waits for others of its key is considered when its turn comes.
-                kept.lined_up.is_some()
+                matches!(kept.waits, Waits::ForTime { .. })
                     && (kept.order().is_some_and(|order| !standing.contains(&order))
                         || new.iter().any(|order| is_of(order) && order.may_have(source)))
             });
