@@ -206,6 +206,7 @@ pub(super) fn drain_settings(config: &Config) -> drain::Settings {
         together: together(config),
         dead_letters: letterbox(config, ".retry"),
         deliveries: config.topics.deliveries.clone(),
+        max_aside: crate::machine::shelf::MOST,
     }
 }
 

@@ -4,7 +4,8 @@
 //! them. Those on the shelf are wanted [`AHEAD`] of their time, or when they are called back because something was ordered that may be about them.
 //!
 //! Bounds:
-//! - At most [`MOST`] are on a shelf, each a hundred bytes or so.
+//! - At most [`MOST`] are on a shelf so that others can be read, and as many more as the budget holds so that some of them can come back; each is a hundred
+//!   bytes or so.
 //! - Nothing is put there that goes within [`LEAST`].
 //! - What is wanted fills no more than half of the budget ([`Levels::ceiling`]), and a budget that reading has filled is emptied to half of it. So
 //!   whenever calls are put aside to read on, at least half a budget was read, or published, since they last were: reading a backlog once puts no more
@@ -15,9 +16,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::time::Tick;
-use crate::event::{Offset, Partition, Source, Topic, TopicPartition};
+use crate::event::{Offset, Source, TopicPartition};
 
-/// The most that are on one shelf.
+/// The most that are put on one shelf so that others can be read.
 pub const MOST: usize = 100_000;
 
 /// What goes within this time is not put aside: it makes way by going.
@@ -113,33 +114,33 @@ struct Away {
 /// Calls that are not held.
 #[derive(Debug)]
 pub struct Shelf<T> {
-    /// By when they go.
-    waiting: BTreeMap<(Tick, Source), (usize, T)>,
+    /// Of each partition, by when they go: so that one that gives no answer costs nothing.
+    waiting: BTreeMap<TopicPartition, BTreeMap<(Tick, Offset), (usize, T)>>,
+    /// How many those are.
+    waiting_len: usize,
     /// Called back, by place.
     called: BTreeMap<Source, Card<T>>,
     /// Asked for; with whether they were called back.
     asked: BTreeMap<Source, (Card<T>, bool)>,
     away: BTreeMap<TopicPartition, Away>,
-    /// Before every place.
-    lowest: Source,
 }
 
 impl<T> Default for Shelf<T> {
     fn default() -> Self {
-        let lowest = Source { topic: Topic::from(""), partition: Partition(i32::MIN), offset: Offset(i64::MIN) };
-        Self { waiting: BTreeMap::new(), called: BTreeMap::new(), asked: BTreeMap::new(), away: BTreeMap::new(), lowest }
+        Self { waiting: BTreeMap::new(), waiting_len: 0, called: BTreeMap::new(), asked: BTreeMap::new(), away: BTreeMap::new() }
     }
 }
 
 impl<T> Shelf<T> {
     /// Puts a call there.
     pub fn put(&mut self, source: Source, Card { goes, size, kept }: Card<T>) {
-        self.waiting.insert((goes, source), (size, kept));
+        let before = self.waiting.entry(source.topic_partition()).or_default().insert((goes, source.offset), (size, kept));
+        self.waiting_len += usize::from(before.is_none());
     }
 
     /// How many there are, those included that are asked for.
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.called.len() + self.asked.len()
+        self.waiting_len + self.called.len() + self.asked.len()
     }
 
     /// Whether there are none.
@@ -149,17 +150,19 @@ impl<T> Shelf<T> {
 
     /// Every one of them, with when it goes.
     pub fn iter(&self) -> impl Iterator<Item = (Tick, &T)> {
-        let waiting = self.waiting.iter().map(|((goes, _), (_, kept))| (*goes, kept));
+        let waiting = self.waiting.values().flatten().map(|((goes, _), (_, kept))| (*goes, kept));
         let called = self.called.values().map(|card| (card.goes, &card.kept));
         waiting.chain(called).chain(self.asked.values().map(|(card, _)| (card.goes, &card.kept)))
     }
 
     /// Calls back those for which `concerns` holds: they are wanted soon, whenever they go.
     pub fn call(&mut self, concerns: impl Fn(&Source, &T) -> bool) {
-        let (called, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|((_, source), (_, kept))| concerns(source, kept));
-        self.waiting = waiting.into_iter().collect();
-        self.called.extend(called.into_iter().map(|((goes, source), (size, kept))| (source, Card { goes, size, kept })));
+        for (partition, waiting) in &mut self.waiting {
+            for ((goes, offset), (size, kept)) in extract(waiting, |(_, offset), (_, kept)| concerns(&partition.at(*offset), kept)) {
+                self.called.insert(partition.at(offset), Card { goes, size, kept });
+                self.waiting_len -= 1;
+            }
+        }
         for (source, (card, called)) in &mut self.asked {
             *called |= concerns(source, &card.kept);
         }
@@ -167,21 +170,26 @@ impl<T> Shelf<T> {
 
     /// Calls back one that goes at that time, if it is there: it is wanted soon.
     pub fn call_back(&mut self, goes: Tick, source: Source) {
-        if let Some((key, (size, kept))) = self.waiting.remove_entry(&(goes, source)) {
-            let (goes, source) = key;
-            self.called.insert(source, Card { goes, size, kept });
+        if let Some(card) = self.take_waiting(&source.topic_partition(), (goes, source.offset)) {
+            self.called.insert(source, card);
         }
+    }
+
+    fn take_waiting(&mut self, partition: &TopicPartition, (goes, offset): (Tick, Offset)) -> Option<Card<T>> {
+        let (size, kept) = self.waiting.get_mut(partition)?.remove(&(goes, offset))?;
+        self.waiting_len -= 1;
+        Some(Card { goes, size, kept })
     }
 
     /// When those go that are wanted now, the soonest first; none while something is asked for.
     pub fn wanted(&self, now: Tick) -> impl Iterator<Item = Tick> {
         let idle = self.asked.is_empty();
-        self.due(now).take_while(move |_| idle).map(|((goes, _), _)| *goes)
+        self.due(now).take_while(move |_| idle).map(|(_, goes, ..)| goes)
     }
 
     /// Whether any is wanted that was called back; not while something is asked for.
     pub fn wants_called(&self, now: Tick) -> bool {
-        self.asked.is_empty() && self.called.keys().any(|source| self.is_near(source, now))
+        self.asked.is_empty() && self.called.keys().any(|source| self.is_near(&source.topic_partition(), now))
     }
 
     /// When something will be wanted that is not now, unless an answer comes before.
@@ -189,20 +197,28 @@ impl<T> Shelf<T> {
         if !self.asked.is_empty() {
             return None;
         }
-        let next = self.waiting.range((soon(now).plus(Duration::from_millis(1)), self.lowest.clone())..).next();
+        let later = (soon(now).plus(Duration::from_millis(1)), Offset(i64::MIN));
+        let next = self.waiting.values().filter_map(|waiting| waiting.range(later..).next());
         let next = next.map(|((goes, _), _)| Tick(goes.0 - millis(AHEAD)));
         let back = self.away.values().map(|away| away.until).filter(|until| *until > now);
-        next.into_iter().chain(back).min()
+        next.chain(back).min()
     }
 
-    /// Those that go soon and can be asked for.
-    fn due(&self, now: Tick) -> impl Iterator<Item = (&(Tick, Source), &(usize, T))> {
+    /// Those that go soon and can be asked for, the soonest first: their partitions, when they go, their offsets and sizes.
+    fn due(&self, now: Tick) -> impl Iterator<Item = (&TopicPartition, Tick, Offset, usize)> {
         let soon = soon(now);
-        self.waiting.iter().take_while(move |((goes, _), _)| *goes <= soon).filter(move |((_, source), _)| self.is_near(source, now))
+        let near = self.waiting.iter().filter(move |(partition, _)| self.is_near(partition, now));
+        let mut lists: Vec<_> = near.map(|(partition, waiting)| (partition, waiting.iter().peekable())).collect();
+        std::iter::from_fn(move || {
+            let firsts = lists.iter_mut().filter_map(|(partition, list)| Some((list.peek()?.0, *partition, list)));
+            let (_, partition, list) = firsts.min_by_key(|(key, partition, _)| (**key, *partition))?;
+            let ((goes, offset), (size, _)) = list.next_if(|((goes, _), _)| *goes <= soon)?;
+            Some((partition, *goes, *offset, *size))
+        })
     }
 
-    fn is_near(&self, source: &Source, now: Tick) -> bool {
-        self.away.is_empty() || self.away.get(&source.topic_partition()).is_none_or(|away| away.until <= now)
+    fn is_near(&self, partition: &TopicPartition, now: Tick) -> bool {
+        self.away.get(partition).is_none_or(|away| away.until <= now)
     }
 
     /// Asks for what is wanted and has room: what goes soon, the soonest first, and with at least a quarter of the room those that were called back,
@@ -236,23 +252,22 @@ impl<T> Shelf<T> {
 
     fn ask_due(&mut self, now: Tick, left: &mut Room, alone: &mut bool) {
         let mut chosen = Vec::new();
-        for (key, (size, _)) in self.due(now) {
-            if !fits(left, *size, alone) {
+        for (partition, goes, offset, size) in self.due(now) {
+            if !fits(left, size, alone) {
                 break;
             }
-            chosen.push(key.clone());
+            chosen.push((partition.clone(), (goes, offset)));
         }
-        for key in chosen {
-            if let Some((size, kept)) = self.waiting.remove(&key) {
-                let (goes, source) = key;
-                self.asked.insert(source, (Card { goes, size, kept }, false));
+        for (partition, key) in chosen {
+            if let Some(card) = self.take_waiting(&partition, key) {
+                self.asked.insert(partition.at(key.1), (card, false));
             }
         }
     }
 
     fn ask_called(&mut self, now: Tick, left: &mut Room, alone: &mut bool) {
         let mut chosen = Vec::new();
-        for (source, card) in self.called.iter().filter(|(source, _)| self.is_near(source, now)) {
+        for (source, card) in self.called.iter().filter(|(source, _)| self.is_near(&source.topic_partition(), now)) {
             if !fits(left, card.size, alone) {
                 break;
             }
@@ -281,7 +296,7 @@ impl<T> Shelf<T> {
     pub fn end(&mut self, now: Tick, silent: impl Fn(&TopicPartition) -> bool, roll: f64) {
         for (source, (card, called)) in std::mem::take(&mut self.asked) {
             let partition = source.topic_partition();
-            if self.is_near(&source, now) && silent(&partition) {
+            if self.is_near(&partition, now) && silent(&partition) {
                 let wait = self.away.get(&partition).map_or(AWAY.0, |away| away.wait.saturating_mul(2).min(AWAY.1));
                 let until = now.plus(wait.mul_f64(0.5 + roll.clamp(0.0, 1.0) / 2.0).max(Duration::from_millis(1)));
                 self.away.insert(partition, Away { until, wait });
@@ -296,16 +311,23 @@ impl<T> Shelf<T> {
 
     /// Takes out those of partitions for which `leaves` holds. An answer about one of them is nobody's any more.
     pub fn remove(&mut self, leaves: impl Fn(&TopicPartition) -> bool) -> Vec<(Source, Card<T>)> {
+        let mut gone = Vec::new();
+        for (partition, waiting) in extract(&mut self.waiting, |partition, _| leaves(partition)) {
+            self.waiting_len -= waiting.len();
+            gone.extend(waiting.into_iter().map(|((goes, offset), (size, kept))| (partition.at(offset), Card { goes, size, kept })));
+        }
         let leaves = |source: &Source| leaves(&source.topic_partition());
-        let (waiting, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(|((_, source), _)| leaves(source));
-        self.waiting = stay.into_iter().collect();
-        let (called, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut self.called).into_iter().partition(|(source, _)| leaves(source));
-        self.called = stay.into_iter().collect();
-        let (asked, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut self.asked).into_iter().partition(|(source, _)| leaves(source));
-        self.asked = stay.into_iter().collect();
-        let waiting = waiting.into_iter().map(|((goes, source), (size, kept))| (source, Card { goes, size, kept }));
-        waiting.chain(called).chain(asked.into_iter().map(|(source, (card, _))| (source, card))).collect()
+        gone.extend(extract(&mut self.called, |source, _| leaves(source)));
+        gone.extend(extract(&mut self.asked, |source, _| leaves(source)).into_iter().map(|(source, (card, _))| (source, card)));
+        gone
     }
+}
+
+/// Takes out what is chosen.
+fn extract<K: Ord, V>(map: &mut BTreeMap<K, V>, is_chosen: impl Fn(&K, &V) -> bool) -> BTreeMap<K, V> {
+    let (chosen, others) = std::mem::take(map).into_iter().partition(|(key, value)| is_chosen(key, value));
+    *map = others;
+    chosen
 }
 
 /// Whether one more fits; what may be alone fits in any case, and fills the room.

@@ -80,6 +80,8 @@ pub struct Settings {
     pub dead_letters: Letterbox,
     /// Where it is said how each parked call ended.
     pub deliveries: Option<Topic>,
+    /// Calls that may be put aside to make way for others.
+    pub max_aside: usize,
 }
 
 /// A service whose calls are parked.
@@ -209,7 +211,7 @@ pub async fn run<W: World, S: Subscription>(parts: Parts<W, S>) -> Ended {
     });
     let (commit_interval, stop_timeout, hand_over_timeout) = (settings.commit_interval, settings.stop_timeout, settings.hand_over_timeout);
     let mut drain = Drain {
-        shelf: Shelved::new(refetch, Arc::clone(&budget)),
+        shelf: Shelved::new(refetch, Arc::clone(&budget), settings.max_aside),
         finisher: Finisher::new(
             publisher,
             settings.max_ahead_bytes,

@@ -468,6 +468,7 @@ fn start(plan: &Plan, life: u64, kafka: &Arc<Kafka>, services: &Arc<Services>, o
             together,
             dead_letters: Letterbox::plain(Topic::from(DEAD_LETTERS)),
             deliveries: None,
+            max_aside: fusebox::machine::shelf::MOST,
         },
         routes: vec![drain::Route {
             service: PARKING,

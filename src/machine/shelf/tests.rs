@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::event::{Partition, Topic};
 
 fn at(partition: i32, offset: i64) -> Source {
     Source { topic: Topic::from("retry"), partition: Partition(partition), offset: Offset(offset) }

@@ -175,7 +175,9 @@ impl<W: World> Drain<W> {
         let queue = &self.queues[index];
         let lanes = queue.lanes.iter().filter_map(|(order, lane)| {
             let due = lane.calls.last_due()?;
-            let turn = |paced: &Paced| paced.pace.turn(now, lane.calls.len() - 1, paced.rate, paced.part);
+            // Those of the order that were put aside go before it: each was the last when it was.
+            let before = lane.calls.len() - 1 + self.shelf.len_of(*order);
+            let turn = |paced: &Paced| paced.pace.turn(now, before, paced.rate, paced.part);
             Some((Some(*order), self.paces.get(order).map_or(due, |paced| due.max(turn(paced)))))
         });
         queue.waiting.last_due().map(|due| (None, due)).into_iter().chain(lanes).max_by_key(|(_, turn)| *turn)

@@ -19,7 +19,7 @@ use super::keys::{Behind, Turn};
 use super::{Drain, Finished, Waiting};
 use crate::event::envelope::{Parked, Parking};
 use crate::event::{Headers, Incoming, Offset, Source, TopicPartition, UnixMillis};
-use crate::machine::shelf::{AHEAD, Card, LEAST, Levels, MOST, Room, Shelf};
+use crate::machine::shelf::{AHEAD, Card, LEAST, Levels, Room, Shelf};
 use crate::machine::time::Tick;
 use crate::pipeline::finisher::Aside;
 use crate::pipeline::ports::{Budget, Chance as _, Clock as _, Refetch, RefetchError, Refetched, World};
@@ -34,6 +34,9 @@ pub(super) struct Shelved {
     considered: BTreeSet<Uuid>,
     /// Questions in a row that had no answer.
     unanswered: u32,
+    max: usize,
+    /// How many there are of each order.
+    of_orders: BTreeMap<Uuid, usize>,
 }
 
 struct Question {
@@ -96,8 +99,18 @@ pub(super) struct OnShelf {
 }
 
 impl Shelved {
-    pub fn new(reader: Arc<dyn Refetch>, budget: Arc<Budget>) -> Self {
-        Self { calls: Shelf::default(), reader, budget, question: None, considered: BTreeSet::new(), unanswered: 0 }
+    /// At most `max` calls are put aside for others to be read.
+    pub fn new(reader: Arc<dyn Refetch>, budget: Arc<Budget>, max: usize) -> Self {
+        Self {
+            calls: Shelf::default(),
+            reader,
+            budget,
+            question: None,
+            considered: BTreeSet::new(),
+            unanswered: 0,
+            max,
+            of_orders: BTreeMap::new(),
+        }
     }
 
     /// Waits for the answer to the question that is out.
@@ -139,6 +152,35 @@ impl Shelved {
         all
     }
 
+    fn put(&mut self, source: Source, card: Card<Kept>) {
+        if let Some(order) = card.kept.order() {
+            *self.of_orders.entry(order).or_default() += 1;
+        }
+        self.calls.put(source, card);
+    }
+
+    fn take(&mut self, source: &Source) -> Option<Kept> {
+        let Card { kept, .. } = self.calls.take(source)?;
+        self.left(&kept);
+        Some(kept)
+    }
+
+    fn left(&mut self, kept: &Kept) {
+        if let Some(order) = kept.order()
+            && let Some(of_order) = self.of_orders.get_mut(&order)
+        {
+            *of_order -= 1;
+            if *of_order == 0 {
+                self.of_orders.remove(&order);
+            }
+        }
+    }
+
+    /// How many calls of an order are there.
+    pub fn len_of(&self, order: Uuid) -> usize {
+        self.of_orders.get(&order).copied().unwrap_or_default()
+    }
+
     /// How many calls there is room for that come back.
     pub fn room_to_come_back(&self) -> usize {
         self.levels().ceiling().records
@@ -164,7 +206,7 @@ impl<W: World> Drain<W> {
     pub(super) fn tend_shelf(&mut self, now: Tick) -> Option<Tick> {
         if self.shelf.budget.is_pressed() && !self.finisher.holds_all() {
             for index in (0..self.queues.len()).filter(|index| self.would_go(*index, now)).collect::<Vec<_>>() {
-                self.make_way(index, now, |shelf, _| (!shelf.budget.has_room()).then(|| now.plus(LEAST)));
+                self.make_way(index, now, self.shelf.max, |shelf, _| (!shelf.budget.has_room()).then(|| now.plus(LEAST)));
             }
         }
         if self.shelf.calls.is_empty() || self.shelf.question.is_some() {
@@ -193,7 +235,9 @@ impl<W: World> Drain<W> {
                 // Nothing that would be wanted again at once.
                 None => called.then(|| now.plus(AHEAD)),
             };
-            self.make_way(index, now, |shelf, put| (!shelf.levels().is_free(shelf.held())).then(|| after(put)).flatten());
+            // For those that come back there is room for as many more as memory may be full of.
+            let max = self.shelf.max + self.shelf.levels().0.records;
+            self.make_way(index, now, max, |shelf, put| (!shelf.levels().is_free(shelf.held())).then(|| after(put)).flatten());
         }
         // Nothing here can make room by going, by being finished, or by making way: what the budget is full of waits for what is on the shelf. What comes alone
         // is one over the bound, and what fails and keeps its place stays here: so no second one comes before that has gone.
@@ -223,19 +267,20 @@ impl<W: World> Drain<W> {
             && self.paused_until(index).is_none()
     }
 
-    /// Puts calls of a queue aside, the last to go first, while there is a time `after` which they go; it is asked with how many were put aside.
-    fn make_way(&mut self, index: usize, now: Tick, after: impl Fn(&Shelved, usize) -> Option<Tick>) {
+    /// Puts calls of a queue aside, at most `max` with those that are, the last to go first, while there is a time `after` which they go; it is asked with
+    /// how many were put aside.
+    fn make_way(&mut self, index: usize, now: Tick, max: usize, after: impl Fn(&Shelved, usize) -> Option<Tick>) {
         let (mut stay, mut put) = (Vec::new(), 0);
         // Those whose turn has not even come, first.
-        while after(&self.shelf, put).is_some_and(|_| self.shelf.calls.len() < MOST)
+        while after(&self.shelf, put).is_some_and(|_| self.shelf.calls.len() < max)
             && let Some(Behind { begun, first_parked_at, .. }) = self.keys.put_aside(index)
         {
             let waits = Waits::ForKey(self.keys.key(&begun.record).unwrap_or_default());
             let (source, size, aside) = self.finisher.put_aside(begun);
-            self.shelf.calls.put(source, Card { goes: Tick::NEVER, size, kept: Kept { aside, queue: index, first_parked_at, waits } });
+            self.shelf.put(source, Card { goes: Tick::NEVER, size, kept: Kept { aside, queue: index, first_parked_at, waits } });
             put += 1;
         }
-        while let Some(after) = after(&self.shelf, put).filter(|_| self.shelf.calls.len() < MOST) {
+        while let Some(after) = after(&self.shelf, put).filter(|_| self.shelf.calls.len() < max) {
             let Some((lane, turn)) = self.last_to_go(index, now).filter(|(_, turn)| *turn > after) else { break };
             let Some((due, waiting)) = self.queues[index].pop_last(lane) else { break };
             if !self.finisher.is_current(&waiting.begun) {
@@ -253,7 +298,7 @@ impl<W: World> Drain<W> {
             let turn = key.map(|key| Box::new(HasTurn { key, parking }));
             let (source, size, aside) = self.finisher.put_aside(begun);
             let kept = Kept { aside, queue: index, first_parked_at: parking.first_parked_at, waits: Waits::ForTime { order, due, turn } };
-            self.shelf.calls.put(source, Card { goes, size, kept });
+            self.shelf.put(source, Card { goes, size, kept });
             put += 1;
         }
         for (lane, due, waiting) in stay {
@@ -297,7 +342,7 @@ impl<W: World> Drain<W> {
 
     fn came_again(&mut self, record: Incoming, reserved: &mut BTreeMap<Source, usize>) {
         // Its life may be over: then it is nobody's.
-        let Some(Card { kept, .. }) = self.shelf.calls.take(&record.source) else { return };
+        let Some(kept) = self.shelf.take(&record.source) else { return };
         let Some(size) = reserved.remove(&record.source) else { return };
         let begun = self.finisher.take_up(record, size, kept.aside);
         let Waits::ForTime { order: was, due, turn } = kept.waits else { return self.come(begun) };
@@ -316,7 +361,7 @@ impl<W: World> Drain<W> {
     fn gone(&mut self, places: Vec<Source>, reserved: &mut BTreeMap<Source, usize>) {
         let mut told: BTreeMap<TopicPartition, (Offset, Offset, usize)> = BTreeMap::new();
         for source in places {
-            let Some(Card { kept, .. }) = self.shelf.calls.take(&source) else { continue };
+            let Some(kept) = self.shelf.take(&source) else { continue };
             let Some(size) = reserved.remove(&source) else { continue };
             let (_, last, calls) = told.entry(source.topic_partition()).or_insert((source.offset, source.offset, 0));
             (*last, *calls) = (source.offset, *calls + 1);
@@ -357,6 +402,7 @@ impl<W: World> Drain<W> {
     /// Lets go what is on the shelf of partitions.
     pub(super) fn let_shelved_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
         for (source, card) in self.shelf.calls.remove(leaves) {
+            self.shelf.left(&card.kept);
             self.finisher.forget_aside(&source, card.kept.aside);
         }
     }

@@ -163,6 +163,10 @@ impl Rig {
     }
 
     fn start_with(size: usize, budget: Arc<Budget>, max: Duration, ordered: bool) -> Self {
+        Self::start_holding(size, budget, max, ordered, crate::machine::shelf::MOST)
+    }
+
+    fn start_holding(size: usize, budget: Arc<Budget>, max: Duration, ordered: bool, max_aside: usize) -> Self {
         let (clock, witness, stop, service) = (PausedClock::new(), Arc::new(Notes::default()), Stop::new(), Arc::new(Held::default()));
         let settings = breaker::Settings {
             recovery_timeout_max: TIMEOUT,
@@ -189,6 +193,7 @@ impl Rig {
                 together: None,
                 dead_letters: Letterbox::plain(Topic::from("dead-letters")),
                 deliveries: None,
+                max_aside,
             },
             routes: vec![Route { service: 0, name: "notifier".to_owned(), guard: Arc::new(guard), bounds, concurrency: 6, ordered }],
             subscription: Given { intake: given, size: Arc::clone(&size), held: Arc::clone(&held) },

@@ -278,6 +278,45 @@ async fn what_is_released_slowly_waits_on_the_shelf_for_its_turn() {
     assert_eq!(rig.read(200..400, |_| 60 * MINUTE).await, 400);
     let times = rig.deliver(Duration::from_secs(120)).await;
     assert_eq!(times.len() + 40, 200);
+    let again = rig.log.again.load(Relaxed);
+    assert!(again <= 2 * 200, "each is considered once, and read again when it is to go: {again}");
+}
+
+/// As large a backlog as there is room for on the shelf, and memory full of calls that go later than those on it.
+async fn full() -> (Rig, i64) {
+    let rig = Rig::start_holding(1, Budget::new(40, 1 << 20), Duration::from_secs(2 * 3_600), false, 100);
+    rig.assign([0]).await;
+    for offset in 0..20 {
+        rig.hand(vec![rig.record(0, offset, "soon", rig.due_in(5 * MINUTE))]).await;
+    }
+    let mut next = rig.read(20..125, |_| 5 * MINUTE).await;
+    let of_soon = Selection { cameras: ["soon".to_owned()].into(), ..Selection::default() };
+    rig.orders.hear(Order { id: Uuid::from_u128(8), ..rig.order_of(Act::Release, of_soon, None, 20) }.into());
+    rig.deliver(Duration::from_secs(1)).await;
+    for _ in 0..4 {
+        next = rig.read(next..next + 40, |_| 60 * MINUTE).await;
+        rig.pause().await;
+    }
+    tokio::time::sleep(ROUND * 2).await;
+    assert!(rig.shelved().shelved >= 100 && rig.budget.held().0 >= 38, "{:?} {:?}", rig.shelved(), rig.budget.held());
+    (rig, next)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_shelf_goes_when_it_is_time() {
+    let (rig, _) = full().await;
+    tokio::time::sleep(Duration::from_millis(4 * MINUTE)).await;
+    let times = rig.deliver(Duration::from_millis(2 * MINUTE)).await;
+    let late = times.last().expect("they go") - times[0];
+    assert!(times.len() == 105 && late < 3_000, "{} within {late} ms", times.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_reaches_what_is_on_a_full_shelf() {
+    let (rig, next) = full().await;
+    rig.orders.hear(rig.order_of(Act::Discard, Selection::default(), None, 100).into());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(rig.published.lock().expect("unpoisoned").len(), 80, "of {next}, and 20 that have gone");
 }
 
 #[tokio::test(start_paused = true)]
