@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::json::write;
 use super::{Event, Headers, Record, Topic, UnixMillis};
 
 /// What became of an event.
@@ -121,12 +122,6 @@ fn stage(json: &mut Vec<u8>, outcome: &StageOutcome) {
     json.extend_from_slice(b",\"circuit_breaker_state\":");
     write(json, circuit_breaker_state);
     json.push(b'}');
-}
-
-/// Appends one value.
-fn write<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
-    // Nothing that is written here can fail: text, a number, coordinates.
-    drop(serde_json::to_writer(json, value));
 }
 
 /// Builds the outcome's record, keyed as its event is ordered.

@@ -17,6 +17,7 @@ use super::turns::Class;
 use crate::event::dead_letter::{Code, DeadLetter, Letterbox};
 use crate::event::envelope::{self, Parking, Reason};
 use crate::event::headers::name;
+use crate::event::json::write_members;
 use crate::event::outcome::{self, NULL, StageOutcome, Status};
 use crate::event::{Event, Incoming, Record, Topic, UnixMillis};
 use crate::machine::disposition::{Bounds, End, FallbackKind, Live, live};
@@ -402,16 +403,9 @@ fn everything(event: &Bytes, results: &[(&str, Bytes)]) -> Bytes {
     let mut body = Vec::with_capacity(event.len() + 64 + results.iter().map(|(_, data)| data.len() + 32).sum::<usize>());
     body.extend_from_slice(b"{\"event\":");
     body.extend_from_slice(event);
-    body.extend_from_slice(b",\"results\":{");
-    for (index, (service, data)) in results.iter().enumerate() {
-        if index > 0 {
-            body.push(b',');
-        }
-        body.extend_from_slice(serde_json::Value::from(*service).to_string().as_bytes());
-        body.push(b':');
-        body.extend_from_slice(data);
-    }
-    body.extend_from_slice(b"}}");
+    body.extend_from_slice(b",\"results\":");
+    write_members(&mut body, results);
+    body.push(b'}');
     body.into()
 }
 
