@@ -154,6 +154,7 @@ mod tests {
             camera_id: camera.into(),
             key: Bytes::from_static(b"k"),
             json: Bytes::from_static(b"{}"),
+            known: crate::event::known::Known::default(),
             headers: Headers::new(),
         };
         let outcome = |success, data: &'static [u8], error_type| StageOutcome {

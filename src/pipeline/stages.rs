@@ -211,8 +211,8 @@ impl<W: World> Stages<W> {
         if stage.when.as_ref().and_then(Condition::constant) == Some(false) {
             return Ok(Next::Stage);
         }
-        // Read by the first stage that looks into it.
-        let document = document.get_or_insert_with(|| Document::of(&event.json));
+        // Made by the first stage that looks into it.
+        let document = document.get_or_insert_with(|| Document::of_event(event));
         let scope = Scope { event: document, results: &progress.results, headers: &event.headers };
         if let Some(when) = &stage.when
             && !when.holds(&scope)?

@@ -262,6 +262,7 @@ impl Rig {
             camera_id: camera.into(),
             key: Bytes::copy_from_slice(camera.as_bytes()),
             json: Bytes::from_static(b"{}"),
+            known: crate::event::known::Known::default(),
         };
         let call = envelope::Call {
             service: "notifier",
