@@ -110,6 +110,8 @@ pub struct Call<'a> {
     pub method: &'a str,
     /// The path on the service.
     pub path: &'a str,
+    /// What the service knows a repeated call by ([`idempotency_key`]).
+    pub idempotency_key: &'a str,
     /// The request's body: JSON, written as it is.
     pub body: &'a Bytes,
     /// The finished stages' data, by service: JSON, written as it is.
@@ -148,7 +150,12 @@ struct Request<'a> {
 
 /// What a service knows a repeated call by.
 pub fn idempotency_key(event_id: Uuid, service: &str) -> String {
-    format!("{event_id}/{service}")
+    let id = event_id.as_hyphenated();
+    let mut key = String::with_capacity(uuid::fmt::Hyphenated::LENGTH + 1 + service.len());
+    key.push_str(id.encode_lower(&mut Uuid::encode_buffer()));
+    key.push('/');
+    key.push_str(service);
+    key
 }
 
 /// Headers of a parked call at most: ours, and two of a trace.
@@ -182,10 +189,11 @@ pub fn park(topic: &Topic, call: &Call<'_>, parking: Parking, now: UnixMillis) -
 /// The record's value, written by hand: its body and its results were checked when they came, and reading them once more would cost as much as
 /// all the rest.
 fn envelope(call: &Call<'_>) -> Vec<u8> {
-    let Call { service, event, method, path, body, results } = call;
+    let Call { service, event, method, path, idempotency_key, body, results } = call;
     debug_assert!(is_json(body) && results.iter().all(|(_, data)| is_json(data)), "the parts of a parked call are JSON");
     let answers: usize = results.iter().map(|(service, data)| service.len() + data.len() + 4).sum();
-    let mut json = Vec::with_capacity(320 + event.camera_id.len() + 2 * service.len() + path.len() + body.len() + answers);
+    let texts = event.camera_id.len() + service.len() + path.len() + idempotency_key.len();
+    let mut json = Vec::with_capacity(320 + texts + body.len() + answers);
     json.extend_from_slice(b"{\"version\":");
     write(&mut json, &VERSION);
     json.extend_from_slice(b",\"service\":");
@@ -199,7 +207,7 @@ fn envelope(call: &Call<'_>) -> Vec<u8> {
     json.extend_from_slice(b",\"path\":");
     write(&mut json, path);
     json.extend_from_slice(b",\"idempotency_key\":");
-    write(&mut json, &idempotency_key(event.id, service));
+    write(&mut json, idempotency_key);
     json.extend_from_slice(b",\"body\":");
     json.extend_from_slice(body);
     json.extend_from_slice(b"},\"results\":");

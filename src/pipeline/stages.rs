@@ -268,12 +268,12 @@ impl<W: World> Stages<W> {
             },
             Live::Park { reason } => {
                 outcome.parked = true;
-                let record = self.park(stage, event, &body, &progress.results, &guarded, reason);
+                let record = self.park(stage, event, request, &progress.results, &guarded, reason);
                 progress.leaves.push(Leaving { record, what: Left::Parked { service: stage.service, reason } });
                 self.witness.tell(Fact::FellBack { service: stage.service, kind: FallbackKind::Park });
             }
             Live::DeadLetter(code) => {
-                let parked = self.park(stage, event, &body, &progress.results, &guarded, Reason::CircuitOpen);
+                let parked = self.park(stage, event, request, &progress.results, &guarded, Reason::CircuitOpen);
                 let error = match code {
                     Code::RejectedByService => format!("service `{}` refused the call for good", stage.name),
                     _ => format!("service `{}` failed {} times, which is as often as it may", stage.name, guarded.failed_calls),
@@ -328,13 +328,22 @@ impl<W: World> Stages<W> {
         stand_in
     }
 
-    fn park(&self, stage: &Stage<W>, event: &Event, body: &Bytes, results: &[(&str, Bytes)], guarded: &Guarded, reason: Reason) -> Record {
+    fn park(
+        &self,
+        stage: &Stage<W>,
+        event: &Event,
+        request: Request<'_>,
+        results: &[(&str, Bytes)],
+        guarded: &Guarded,
+        reason: Reason,
+    ) -> Record {
+        let Request { body, idempotency_key, .. } = request;
         let now = self.clock.wall();
         let (topic, delay, ordered) = match &stage.fallback {
             Fallback::Park { topic, bounds, ordered } => (topic, first_delay(guarded, bounds, self.chance.roll()), *ordered),
             _ => (&self.dead_letters.topic, Duration::ZERO, false),
         };
-        let call = envelope::Call { service: &stage.name, event, method: &stage.method, path: &stage.path, body, results };
+        let call = envelope::Call { service: &stage.name, event, method: &stage.method, path: &stage.path, idempotency_key, body, results };
         let parking = Parking { reason, attempt: guarded.failed_calls, parks: 1, not_before: now.plus(delay), first_parked_at: now };
         // All of a key on one partition: that of its events' number, however many there are, so that no partition that is added moves it.
         let partition = ordered.then_some(event.source.partition);

@@ -33,7 +33,16 @@ fn parked(parking: Parking) -> Record {
     let event = event();
     let body = Bytes::from_static(br#"{"n":1.50,"big":123456789012345678901234567890}"#);
     let results = [("rag", Bytes::from_static(b"{\"z\":1,\"a\":2}")), ("rule \"gen\"", Bytes::from_static(b"[null]"))];
-    let call = Call { service: "notifier", event: &event, method: "POST", path: "/notify?a=b", body: &body, results: &results };
+    let key = idempotency_key(event.id, "notifier");
+    let call = Call {
+        service: "notifier",
+        event: &event,
+        method: "POST",
+        path: "/notify?a=b",
+        idempotency_key: &key,
+        body: &body,
+        results: &results,
+    };
     park(&topic(), &call, parking, NOW)
 }
 
@@ -215,7 +224,7 @@ fn by_serde(call: &Call<'_>) -> Vec<u8> {
         request: Object(Request {
             method: call.method.into(),
             path: call.path.into(),
-            idempotency_key: idempotency_key(call.event.id, call.service).into(),
+            idempotency_key: call.idempotency_key.into(),
             body: serde_json::from_slice(call.body).expect("JSON"),
         }),
         results: call
@@ -230,14 +239,14 @@ fn by_serde(call: &Call<'_>) -> Vec<u8> {
 proptest! {
     #[test]
     fn an_envelope_is_written_as_serde_writes_it(
-        (service, camera, method, path) in (any::<String>(), any::<String>(), "[A-Z]{3,5}", any::<String>()),
+        (service, camera, method, path, key) in (any::<String>(), any::<String>(), "[A-Z]{3,5}", any::<String>(), any::<String>()),
         id in any::<u128>(),
         body in json(),
         results in proptest::collection::vec((any::<String>(), json()), 0..4),
     ) {
         let event = Event { id: Uuid::from_u128(id), camera_id: camera.into(), ..event() };
         let results: Vec<_> = results.iter().map(|(service, data)| (service.as_str(), data.clone())).collect();
-        let call = Call { service: &service, event: &event, method: &method, path: &path, body: &body, results: &results };
+        let call = Call { service: &service, event: &event, method: &method, path: &path, idempotency_key: &key, body: &body, results: &results };
         let record = park(&topic(), &call, FIRST, NOW);
         let expected = by_serde(&call);
         prop_assert_eq!(record.value.as_deref().map(String::from_utf8_lossy), Some(String::from_utf8_lossy(&expected)));

@@ -269,6 +269,7 @@ impl Rig {
             event: &event,
             method: "POST",
             path: "/",
+            idempotency_key: &envelope::idempotency_key(id, "notifier"),
             body: &Bytes::from_static(b"{}"),
             results: &[],
         };
