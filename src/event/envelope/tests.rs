@@ -214,7 +214,7 @@ fn an_envelope_damaged_anywhere_has_an_answer() {
     }
 }
 
-/// The value as serde writes it: what versions before this one wrote, and read.
+/// The value as serde writes it.
 fn by_serde(call: &Call<'_>) -> Vec<u8> {
     let envelope = Envelope {
         version: VERSION,
