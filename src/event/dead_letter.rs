@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::foreign::{self, About, Style};
-use super::headers::name;
+use super::headers::{Values, name};
 use super::{Headers, Incoming, Offset, Partition, Record, Source, Topic, UnixMillis};
 
 /// Why a record is a dead letter: a stable word for programs.
@@ -144,7 +144,7 @@ impl DeadLetter<'_> {
         headers.set(name::ERROR_CODE, self.code.as_str());
         headers.set(name::ERROR, self.error.as_ref().to_owned());
         headers.set(name::DEAD_LETTERED_AT, now.0.to_string());
-        set_origin(&mut headers, self.origin);
+        set_origin(&mut headers, &mut Values::default(), self.origin);
         if headers.number::<u32>(name::REDRIVES).is_none() {
             headers.set(name::REDRIVES, "0");
         }
@@ -189,10 +189,10 @@ pub fn smaller(record: Record) -> Option<Record> {
 }
 
 /// Writes an event's coordinates.
-pub(super) fn set_origin(headers: &mut Headers, origin: &Source) {
-    headers.set(name::ORIGIN_TOPIC, origin.topic.as_str().to_owned());
-    headers.set(name::ORIGIN_PARTITION, origin.partition.to_string());
-    headers.set(name::ORIGIN_OFFSET, origin.offset.to_string());
+pub(super) fn set_origin(headers: &mut Headers, values: &mut Values, origin: &Source) {
+    headers.set(name::ORIGIN_TOPIC, values.of(&origin.topic));
+    headers.set(name::ORIGIN_PARTITION, values.of(origin.partition));
+    headers.set(name::ORIGIN_OFFSET, values.of(origin.offset));
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::dead_letter::Code;
 use super::detection::Detection;
 use super::headers::name;
 use super::json::{Checked, CheckedObject, Members, Text};
+use super::known::Known;
 use super::{Headers, Incoming, Source, UnixMillis, cloudevents};
 
 /// A readable event: what the pipeline routes by, and the whole object as JSON.
@@ -33,6 +34,8 @@ pub struct Event {
     /// The event as a JSON object: as written, with `id`, `timestamp`, `notification_channels` and `recipients` filled in
     /// where they were absent or null.
     pub json: Bytes,
+    /// Where members of that object lie.
+    pub known: Known,
     /// The record's headers.
     pub headers: Headers,
 }
@@ -120,12 +123,14 @@ pub fn decode(record: &Incoming, max_bytes: usize, now: UnixMillis) -> Result<Ev
     };
     fields.check()?;
     let json = fields.filled_in(&wrapped.data, text, id, timestamp, wrapped.event_type.as_deref());
+    // An object that was written anew has its members elsewhere.
+    let known = if json.as_ptr() == text.trim_ascii().as_ptr() { fields.known(text.trim_ascii()) } else { Known::default() };
     // An empty key is some producers' way to send none: taken as a key it would put every camera into one lane.
     let key = match &record.key {
         Some(key) if !key.is_empty() => key.clone(),
         Some(_) | None => Bytes::copy_from_slice(camera_id.as_bytes()),
     };
-    Ok(Event { source: record.source.clone(), id, camera_id: camera_id.into(), key, json, headers: record.headers.clone() })
+    Ok(Event { source: record.source.clone(), id, camera_id: camera_id.into(), key, json, known, headers: record.headers.clone() })
 }
 
 /// What a redriven record says of the one that was read first: it keeps its identity, and its time.
@@ -272,6 +277,27 @@ impl<'a> Fields<'a> {
             ("notification_channels", self.notification_channels),
             ("recipients", self.recipients),
         ]
+    }
+
+    /// Where they lie in the text that they were read from.
+    fn known(&self, text: &str) -> Known {
+        Known::of(
+            text,
+            [
+                self.id,
+                self.timestamp,
+                self.camera_id,
+                self.event_type,
+                self.label,
+                self.detections,
+                self.activity,
+                self.metadata,
+                self.query,
+                self.notification_channels,
+                self.recipients,
+            ]
+            .map(Member::value),
+        )
     }
 
     /// The object with the fields that have defaults filled in. Where nothing is to be filled in, no byte is copied.

@@ -7,14 +7,14 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::dead_letter::{Code, set_origin};
 use super::decode::Unreadable;
-use super::headers::name;
-use super::json::Object;
+use super::headers::{Values, name};
+use super::json::{Object, write, write_members};
 use super::{Event, Headers, Incoming, Offset, Partition, Record, Source, Topic, UnixMillis};
 
 /// The envelope's version: raised when a reader of the old one could not read the new one.
@@ -110,13 +110,17 @@ pub struct Call<'a> {
     pub method: &'a str,
     /// The path on the service.
     pub path: &'a str,
-    /// The request's body, JSON.
+    /// What the service knows a repeated call by ([`idempotency_key`]).
+    pub idempotency_key: &'a str,
+    /// The request's body: JSON, written as it is.
     pub body: &'a Bytes,
-    /// The finished stages' data, by service.
+    /// The finished stages' data, by service: JSON, written as it is.
     pub results: &'a [(&'a str, Bytes)],
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[cfg_attr(not(test), expect(dead_code, reason = "of some fields it only matters that they are there"))]
 struct Envelope<'a> {
     version: u32,
     #[serde(borrow)]
@@ -130,7 +134,9 @@ struct Envelope<'a> {
     results: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[cfg_attr(not(test), expect(dead_code, reason = "of some fields it only matters that they are there"))]
 struct Request<'a> {
     #[serde(borrow)]
     method: Cow<'a, str>,
@@ -144,57 +150,82 @@ struct Request<'a> {
 
 /// What a service knows a repeated call by.
 pub fn idempotency_key(event_id: Uuid, service: &str) -> String {
-    format!("{event_id}/{service}")
+    let id = event_id.as_hyphenated();
+    let mut key = String::with_capacity(uuid::fmt::Hyphenated::LENGTH + 1 + service.len());
+    key.push_str(id.encode_lower(&mut Uuid::encode_buffer()));
+    key.push('/');
+    key.push_str(service);
+    key
 }
 
-/// Builds the record that parks a call. Its body and results are JSON; what is not becomes null.
+/// Headers of a parked call at most: ours, and two of a trace.
+const MOST_HEADERS: usize = 13;
+
+/// Builds the record that parks a call.
 pub fn park(topic: &Topic, call: &Call<'_>, parking: Parking, now: UnixMillis) -> Record {
-    let results = call.results.iter().map(|(service, data)| (Cow::Borrowed(*service), json(data))).collect();
-    let envelope = Envelope {
-        version: VERSION,
-        service: call.service.into(),
-        event_id: call.event.id,
-        camera_id: Cow::Borrowed(&call.event.camera_id),
-        request: Object(Request {
-            method: call.method.into(),
-            path: call.path.into(),
-            idempotency_key: idempotency_key(call.event.id, call.service).into(),
-            body: json(call.body),
-        }),
-        results,
-    };
-    let mut headers = Headers::new();
+    let mut headers = Headers::with_capacity(MOST_HEADERS);
     for (name, value) in call.event.trace() {
         headers.append(name, Some(value.clone()));
     }
-    headers.set(name::SERVICE, call.service.to_owned());
-    headers.set(name::EVENT_ID, call.event.id.to_string());
-    set_origin(&mut headers, &call.event.source);
+    let mut values = Values::default();
+    headers.set(name::SERVICE, values.of(call.service));
+    headers.set(name::EVENT_ID, values.of(call.event.id));
+    set_origin(&mut headers, &mut values, &call.event.source);
     // How often it was redriven is a fact of the event: its calls' letters are bounded by it too.
     if let Some(redrives) = call.event.headers.number::<u32>(name::REDRIVES) {
-        headers.set(name::REDRIVES, redrives.to_string());
+        headers.set(name::REDRIVES, values.of(redrives));
     }
-    set_parking(&mut headers, parking);
+    set_parking(&mut headers, &mut values, parking);
     Record {
         topic: topic.clone(),
         partition: None,
         key: Some(call.event.key.clone()),
-        value: Some(serde_json::to_vec(&envelope).unwrap_or_default().into()),
+        value: Some(envelope(call).into()),
         headers,
         timestamp: now,
     }
 }
 
-fn json(bytes: &Bytes) -> &RawValue {
-    serde_json::from_slice(bytes).unwrap_or(RawValue::NULL)
+/// The record's value, written by hand: its body and its results were checked when they came, and reading them once more would cost as much as
+/// all the rest.
+fn envelope(call: &Call<'_>) -> Vec<u8> {
+    let Call { service, event, method, path, idempotency_key, body, results } = call;
+    debug_assert!(is_json(body) && results.iter().all(|(_, data)| is_json(data)), "the parts of a parked call are JSON");
+    let answers: usize = results.iter().map(|(service, data)| service.len() + data.len() + 4).sum();
+    let texts = event.camera_id.len() + service.len() + path.len() + idempotency_key.len();
+    let mut json = Vec::with_capacity(320 + texts + body.len() + answers);
+    json.extend_from_slice(b"{\"version\":");
+    write(&mut json, &VERSION);
+    json.extend_from_slice(b",\"service\":");
+    write(&mut json, service);
+    json.extend_from_slice(b",\"event_id\":");
+    write(&mut json, &*event.id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+    json.extend_from_slice(b",\"camera_id\":");
+    write(&mut json, &*event.camera_id);
+    json.extend_from_slice(b",\"request\":{\"method\":");
+    write(&mut json, method);
+    json.extend_from_slice(b",\"path\":");
+    write(&mut json, path);
+    json.extend_from_slice(b",\"idempotency_key\":");
+    write(&mut json, idempotency_key);
+    json.extend_from_slice(b",\"body\":");
+    json.extend_from_slice(body);
+    json.extend_from_slice(b"},\"results\":");
+    write_members(&mut json, results);
+    json.push(b'}');
+    json
 }
 
-fn set_parking(headers: &mut Headers, parking: Parking) {
+fn is_json(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<&RawValue>(bytes).is_ok()
+}
+
+fn set_parking(headers: &mut Headers, values: &mut Values, parking: Parking) {
     headers.set(name::REASON, parking.reason.as_str());
-    headers.set(name::ATTEMPT, parking.attempt.to_string());
-    headers.set(name::PARKS, parking.parks.to_string());
-    headers.set(name::NOT_BEFORE, parking.not_before.0.to_string());
-    headers.set(name::FIRST_PARKED_AT, parking.first_parked_at.0.to_string());
+    headers.set(name::ATTEMPT, values.of(parking.attempt));
+    headers.set(name::PARKS, values.of(parking.parks));
+    headers.set(name::NOT_BEFORE, values.of(parking.not_before.0));
+    headers.set(name::FIRST_PARKED_AT, values.of(parking.first_parked_at.0));
 }
 
 /// A call that was read from a retry topic.
@@ -223,11 +254,11 @@ pub struct Parked {
 impl Parked {
     /// The record that parks the call once more, behind everything else on its topic.
     pub fn again(&self, parking: Parking, now: UnixMillis) -> Record {
-        let mut headers = self.record.headers.clone();
-        set_parking(&mut headers, parking);
+        let (mut headers, mut values) = (self.record.headers.clone(), Values::default());
+        set_parking(&mut headers, &mut values, parking);
         let (partition, offset) = self.first;
-        headers.set(name::FIRST_PARKED_PARTITION, partition.0.to_string());
-        headers.set(name::FIRST_PARKED_OFFSET, offset.0.to_string());
+        headers.set(name::FIRST_PARKED_PARTITION, values.of(partition));
+        headers.set(name::FIRST_PARKED_OFFSET, values.of(offset));
         Record {
             topic: self.record.source.topic.clone(),
             partition: None,
@@ -337,11 +368,13 @@ mod results {
     use std::fmt;
 
     use serde::de::{Deserializer, MapAccess, Visitor};
+    #[cfg(test)]
     use serde::ser::{SerializeMap, Serializer};
     use serde_json::value::RawValue;
 
     type Results<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
 
+    #[cfg(test)]
     pub(super) fn serialize<S: Serializer>(results: &Results<'_>, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(results.len()))?;
         for (service, data) in results {

@@ -1,7 +1,9 @@
 //! Kafka record headers: an ordered list in which a name may stand more than once, and the names that Fusebox writes.
 
-use bytes::Bytes;
 use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+
+use bytes::{Bytes, BytesMut};
 
 /// The headers that Fusebox writes. Each is replaced, never piled up, when a record is published again.
 pub mod name {
@@ -75,6 +77,11 @@ impl Headers {
         Self(Vec::new())
     }
 
+    /// No headers, with room for so many.
+    pub fn with_capacity(headers: usize) -> Self {
+        Self(Vec::with_capacity(headers))
+    }
+
     /// Adds a header behind the others, also when the name is there already.
     pub fn append(&mut self, name: impl Into<Cow<'static, str>>, value: Option<Bytes>) {
         self.0.push((name.into(), value));
@@ -122,6 +129,26 @@ impl Headers {
     }
 }
 
+/// Values of a record's headers as text, in one piece of memory that they share.
+#[derive(Debug)]
+pub(super) struct Values(BytesMut);
+
+impl Default for Values {
+    fn default() -> Self {
+        // As much as a parked call's take.
+        Self(BytesMut::with_capacity(192))
+    }
+}
+
+impl Values {
+    /// What is displayed of a value.
+    pub(super) fn of(&mut self, value: impl fmt::Display) -> Bytes {
+        // The memory grows as it must: writing into it does not fail.
+        let _ = write!(self.0, "{value}");
+        self.0.split().freeze()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +165,13 @@ mod tests {
         assert_eq!(headers.number::<u32>(name::ATTEMPT), Some(3));
         assert_eq!(headers.get("other"), None);
         assert_eq!(headers.iter().count(), 2);
+    }
+
+    #[test]
+    fn values_stay_what_they_were_when_more_are_written_than_there_was_room_for() {
+        let mut values = Values::default();
+        let long = "x".repeat(300);
+        let all = [values.of(7), values.of(""), values.of(&long), values.of(-1)];
+        assert_eq!(all, ["7", "", long.as_str(), "-1"].map(|text| Bytes::copy_from_slice(text.as_bytes())));
     }
 }

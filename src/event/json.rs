@@ -1,9 +1,12 @@
-//! Pieces of JSON as serde reads them: text that is borrowed, values that are checked and thrown away, objects that are nothing else.
+//! Pieces of JSON as serde reads them: text that is borrowed, values that are checked and thrown away, objects that are nothing else. And as
+//! they are written by hand.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
+use bytes::Bytes;
+use serde::Serialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -33,6 +36,25 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
+/// Writes one value of which nothing can fail: text, a number, a word.
+pub(crate) fn write<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
+    drop(serde_json::to_writer(json, value));
+}
+
+/// Writes an object whose members are JSON already.
+pub(crate) fn write_members(json: &mut Vec<u8>, members: &[(&str, Bytes)]) {
+    json.push(b'{');
+    for (index, (name, value)) in members.iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        write(json, *name);
+        json.push(b':');
+        json.extend_from_slice(value);
+    }
+    json.push(b'}');
+}
+
 /// Every member of an object in order, values as written.
 #[derive(Default)]
 pub(crate) struct Members<'a>(pub(crate) Vec<(String, &'a RawValue)>);
@@ -60,8 +82,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
 }
 
 /// An object read as `T`. A derived `Deserialize` alone also takes an array, its elements as the fields in order.
-#[derive(serde::Serialize)]
-#[serde(transparent)]
+#[cfg_attr(test, derive(Serialize), serde(transparent))]
 pub(crate) struct Object<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {

@@ -13,6 +13,7 @@ pub mod envelope;
 pub mod foreign;
 pub mod headers;
 pub(crate) mod json;
+pub mod known;
 pub mod outcome;
 pub mod record;
 pub mod redrive;

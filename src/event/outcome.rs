@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::json::write;
 use super::{Event, Headers, Record, Topic, UnixMillis};
 
 /// What became of an event.
@@ -123,12 +124,6 @@ fn stage(json: &mut Vec<u8>, outcome: &StageOutcome) {
     json.push(b'}');
 }
 
-/// Appends one value.
-fn write<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
-    // Nothing that is written here can fail: text, a number, coordinates.
-    drop(serde_json::to_writer(json, value));
-}
-
 /// Builds the outcome's record, keyed as its event is ordered.
 pub fn record(topic: &Topic, event: &Event, status: Status, stages: &Stages<'_>, instance: &str, now: UnixMillis) -> Record {
     let mut headers = Headers::new();
@@ -159,6 +154,7 @@ mod tests {
             camera_id: camera.into(),
             key: Bytes::from_static(b"k"),
             json: Bytes::from_static(b"{}"),
+            known: crate::event::known::Known::default(),
             headers: Headers::new(),
         };
         let outcome = |success, data: &'static [u8], error_type| StageOutcome {

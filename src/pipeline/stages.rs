@@ -17,6 +17,7 @@ use super::turns::Class;
 use crate::event::dead_letter::{Code, DeadLetter, Letterbox};
 use crate::event::envelope::{self, Parking, Reason};
 use crate::event::headers::name;
+use crate::event::json::write_members;
 use crate::event::outcome::{self, NULL, StageOutcome, Status};
 use crate::event::{Event, Incoming, Record, Topic, UnixMillis};
 use crate::machine::disposition::{Bounds, End, FallbackKind, Live, live};
@@ -210,8 +211,8 @@ impl<W: World> Stages<W> {
         if stage.when.as_ref().and_then(Condition::constant) == Some(false) {
             return Ok(Next::Stage);
         }
-        // Read by the first stage that looks into it.
-        let document = document.get_or_insert_with(|| Document::of(&event.json));
+        // Made by the first stage that looks into it.
+        let document = document.get_or_insert_with(|| Document::of_event(event));
         let scope = Scope { event: document, results: &progress.results, headers: &event.headers };
         if let Some(when) = &stage.when
             && !when.holds(&scope)?
@@ -267,12 +268,12 @@ impl<W: World> Stages<W> {
             },
             Live::Park { reason } => {
                 outcome.parked = true;
-                let record = self.park(stage, event, &body, &progress.results, &guarded, reason);
+                let record = self.park(stage, event, request, &progress.results, &guarded, reason);
                 progress.leaves.push(Leaving { record, what: Left::Parked { service: stage.service, reason } });
                 self.witness.tell(Fact::FellBack { service: stage.service, kind: FallbackKind::Park });
             }
             Live::DeadLetter(code) => {
-                let parked = self.park(stage, event, &body, &progress.results, &guarded, Reason::CircuitOpen);
+                let parked = self.park(stage, event, request, &progress.results, &guarded, Reason::CircuitOpen);
                 let error = match code {
                     Code::RejectedByService => format!("service `{}` refused the call for good", stage.name),
                     _ => format!("service `{}` failed {} times, which is as often as it may", stage.name, guarded.failed_calls),
@@ -327,13 +328,22 @@ impl<W: World> Stages<W> {
         stand_in
     }
 
-    fn park(&self, stage: &Stage<W>, event: &Event, body: &Bytes, results: &[(&str, Bytes)], guarded: &Guarded, reason: Reason) -> Record {
+    fn park(
+        &self,
+        stage: &Stage<W>,
+        event: &Event,
+        request: Request<'_>,
+        results: &[(&str, Bytes)],
+        guarded: &Guarded,
+        reason: Reason,
+    ) -> Record {
+        let Request { body, idempotency_key, .. } = request;
         let now = self.clock.wall();
         let (topic, delay, ordered) = match &stage.fallback {
             Fallback::Park { topic, bounds, ordered } => (topic, first_delay(guarded, bounds, self.chance.roll()), *ordered),
             _ => (&self.dead_letters.topic, Duration::ZERO, false),
         };
-        let call = envelope::Call { service: &stage.name, event, method: &stage.method, path: &stage.path, body, results };
+        let call = envelope::Call { service: &stage.name, event, method: &stage.method, path: &stage.path, idempotency_key, body, results };
         let parking = Parking { reason, attempt: guarded.failed_calls, parks: 1, not_before: now.plus(delay), first_parked_at: now };
         // All of a key on one partition: that of its events' number, however many there are, so that no partition that is added moves it.
         let partition = ordered.then_some(event.source.partition);
@@ -402,16 +412,9 @@ fn everything(event: &Bytes, results: &[(&str, Bytes)]) -> Bytes {
     let mut body = Vec::with_capacity(event.len() + 64 + results.iter().map(|(_, data)| data.len() + 32).sum::<usize>());
     body.extend_from_slice(b"{\"event\":");
     body.extend_from_slice(event);
-    body.extend_from_slice(b",\"results\":{");
-    for (index, (service, data)) in results.iter().enumerate() {
-        if index > 0 {
-            body.push(b',');
-        }
-        body.extend_from_slice(serde_json::Value::from(*service).to_string().as_bytes());
-        body.push(b':');
-        body.extend_from_slice(data);
-    }
-    body.extend_from_slice(b"}}");
+    body.extend_from_slice(b",\"results\":");
+    write_members(&mut body, results);
+    body.push(b'}');
     body.into()
 }
 

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message, OwnedHeaders, Timestamp};
 use rdkafka::producer::BaseRecord;
 use rdkafka::util::IntoOpaque;
@@ -21,13 +21,24 @@ use crate::event::{Headers, Incoming, Offset, Partition, Record, Source, Topic, 
 pub(super) fn incoming(message: &BorrowedMessage<'_>, topics: &[Topic]) -> Incoming {
     let name = message.topic();
     let topic = topics.iter().find(|topic| topic.as_str() == name).cloned().unwrap_or_else(|| Topic::from(name));
+    let (key, value) = copied(message.key(), message.payload());
     Incoming {
         source: Source { topic, partition: Partition(message.partition()), offset: Offset(message.offset()) },
-        key: message.key().map(Bytes::copy_from_slice),
-        value: message.payload().map(Bytes::copy_from_slice),
+        key,
+        value,
         headers: headers(message),
         timestamp: timestamp(message.timestamp()),
     }
+}
+
+/// Key and value in one piece of memory: they come and go together.
+fn copied(key: Option<&[u8]>, value: Option<&[u8]>) -> (Option<Bytes>, Option<Bytes>) {
+    let mut memory = BytesMut::with_capacity(key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len));
+    let mut copy = |bytes: &[u8]| {
+        memory.extend_from_slice(bytes);
+        memory.split().freeze()
+    };
+    (key.map(&mut copy), value.map(&mut copy))
 }
 
 /// A record's timestamp; zero and less are what clients write that set none.
@@ -111,6 +122,16 @@ mod tests {
             (Timestamp::LogAppendTime(i64::MIN), None),
         ] {
             assert_eq!(timestamp(given), expected, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn null_and_empty_stay_apart_on_the_way_in() {
+        let pieces: [Option<&'static [u8]>; 4] = [None, Some(b""), Some(b"a"), Some(b"longer")];
+        for key in pieces {
+            for value in pieces {
+                assert_eq!(copied(key, value), (key.map(Bytes::from_static), value.map(Bytes::from_static)), "{key:?} {value:?}");
+            }
         }
     }
 

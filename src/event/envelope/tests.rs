@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::event::decode::decode;
 
@@ -31,7 +33,16 @@ fn parked(parking: Parking) -> Record {
     let event = event();
     let body = Bytes::from_static(br#"{"n":1.50,"big":123456789012345678901234567890}"#);
     let results = [("rag", Bytes::from_static(b"{\"z\":1,\"a\":2}")), ("rule \"gen\"", Bytes::from_static(b"[null]"))];
-    let call = Call { service: "notifier", event: &event, method: "POST", path: "/notify?a=b", body: &body, results: &results };
+    let key = idempotency_key(event.id, "notifier");
+    let call = Call {
+        service: "notifier",
+        event: &event,
+        method: "POST",
+        path: "/notify?a=b",
+        idempotency_key: &key,
+        body: &body,
+        results: &results,
+    };
     park(&topic(), &call, parking, NOW)
 }
 
@@ -203,14 +214,55 @@ fn an_envelope_damaged_anywhere_has_an_answer() {
     }
 }
 
-#[test]
-fn what_is_not_json_is_parked_as_null() {
-    let event = event();
-    let (body, results) = (Bytes::from_static(b"{"), [("rag", Bytes::from_static(b"nope"))]);
-    let call = Call { service: "notifier", event: &event, method: "POST", path: "/", body: &body, results: &results };
-    let value = park(&topic(), &call, FIRST, NOW).value.expect("a value");
-    let envelope: serde_json::Value = serde_json::from_slice(&value).expect("JSON");
-    assert_eq!((&envelope["request"]["body"], &envelope["results"]["rag"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+/// The value as serde writes it.
+fn by_serde(call: &Call<'_>) -> Vec<u8> {
+    let envelope = Envelope {
+        version: VERSION,
+        service: call.service.into(),
+        event_id: call.event.id,
+        camera_id: Cow::Borrowed(&call.event.camera_id),
+        request: Object(Request {
+            method: call.method.into(),
+            path: call.path.into(),
+            idempotency_key: call.idempotency_key.into(),
+            body: serde_json::from_slice(call.body).expect("JSON"),
+        }),
+        results: call
+            .results
+            .iter()
+            .map(|(service, data)| (Cow::Borrowed(*service), serde_json::from_slice(data).expect("JSON")))
+            .collect(),
+    };
+    serde_json::to_vec(&envelope).expect("JSON")
+}
+
+proptest! {
+    #[test]
+    fn an_envelope_is_written_as_serde_writes_it(
+        (service, camera, method, path, key) in (any::<String>(), any::<String>(), "[A-Z]{3,5}", any::<String>(), any::<String>()),
+        id in any::<u128>(),
+        body in json(),
+        results in proptest::collection::vec((any::<String>(), json()), 0..4),
+    ) {
+        let event = Event { id: Uuid::from_u128(id), camera_id: camera.into(), ..event() };
+        let results: Vec<_> = results.iter().map(|(service, data)| (service.as_str(), data.clone())).collect();
+        let call = Call { service: &service, event: &event, method: &method, path: &path, idempotency_key: &key, body: &body, results: &results };
+        let record = park(&topic(), &call, FIRST, NOW);
+        let expected = by_serde(&call);
+        prop_assert_eq!(record.value.as_deref().map(String::from_utf8_lossy), Some(String::from_utf8_lossy(&expected)));
+        prop_assert_eq!(record.headers.text(name::SERVICE), Some(service.as_str()));
+    }
+}
+
+/// A piece of JSON, with white space inside that nobody may take out.
+fn json() -> impl Strategy<Value = Bytes> {
+    let text = any::<String>().prop_map(|text| serde_json::Value::from(text).to_string());
+    let members = proptest::collection::vec((text.clone(), any::<i32>()), 0..4);
+    let object = members.prop_map(|members| {
+        let members: Vec<String> = members.iter().map(|(name, value)| format!("{name} :\t{value}.50")).collect();
+        format!("{{{}}}", members.join(" , "))
+    });
+    prop_oneof![Just("null".to_owned()), text, object].prop_map(Bytes::from)
 }
 
 #[test]

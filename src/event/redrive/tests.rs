@@ -48,7 +48,15 @@ fn decoded(record: &Incoming) -> Event {
 /// A call of the event as it is parked.
 fn call(event: &Event) -> Incoming {
     let body = Bytes::from_static(br#"{"n":1}"#);
-    let call = envelope::Call { service: "notifier", event, method: "POST", path: "/notify", body: &body, results: &[] };
+    let call = envelope::Call {
+        service: "notifier",
+        event,
+        method: "POST",
+        path: "/notify",
+        idempotency_key: "1/notifier",
+        body: &body,
+        results: &[],
+    };
     let parking = envelope::Parking { reason: Reason::Http5xx, attempt: 8, parks: 4, not_before: THEN, first_parked_at: THEN };
     arrived(envelope::park(&Topic::from("retry"), &call, parking, THEN), 40)
 }

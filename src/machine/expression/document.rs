@@ -1,13 +1,17 @@
-//! An event's JSON, read once for all the expressions that pick its members.
+//! An event's JSON, read once at most for all the expressions that pick its members.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::event::Event;
 use crate::event::json::Text;
+use crate::event::known::{Known, Lies, within};
 
 /// Members that are remembered at most: 32 bytes each, for as long as the event runs, which no bound of what is in flight knows of.
 const MOST_MEMBERS: usize = 1_024;
@@ -16,17 +20,25 @@ const MOST_MEMBERS: usize = 1_024;
 #[derive(Debug)]
 pub struct Document<'a> {
     text: Option<&'a str>,
-    /// By name, as they come; `None` where the text is no object, has more than [`MOST_MEMBERS`], or a name is written with escapes: then each
-    /// expression reads it itself.
-    members: Option<Vec<(&'a str, &'a str)>>,
+    known: Option<&'a Known>,
+    /// Names and values, as they come, read when one is wanted that is not known; `None` where the text is no object, has more than
+    /// [`MOST_MEMBERS`], or a name is written with escapes: then each expression reads it itself.
+    members: OnceLock<Option<Vec<Member>>>,
 }
 
+/// Where a member's name and its value lie.
+type Member = (Range<usize>, Range<usize>);
+
 impl<'a> Document<'a> {
-    /// Reads it, whatever it is.
+    /// Of JSON text, whatever it is.
     pub fn of(bytes: &'a Bytes) -> Self {
         let text = std::str::from_utf8(bytes).map(str::trim_ascii).ok().filter(|text| !text.is_empty());
-        let members = text.and_then(|text| serde_json::from_str::<Members<'a>>(text).ok()).map(|members| members.0);
-        Self { text, members }
+        Self { text, known: None, members: OnceLock::new() }
+    }
+
+    /// Of an event.
+    pub fn of_event(event: &'a Event) -> Self {
+        Self { known: Some(&event.known), ..Self::of(&event.json) }
     }
 
     /// The text without white space around it; `None` if it is no text, or empty.
@@ -34,10 +46,22 @@ impl<'a> Document<'a> {
         self.text
     }
 
-    /// Its members by name, in order, as written.
-    pub(super) fn members(&self) -> Option<&[(&'a str, &'a str)]> {
-        self.members.as_deref()
+    /// Where the member of this name lies, if that is known without reading.
+    pub(super) fn known(&self, name: &str) -> Lies {
+        self.known.map_or(Lies::Unknown, |known| known.lies(name))
     }
+
+    /// Its members by name, in order, as written; `None` where they are not remembered.
+    pub(super) fn members(&self) -> Option<impl Iterator<Item = (&'a str, &'a str)>> {
+        let text = self.text?;
+        let members = self.members.get_or_init(|| read(text)).as_ref()?;
+        Some(members.iter().filter_map(|(name, value)| Some((text.get(name.clone())?, text.get(value.clone())?))))
+    }
+}
+
+fn read(text: &str) -> Option<Vec<Member>> {
+    let Members(members) = serde_json::from_str(text).ok()?;
+    members.into_iter().map(|(name, value)| Some((within(text, name)?, within(text, value)?))).collect()
 }
 
 struct Members<'a>(Vec<(&'a str, &'a str)>);
@@ -72,11 +96,15 @@ impl<'de> Deserialize<'de> for Members<'de> {
 mod tests {
     use super::*;
 
+    fn members<'a>(document: &Document<'a>) -> Option<Vec<(&'a str, &'a str)>> {
+        document.members().map(Iterator::collect)
+    }
+
     #[test]
     fn members_lie_where_they_are_written() {
         let bytes = Bytes::from_static(br#" {"a": [1, 2], "b":"x" , "a":3} "#);
         let document = Document::of(&bytes);
-        assert_eq!(document.members(), Some(&[("a", "[1, 2]"), ("b", "\"x\""), ("a", "3")][..]));
+        assert_eq!(members(&document), Some(vec![("a", "[1, 2]"), ("b", "\"x\""), ("a", "3")]));
         assert_eq!(document.text().map(str::len), Some(bytes.len() - 2));
     }
 
@@ -84,15 +112,15 @@ mod tests {
     fn a_thousand_members_are_remembered_and_no_more() {
         let object = |members: usize| Bytes::from(format!("{{{}}}", vec!["\"a\":1"; members].join(",")));
         let (most, more) = (object(MOST_MEMBERS), object(MOST_MEMBERS + 1));
-        assert_eq!(Document::of(&most).members().map(<[_]>::len), Some(MOST_MEMBERS));
-        assert_eq!((Document::of(&more).members(), Document::of(&more).text().map(str::len)), (None, Some(more.len())));
+        assert_eq!(members(&Document::of(&most)).map(|members| members.len()), Some(MOST_MEMBERS));
+        assert_eq!((members(&Document::of(&more)), Document::of(&more).text().map(str::len)), (None, Some(more.len())));
     }
 
     #[test]
     fn what_is_no_plain_object_is_left_to_the_expression() {
         for json in ["[1]", "17", r#"{"\u0061":1}"#, "{", r#"{"a":1"#] {
             let bytes = Bytes::from_static(json.as_bytes());
-            assert_eq!((Document::of(&bytes).members(), Document::of(&bytes).text()), (None, Some(json)));
+            assert_eq!((members(&Document::of(&bytes)), Document::of(&bytes).text()), (None, Some(json)));
         }
         for nothing in [&b""[..], b"  ", b"\xff"] {
             let bytes = Bytes::from_static(nothing);

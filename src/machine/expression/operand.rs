@@ -13,6 +13,7 @@ use serde::de::{DeserializeSeed, Deserializer, Visitor};
 use super::json::{self, Kind};
 use super::path::Place;
 use super::{EvaluationError, general};
+use crate::event::json::write_members;
 
 /// A value in hand.
 #[derive(Debug)]
@@ -174,18 +175,7 @@ pub(super) fn write_place(place: Place<'_>, out: &mut Vec<u8>) -> Result<(), Eva
     match place {
         Place::Json(raw) => out.extend_from_slice(raw.as_bytes()),
         Place::Text(text) => json::write_text(text, out),
-        Place::Members(members) => {
-            out.push(b'{');
-            for (index, (name, data)) in members.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                json::write_text(name, out);
-                out.push(b':');
-                out.extend_from_slice(data);
-            }
-            out.push(b'}');
-        }
+        Place::Members(members) => write_members(out, members),
         Place::Headers(_) | Place::Int(_) | Place::Double(_) | Place::Duration(_) => json::write(json::value(place)?.as_ref(), out)?,
     }
     Ok(())

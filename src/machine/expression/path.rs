@@ -13,8 +13,9 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use super::json::Kind;
-use super::{EvaluationError, Root};
+use super::{Document, EvaluationError, Root};
 use crate::event::Headers;
+use crate::event::known::Lies;
 
 /// A path's number among its expression's paths; the variables come first.
 pub(super) type PathId = usize;
@@ -207,22 +208,10 @@ impl<'e> Places<'e> {
             self.states[child].set(State::Absent);
         }
         match place {
-            Place::Json(_) if self.members_of(parent).is_some() => {
-                for (name, raw) in self.members_of(parent).into_iter().flatten() {
-                    if let Some(child) = self.paths.key_child(parent, name) {
-                        self.states[child].set(State::At(Place::Json(raw)));
-                    }
-                }
-            }
             Place::Json(raw) => {
-                let mut json = serde_json::Deserializer::from_str(raw);
-                let reader = Reader { places: self, parent };
-                let read = match Kind::of(raw) {
-                    Kind::Object => json.deserialize_map(reader),
-                    Kind::Array => json.deserialize_seq(reader),
-                    Kind::Text | Kind::Number | Kind::Bool | Kind::Null => Ok(()),
-                };
-                read.map_err(|_| EvaluationError(format!("`{}` is not JSON", self.paths.text(parent))))?;
+                if !self.are_known(parent, raw) {
+                    self.read_json(parent, raw)?;
+                }
             }
             Place::Members(members) => {
                 for (name, data) in members {
@@ -245,10 +234,43 @@ impl<'e> Places<'e> {
         Ok(())
     }
 
-    /// The members of a variable whose text was read for all expressions.
-    fn members_of(&self, path: PathId) -> Option<&'e [(&'e str, &'e str)]> {
+    /// Whether it is known of all wanted members of a text where they lie; then that is noted.
+    fn are_known(&self, parent: PathId, text: &'e str) -> bool {
+        let Some(document) = self.document(parent) else { return false };
+        self.paths.nodes[parent].children.iter().all(|&child| {
+            let Some((_, Segment::Key(name))) = &self.paths.nodes[child].parent else { return false };
+            match document.known(name) {
+                Lies::Unknown => return false,
+                Lies::Nowhere => {}
+                Lies::At(range) => self.states[child].set(text.get(range).map_or(State::Unreadable, |raw| State::At(Place::Json(raw)))),
+            }
+            true
+        })
+    }
+
+    fn read_json(&self, parent: PathId, raw: &'e str) -> Result<(), EvaluationError> {
+        if let Some(members) = self.document(parent).and_then(Document::members) {
+            for (name, raw) in members {
+                if let Some(child) = self.paths.key_child(parent, name) {
+                    self.states[child].set(State::At(Place::Json(raw)));
+                }
+            }
+            return Ok(());
+        }
+        let mut json = serde_json::Deserializer::from_str(raw);
+        let reader = Reader { places: self, parent };
+        let read = match Kind::of(raw) {
+            Kind::Object => json.deserialize_map(reader),
+            Kind::Array => json.deserialize_seq(reader),
+            Kind::Text | Kind::Number | Kind::Bool | Kind::Null => Ok(()),
+        };
+        read.map_err(|_| EvaluationError(format!("`{}` is not JSON", self.paths.text(parent))))
+    }
+
+    /// The text that several expressions read.
+    fn document(&self, path: PathId) -> Option<&'e Document<'e>> {
         match self.roots.get(path) {
-            Some(Root::Document(document)) => document.members(),
+            Some(Root::Document(document)) => Some(document),
             Some(
                 Root::Json(_) | Root::Members(_) | Root::Headers(_) | Root::Text(_) | Root::Int(_) | Root::Double(_) | Root::Duration(_),
             )

@@ -3,6 +3,9 @@ mod bounds;
 mod shipped;
 
 use super::*;
+use crate::event::decode::decode;
+use crate::event::known::Known;
+use crate::event::{Incoming, Offset, Partition, Source, Topic, UnixMillis};
 use std::fmt::Debug;
 
 const EVENT: &str = r#"{"id":"8d0e","camera_id":"cam-1","timestamp":"2026-11-03T21:04:05Z","label":"person","n":3,"big":123456789012345678901234567890,
@@ -225,6 +228,40 @@ fn what_is_not_json_is_an_error() {
         for source in ["results.rag.a", "results.rag.map(a, a)", "size(results.rag)", "results.rag.a.b == 1"] {
             assert!(Template::compile(source).expect(source).render(&scope).is_err(), "{source} over {data:?}");
         }
+    }
+}
+
+#[test]
+fn what_is_known_of_an_event_reads_as_what_is_looked_for() {
+    const EVENT: &str = concat!(
+        r#"{"id":"67e55044-10b1-426f-9247-bb680e5fe0c8","timestamp":"2026-11-03T21:04:05Z","camera_id":"cam-1","label":"gone","label":"person","#,
+        r#""detections":[{"label":"car","confidence":0.50}], "recipients" : ["a@b.c"],"notification_channels":[],"site":{"id":7},"metadata":{"zone":1}}"#
+    );
+    let record = Incoming {
+        source: Source { topic: Topic::from("events"), partition: Partition(0), offset: Offset(0) },
+        key: None,
+        value: Some(EVENT.into()),
+        headers: Headers::new(),
+        timestamp: None,
+    };
+    let event = decode(&record, EVENT.len(), UnixMillis(1)).expect("an event");
+    assert_ne!(event.known, Known::default());
+    let headers = Headers::new();
+    let (known, read) = (Document::of_event(&event), Document::of(&event.json));
+    let scope = |document| Scope { event: document, results: &[], headers: &headers };
+    for source in [
+        "{'id': event.id, 'all': event, 'to': event.recipients}",
+        "{'id': event.id, 'site': has(event.site) ? event.site : null}",
+        "has(event.query) ? event.query : 'none'",
+        "{'first': event.detections[0].confidence, 'zone': event.metadata}",
+        "event.detections.map(d, d.label)",
+        "event.label + event.camera_id",
+        "event.activity",
+        "event.site.id",
+        "event.nothing",
+    ] {
+        let template = Template::compile(source).expect(source);
+        assert_eq!(template.render(&scope(&known)), template.render(&scope(&read)), "{source}");
     }
 }
 

@@ -272,12 +272,14 @@ impl Rig {
             camera_id: camera.into(),
             key: Bytes::copy_from_slice(camera.as_bytes()),
             json: Bytes::from_static(b"{}"),
+            known: crate::event::known::Known::default(),
         };
         let call = envelope::Call {
             service: "notifier",
             event: &event,
             method: "POST",
             path: "/",
+            idempotency_key: &envelope::idempotency_key(id, "notifier"),
             body: &Bytes::from(offset.to_string()),
             results: &[],
         };

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::event::known::{Lies, NAMES};
 
 fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -135,4 +136,43 @@ proptest! {
         prop_assert_eq!(found, expected);
         prop_assert_eq!(&*event.key, camera.as_bytes());
     }
+
+    /// In any order, some of them twice, some absent, with white space and with names that are written with escapes.
+    #[test]
+    fn known_members_lie_where_a_parser_finds_them(
+        members in proptest::collection::vec((0..COMPLETE.len(), any::<bool>()), 0..8),
+        whole in any::<bool>(),
+    ) {
+        let all = if whole { COMPLETE } else { &COMPLETE[..5] };
+        let members: Vec<String> = (0..all.len()).map(|number| (number, false)).chain(members)
+            .filter_map(|(number, escaped)| all.get(number).map(|(name, value)| (name, value, escaped)))
+            .map(|(name, value, escaped)| {
+                let first = format!("\\u{:04x}", name.as_bytes()[0]);
+                format!("\t\"{}{}\" : {value}", if escaped { &first } else { &name[..1] }, &name[1..])
+            })
+            .collect();
+        let event = read(&record(format!(" {{{}\n}} ", members.join(",")).as_bytes())).expect("readable");
+        let text = std::str::from_utf8(&event.json).expect("text");
+        let parsed: Map<String, Value> = serde_json::from_str(text).expect("an object");
+        for name in NAMES {
+            match event.known.lies(name) {
+                Lies::Unknown => prop_assert!(!whole, "{}: nothing was filled in", name),
+                Lies::Nowhere => prop_assert_eq!(parsed.get(name), None),
+                Lies::At(range) => prop_assert_eq!(parsed.get(name), Some(&serde_json::from_str(&text[range]).expect("JSON"))),
+            }
+        }
+    }
 }
+
+/// Members of an event. With the first five alone something is filled in.
+const COMPLETE: &[(&str, &str)] = &[
+    ("camera_id", "\"c\""),
+    ("site", "{\"id\": [1]}"),
+    ("label", "\"\\u00fc\""),
+    ("metadata", "{ \"id\" : \"not this\" }"),
+    ("detections", "[{\"confidence\":0.50}]"),
+    ("id", "\"67e55044-10b1-426f-9247-bb680e5fe0c8\""),
+    ("timestamp", "\"2026-11-03T21:04:05.678Z\""),
+    ("notification_channels", "[\"sms\"]"),
+    ("recipients", "[ ]"),
+];
