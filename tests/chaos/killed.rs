@@ -1,8 +1,11 @@
 //! One of three instances is killed every one to three seconds and started again, while events flow.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::chance::length;
+use crate::harness::World;
+use crate::harness::calls::keep_order;
 use crate::oracle::Seen;
 use crate::trial::{self, MAX_IN_FLIGHT, Plan, Trial};
 
@@ -45,5 +48,32 @@ fn killed_again_and_again_in_short() {
 #[ignore = "minutes: make chaos"]
 fn killed_again_and_again() {
     let plan = Plan { name: "killed-long", config: CONFIG.to_owned(), repeats_each: repeats(100, 3), ..Plan::default() };
+    run(&plan, length(Duration::from_secs(60)));
+}
+
+/// The notifier heard of the events of each key in their order.
+fn in_order(world: &World) {
+    let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut events = world.read(&world.events);
+    events.sort_unstable_by_key(|event| (event.partition, event.offset));
+    for event in events {
+        let json = event.json();
+        if json["recipients"].as_array().is_some_and(|recipients| !recipients.is_empty()) {
+            let text = |field: &str| json[field].as_str().expect("text").to_owned();
+            keys.entry(text("camera_id")).or_default().push(text("id"));
+        }
+    }
+    assert!(keys.values().any(|ids| ids.len() > 5), "few events notify");
+    keep_order(&keys, &world.calls("notifier"));
+    let behind = world.read(&world.retries).iter().filter(|record| record.header("fusebox-reason") == "behind").count();
+    assert!(behind > 0, "nothing ever went behind what is parked");
+}
+
+#[test]
+#[ignore = "minutes: make chaos"]
+fn killed_again_and_again_a_key_keeps_its_order() {
+    let retry = "[services.notifier.retry]\norder = \"key\"\nmax = \"2s\"\nmax_attempts = 1000\n";
+    let config = format!("{retry}{CONFIG}");
+    let plan = Plan { name: "killed-order", config, repeats_each: repeats(100, 3), check: &in_order, ..Plan::default() };
     run(&plan, length(Duration::from_secs(60)));
 }

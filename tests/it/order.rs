@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fusebox::edge::embedded::stub::{Act, Behaviour, Ended, Entry, RetryAfter};
+use fusebox::edge::embedded::stub::{Act, Behaviour, Entry, RetryAfter};
 use http::StatusCode;
 use serde_json::Value;
 
+use crate::harness::calls::{self, event_id, is_delivery};
 use crate::harness::{Event, World, eventually, until};
 
 /// Calls fail without tripping the breaker, and are never given up; deaths are noticed soon.
@@ -13,14 +14,6 @@ const CONFIG: &str = "[services.notifier.retry]\norder = \"key\"\nmax_attempts =
                       [kafka.properties]\n\"session.timeout.ms\" = \"6000\"";
 
 const KEYS: usize = 8;
-
-fn event_id(call: &Entry) -> &str {
-    call.idempotency_key.as_deref().and_then(|key| key.strip_suffix("/notifier")).expect("a key of the notifier")
-}
-
-fn is_delivery(call: &Entry) -> bool {
-    call.ended == Some(Ended::Answered(200))
-}
 
 fn delivered(world: &World) -> usize {
     world.calls("notifier").iter().filter(|call| is_delivery(call)).map(|call| event_id(call).to_owned()).collect::<BTreeSet<_>>().len()
@@ -31,20 +24,12 @@ fn round(events: usize) -> Vec<Event> {
     (0..events * KEYS).map(|number| Event::of(&format!("cam-{}", number % KEYS)).notifying()).collect()
 }
 
-/// Each event's first call comes when the one in front of it in its key has been answered well; what is delivered again is a repeat.
 fn keeps_order(events: &[Event], calls: &[Entry]) {
-    let mut keys: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for event in events {
-        keys.entry(event.field("camera_id").as_str().expect("text")).or_default().push(&event.id);
+        keys.entry(event.field("camera_id").as_str().expect("text").to_owned()).or_default().push(event.id.clone());
     }
-    for (key, ids) in keys {
-        let place = |id: &str, which: fn(&Entry) -> bool| calls.iter().position(|call| event_id(call) == id && which(call));
-        for pair in ids.windows(2) {
-            let before = place(pair[0], is_delivery).expect("delivered");
-            let first = place(pair[1], |_| true).expect("called");
-            assert!(before < first, "{} of {key} is called before {} is delivered", pair[1], pair[0]);
-        }
-    }
+    calls::keep_order(&keys, calls);
 }
 
 #[test]

@@ -16,6 +16,7 @@
 //!
 //! Nothing here sleeps to be right: [`eventually`] looks until it sees, up to a deadline that only a failure reaches.
 
+pub mod calls;
 mod event;
 mod http;
 mod instance;
