@@ -26,7 +26,8 @@ pub struct KeyGate<T> {
 enum Place<T> {
     /// It has its turn, or is another's.
     Out,
-    Held(T),
+    /// In a box of its own: a key may have many places, and hold little.
+    Held(Box<T>),
     /// It is not here.
     Aside,
 }
@@ -34,7 +35,7 @@ enum Place<T> {
 impl<T> Place<T> {
     fn take(&mut self, leaves: Self) -> Option<T> {
         match std::mem::replace(self, leaves) {
-            Self::Held(item) => Some(item),
+            Self::Held(item) => Some(*item),
             other => {
                 *self = other;
                 None
@@ -58,7 +59,7 @@ impl<T> KeyGate<T> {
         if queue.get(place).is_none_or(|(other, _)| *other != at) {
             queue.insert(place, (at, Place::Aside));
         }
-        let (here, out) = if place == 0 { (Place::Out, Some(item)) } else { (Place::Held(item), None) };
+        let (here, out) = if place == 0 { (Place::Out, Some(item)) } else { (Place::Held(Box::new(item)), None) };
         if out.is_none() {
             self.held.insert((at, key));
         }
@@ -71,7 +72,11 @@ impl<T> KeyGate<T> {
     /// Something has ended that is out, or was aside: gives the next of its key that may go, if that was held.
     pub fn ended(&mut self, partition: TopicPartition, key: u64, at: Offset) -> Option<T> {
         let Entry::Occupied(mut queue) = self.keys.entry((partition, key)) else { return None };
-        queue.get_mut().retain(|(other, place)| *other != at || matches!(place, Place::Held(_)));
+        if let Ok(place) = queue.get().binary_search_by_key(&at, |(at, _)| *at)
+            && !matches!(queue.get()[place], (_, Place::Held(_)))
+        {
+            queue.get_mut().remove(place);
+        }
         let Some((first, place)) = queue.get_mut().front_mut() else {
             queue.remove();
             return None;
@@ -88,7 +93,9 @@ impl<T> KeyGate<T> {
     pub fn put_aside(&mut self, may: impl Fn(&T) -> bool) -> Option<T> {
         let keys = &mut self.keys;
         let mut slot = |(at, key): &(Offset, Key)| -> Option<T> {
-            let (_, place) = keys.get_mut(key)?.iter_mut().rev().find(|(other, _)| other == at)?;
+            let queue = keys.get_mut(key)?;
+            let number = queue.binary_search_by_key(at, |(at, _)| *at).ok()?;
+            let (_, place) = queue.get_mut(number)?;
             matches!(place, Place::Held(item) if may(item)).then(|| place.take(Place::Aside)).flatten()
         };
         let (place, item) = self.held.iter().rev().find_map(|place| Some((place.clone(), slot(place)?)))?;
@@ -104,14 +111,13 @@ impl<T> KeyGate<T> {
 
     /// Takes out all that is held of the partitions for which `leaves` holds: it is another's.
     pub fn let_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) -> Vec<T> {
-        let (going, stay): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut self.held).into_iter().partition(|(_, (of, _))| leaves(of));
-        self.held = stay;
-        let mut taken = Vec::with_capacity(going.len());
-        for (at, key) in going {
-            let queue = self.keys.get_mut(&key).into_iter().flatten();
-            taken.extend(queue.filter(|(other, _)| *other == at).filter_map(|(_, place)| place.take(Place::Out)));
+        self.held.retain(|(_, (partition, _))| !leaves(partition));
+        let mut taken = Vec::new();
+        for (_, queue) in self.keys.iter_mut().filter(|((partition, _), _)| leaves(partition)) {
+            taken.extend(queue.iter_mut().filter_map(|(at, place)| Some((*at, place.take(Place::Out)?))));
         }
-        taken
+        taken.sort_unstable_by_key(|(at, _)| *at);
+        taken.into_iter().map(|(_, item)| item).collect()
     }
 
     /// Forgets the partitions for which `leaves` holds: what was out of them is another's.
@@ -123,7 +129,7 @@ impl<T> KeyGate<T> {
     /// All that is held, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.keys.values().flatten().filter_map(|(_, place)| match place {
-            Place::Held(item) => Some(item),
+            Place::Held(item) => Some(&**item),
             Place::Out | Place::Aside => None,
         })
     }

@@ -2,7 +2,7 @@
 //!
 //! Parked calls of a key end in the order of their places, so the last one tells of all: memory goes with keys, not with calls. What is parked here counts
 //! from before it is published; where it lies is told with its acknowledgement, and what its attempts left there that count for nothing is not
-//! taken for it. Keys are known by their hashes: two that share one wait for each other, and nothing else.
+//! taken for it. (Where an acknowledgement does not say it, a copy that was read is.) Keys are known by their hashes: two that share one wait for each other, and nothing else.
 
 use std::collections::HashMap;
 

@@ -4,8 +4,8 @@
 //! them. Those on the shelf are wanted [`AHEAD`] of their time, or when they are called back because something was ordered that may be about them.
 //!
 //! Bounds:
-//! - At most [`MOST`] are on a shelf so that others can be read, and as many more as the budget holds so that some of them can come back; each is a hundred
-//!   bytes or so.
+//! - At most [`MOST`] are on a shelf so that others can be read, and as many more as the budget holds so that some of them can come back; each is some
+//!   two hundred bytes with what its owner keeps of it.
 //! - Nothing is put there that goes within [`LEAST`].
 //! - What is wanted fills no more than half of the budget ([`Levels::ceiling`]), and a budget that reading has filled is emptied to half of it. So
 //!   whenever calls are put aside to read on, at least half a budget was read, or published, since they last were: reading a backlog once puts no more
@@ -80,16 +80,21 @@ impl Levels {
         Room { records: records.saturating_sub(held.records), bytes: bytes.saturating_sub(held.bytes) }
     }
 
-    /// Whether others should make way for what is wanted.
-    pub fn is_short(self, held: Room) -> bool {
+    /// Whether others should make way for what is wanted, of which one has this `size`.
+    pub fn is_short(self, held: Room, size: usize) -> bool {
         let room = self.room(held);
-        room.records == 0 || room.bytes == 0
+        room.records == 0 || room.bytes < self.within(size).max(1)
     }
 
-    /// Whether enough has made way.
-    pub fn is_free(self, held: Room) -> bool {
+    /// Whether enough has made way for it.
+    pub fn is_free(self, held: Room, size: usize) -> bool {
         let floor = self.floor();
-        held.records <= floor.records && held.bytes <= floor.bytes
+        held.records <= floor.records && held.bytes <= floor.bytes.min(self.ceiling().bytes - self.within(size))
+    }
+
+    /// What is larger than all that is read again may take comes alone, and nothing makes way for it.
+    fn within(self, size: usize) -> usize {
+        if size > self.ceiling().bytes { 0 } else { size }
     }
 }
 
@@ -192,6 +197,12 @@ impl<T> Shelf<T> {
         self.asked.is_empty() && self.called.keys().any(|source| self.is_near(&source.topic_partition(), now))
     }
 
+    /// The size of the larger one of those that are asked for first: of what goes soon, and of what was called back.
+    pub fn first_size(&self, now: Tick) -> usize {
+        let called = self.called.iter().find(|(source, _)| self.is_near(&source.topic_partition(), now)).map(|(_, card)| card.size);
+        self.due(now).next().map(|(.., size)| size).max(called).unwrap_or_default()
+    }
+
     /// When something will be wanted that is not now, unless an answer comes before.
     pub fn next(&self, now: Tick) -> Option<Tick> {
         if !self.asked.is_empty() {
@@ -238,10 +249,13 @@ impl<T> Shelf<T> {
         } else {
             let kept = quarter(left);
             let mut most = Room { records: left.records - kept.records, bytes: left.bytes - kept.bytes };
-            let before = most;
-            self.ask_due(now, &mut most, &mut alone);
-            left.records -= before.records - most.records;
-            left.bytes = left.bytes.saturating_sub(before.bytes - most.bytes);
+            self.ask_due(now, &mut most, &mut false);
+            if self.asked.is_empty() {
+                // The first of them may need all the room there is.
+                self.ask_due(now, &mut Room { records: left.records.min(1), bytes: left.bytes }, &mut alone);
+            }
+            left.records = left.records.saturating_sub(self.asked.len());
+            left.bytes = left.bytes.saturating_sub(self.asked.values().map(|(card, _)| card.size).sum());
             self.ask_called(now, &mut left, &mut alone);
         }
         if !goes && self.called.is_empty() {

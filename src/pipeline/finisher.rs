@@ -331,8 +331,12 @@ impl<W: World, T> Finisher<W, T> {
             Acked::Published(Owner { number, what }, at) => {
                 let finishing = self.finishing.get_mut(&number)?;
                 tell(&*self.witness, &what, &finishing.begun.record.source);
-                if let (Left::Parked { service, .. }, Some(parks)) = (&what, &mut self.parks) {
-                    parks.push(Park { service: *service, event: finishing.begun.record.source.clone(), end: ParkEnd::Parked(at) });
+                let Begun { record: Incoming { source, .. }, life, .. } = &finishing.begun;
+                // In another life of its partition the event's call is parked anew, and this says nothing of where.
+                if let (Left::Parked { service, .. }, Some(parks)) = (&what, &mut self.parks)
+                    && self.ledger.is_current(source, *life)
+                {
+                    parks.push(Park { service: *service, event: source.clone(), end: ParkEnd::Parked(at) });
                 }
                 finishing.awaited -= 1;
                 if finishing.awaited > 0 {

@@ -5,7 +5,7 @@
 //! is not there yet may be made again after a crash.
 //!
 //! Guarantees: whatever ends, ends in its turn, be it delivered, given up, discarded or unreadable. So whoever knows that the last call of a key has ended knows
-//! it of all ([`crate::machine::parked_keys`]).
+//! it of all ([`crate::machine::parked_keys`]). What Kafka has deleted ended when it was: its place is free at once.
 
 use std::hash::BuildHasher;
 use std::time::Duration;

@@ -136,8 +136,8 @@ impl Shelved {
         self.levels().ceiling().records - self.levels().floor().records
     }
 
-    fn is_short(&self) -> bool {
-        self.levels().is_short(self.held())
+    fn is_short(&self, now: Tick) -> bool {
+        self.levels().is_short(self.held(), self.calls.first_size(now))
     }
 
     /// What of a queue is there.
@@ -183,7 +183,7 @@ impl Shelved {
 
     /// How many calls there is room for that come back.
     pub fn room_to_come_back(&self) -> usize {
-        self.levels().ceiling().records
+        self.levels().room(self.held()).records
     }
 
     /// Calls back what waits for others of its key: its turn is near.
@@ -224,10 +224,11 @@ impl<W: World> Drain<W> {
         for index in 0..self.queues.len() {
             let would_go = self.would_go(index, now);
             goes |= would_go;
-            if !self.shelf.is_short() {
+            if !self.shelf.is_short(now) {
                 continue;
             }
             // As many as could come in their place: each of these goes sooner than the one that makes way for it.
+            let size = self.shelf.calls.first_size(now);
             let soonest: Vec<Tick> = self.shelf.calls.wanted(now).take(self.shelf.spare()).collect();
             let after = |put: usize| match soonest.get(put) {
                 _ if !would_go => called.then_some(Tick(0)),
@@ -237,17 +238,16 @@ impl<W: World> Drain<W> {
             };
             // For those that come back there is room for as many more as memory may be full of.
             let max = self.shelf.max + self.shelf.levels().0.records;
-            self.make_way(index, now, max, |shelf, put| (!shelf.levels().is_free(shelf.held())).then(|| after(put)).flatten());
+            self.make_way(index, now, max, |shelf, put| (!shelf.levels().is_free(shelf.held(), size)).then(|| after(put)).flatten());
         }
         // Nothing here can make room by going, by being finished, or by making way: what the budget is full of waits for what is on the shelf. What comes alone
         // is one over the bound, and what fails and keeps its place stays here: so no second one comes before that has gone.
         let is_late = goes && self.shelf.calls.wanted(now).next().is_some_and(|goes| goes <= now);
-        let is_within = self.shelf.held().records <= self.shelf.levels().0.records;
-        let idle = |index: usize| match is_late {
-            true => self.next_to_be_made(index).is_none_or(|(due, _)| due > now),
-            false => called && self.queues[index].waiting() == 0,
-        };
-        let alone = is_within && self.running.is_empty() && self.finisher.is_empty() && (0..self.queues.len()).all(idle);
+        let (held, most) = (self.shelf.held(), self.shelf.levels().0);
+        let is_within = held.records <= most.records && held.bytes <= most.bytes;
+        let idle = |index: usize| !self.would_go(index, now) || self.next_to_be_made(index).is_none_or(|(due, _)| due > now);
+        let stuck = self.running.is_empty() && self.finisher.is_empty() && (0..self.queues.len()).all(idle);
+        let alone = (is_late || called) && is_within && stuck;
         let room = self.shelf.levels().room(self.shelf.held());
         let runs = self.shelf.calls.ask(now, room, goes, alone);
         if runs.is_empty() {
@@ -345,6 +345,10 @@ impl<W: World> Drain<W> {
         let Some(kept) = self.shelf.take(&record.source) else { return };
         let Some(size) = reserved.remove(&record.source) else { return };
         let begun = self.finisher.take_up(record, size, kept.aside);
+        // What stands at its place now may be of another key: the topic may have been made anew.
+        if let Some(key) = kept.key().filter(|key| self.keys.key(&begun.record) != Some(*key)) {
+            self.next_of_key(Turn::of(&begun.record.source, key));
+        }
         let Waits::ForTime { order: was, due, turn } = kept.waits else { return self.come(begun) };
         let Some((index, mut waiting)) = self.open(begun) else { return };
         if let Some(turn) = turn {

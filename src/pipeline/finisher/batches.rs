@@ -61,11 +61,13 @@ pub(super) struct Item<T> {
     leaves: Vec<Leaving>,
     done: T,
     marked: bool,
+    /// Services whose calls were to be parked and are dead letters instead.
+    replaced: Vec<usize>,
 }
 
 impl<T> Item<T> {
     pub(super) fn new(begun: Begun, leaves: Vec<Leaving>, done: T) -> Self {
-        Self { begun, leaves, done, marked: false }
+        Self { begun, leaves, done, marked: false, replaced: Vec::new() }
     }
 }
 
@@ -159,13 +161,20 @@ impl<W: World, T> Finisher<W, T> {
         let mut finished = Vec::with_capacity(out.items.len());
         // Tokens count the pieces of all items, in order.
         let mut tokens = (0..).map(Token);
-        for Item { begun, leaves, done, .. } in out.items {
+        for Item { begun, leaves, done, replaced, .. } in out.items {
+            let source = &begun.record.source;
+            // In another life of its partition the event's calls are parked anew, and this says nothing of where.
+            let parks = self.parks.as_mut().filter(|_| self.ledger.is_current(source, begun.life));
+            let mut ends: Vec<(usize, ParkEnd)> = replaced.into_iter().map(|service| (service, ParkEnd::Replaced)).collect();
             for (Leaving { what, .. }, token) in leaves.iter().zip(&mut tokens) {
-                tell(&*self.witness, what, &begun.record.source);
+                tell(&*self.witness, what, source);
                 let at = placed.next_if(|(of, _)| *of == token).map(|(_, at)| at);
-                if let (Left::Parked { service, .. }, Some(parks)) = (what, &mut self.parks) {
-                    parks.push(Park { service: *service, event: begun.record.source.clone(), end: ParkEnd::Parked(at) });
+                if let Left::Parked { service, .. } = what {
+                    ends.push((*service, ParkEnd::Parked(at)));
                 }
+            }
+            if let Some(parks) = parks {
+                parks.extend(ends.into_iter().map(|(service, end)| Park { service, event: source.clone(), end }));
             }
             self.budget.give(begun.size);
             if self.ledger.settle(&begun.record.source, begun.life) {
@@ -180,14 +189,14 @@ impl<W: World, T> Finisher<W, T> {
         let mut refused = refused.into_iter().peekable();
         // Tokens count the pieces of all items, in order.
         let (mut mended, mut number) = (false, 0);
-        for Item { begun, leaves, .. } in &mut out.items {
+        for Item { begun, leaves, replaced, .. } in &mut out.items {
             for leaving in leaves {
                 while let Some((_, error)) = refused.next_if(|(token, _)| token.0 == number) {
                     let was = leaving.what.clone();
                     if self.mend(leaving, &begun.record, &error) {
                         mended = true;
-                        if let (Left::Parked { service, .. }, Some(parks)) = (was, &mut self.parks) {
-                            parks.push(Park { service, event: begun.record.source.clone(), end: ParkEnd::Replaced });
+                        if let Left::Parked { service, .. } = was {
+                            replaced.push(service);
                         }
                     }
                 }

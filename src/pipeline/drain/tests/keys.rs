@@ -177,9 +177,10 @@ async fn what_is_gone_from_the_topic_holds_up_nobody_of_its_key() {
     }
     rig.log.records.lock().expect("unpoisoned").retain(|source, _| !(10..20).contains(&source.offset.0));
     for _ in 0..20 {
+        // Each that is gone may take a question of its own.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(rig.out(), 1, "{:?}", rig.came());
         rig.answer(1).await;
-        rig.pause().await;
     }
     assert_eq!(rig.came(), (0..10).chain(20..30).collect::<Vec<_>>());
 }

@@ -69,6 +69,15 @@ async fn rig() -> Rig {
     rig
 }
 
+/// A budget of so many bytes, not a whole number of records.
+async fn rig_of_bytes(ordered: bool) -> Rig {
+    let probe = rig().await;
+    let size = probe.record(0, 100, "c", probe.due_in(5 * MINUTE)).size();
+    let rig = Rig::start_with(1, Budget::new(1_000, 40 * size + size / 2), Duration::from_secs(2 * 3_600), ordered);
+    rig.assign([0]).await;
+    rig
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_due_now_goes_though_thousands_that_are_due_later_lie_before_it() {
     let rig = rig().await;
@@ -337,4 +346,39 @@ async fn a_partition_is_held_before_there_is_no_room_beside_its_commit() {
     next += 20;
     tokio::time::sleep(ROUND * 2).await;
     assert_eq!(i64::try_from(rig.shelved().held), Ok(next), "all have begun");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_reaches_what_is_on_the_shelf_where_bytes_are_what_is_bounded() {
+    let rig = rig_of_bytes(false).await;
+    rig.read(0..200, |_| 60 * MINUTE).await;
+    for offset in 200..210 {
+        rig.hand(vec![rig.record(0, offset, "d", rig.due_in(60 * MINUTE))]).await;
+    }
+    rig.read(210..400, |_| 60 * MINUTE).await;
+    let of_d = Selection { cameras: ["d".to_owned()].into(), ..Selection::default() };
+    rig.orders.hear(rig.order_of(Act::Discard, of_d, None, 400).into());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(rig.published.lock().expect("unpoisoned").len(), 10);
+}
+
+/// Keys with more calls than are held, of which two fail again and again.
+#[tokio::test(start_paused = true)]
+async fn a_key_goes_on_beside_others_that_fail_where_bytes_are_what_is_bounded() {
+    let rig = rig_of_bytes(true).await;
+    for offset in 0..300 {
+        let camera = ["a", "x", "y"][usize::try_from(offset % 3).expect("small")];
+        // The next attempt is half a minute off.
+        rig.hand(vec![rig.record(0, offset, camera, Parking { attempt: 6, ..rig.due_in(0) })]).await;
+    }
+    assert_eq!(rig.came(), [0, 1, 2]);
+    // The first is a's.
+    rig.answer(1).await;
+    rig.answer_with(500, 2).await;
+    let until = rig.clock.now().plus(Duration::from_secs(20));
+    while rig.clock.now() < until && rig.came().len() < 102 {
+        let out = rig.out();
+        rig.answer(out).await;
+    }
+    assert!(rig.came().iter().filter(|offset| *offset % 3 == 0).eq((0..300).step_by(3).collect::<Vec<_>>().iter()), "{:?}", rig.came());
 }

@@ -280,3 +280,35 @@ async fn where_a_call_is_parked_is_told_when_it_is_there_to_stay() {
         assert_eq!(rig.finisher.parks(), []);
     }
 }
+
+/// Until the letter is there, an event that is run again after a crash may still be called for.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_replaced_is_told_of_when_its_letter_is_there() {
+    let rig = together();
+    let mut rig = Rig { finisher: rig.finisher.telling_parks(true), ..rig };
+    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..1));
+    let parked = leaving(Left::Parked { service: 3, reason: crate::event::envelope::Reason::Timeout }, b"call");
+    rig.finisher.finish(begun.remove(0), vec![parked, leaving(Left::Outcome, b"a")], ());
+    assert!(rig.batch().is_some());
+    rig.finisher.transacted(Err(Aborted { began: true, refused: vec![(Token(0), PublishError::TooLarge)] }));
+    assert_eq!(rig.finisher.parks(), []);
+    tokio::time::sleep(INTERVAL).await;
+    assert!(rig.batch().is_some());
+    rig.finisher.transacted(Ok(Vec::new()));
+    let ends: Vec<ParkEnd> = rig.finisher.parks().into_iter().map(|park| park.end).collect();
+    assert_eq!(ends, [ParkEnd::Replaced]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_life_that_is_over_nobody_is_told_where_a_call_is_parked() {
+    let rig = together();
+    let mut rig = Rig { finisher: rig.finisher.telling_parks(true), ..rig };
+    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..1));
+    let parked = leaving(Left::Parked { service: 3, reason: crate::event::envelope::Reason::Timeout }, b"call");
+    rig.finisher.finish(begun.remove(0), vec![parked], ());
+    assert!(rig.batch().is_some());
+    rig.finisher.lose(&[partition(0)]);
+    rig.finisher.assign(vec![Assignment::fresh(partition(0))]);
+    rig.finisher.transacted(Ok(vec![(Token(0), Offset(7))]));
+    assert_eq!(rig.finisher.parks(), []);
+}
