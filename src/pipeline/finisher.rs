@@ -12,6 +12,7 @@
 mod aside;
 mod batches;
 mod instead;
+mod park;
 mod taking;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use foldhash::fast::RandomState;
 pub use self::aside::Aside;
 use self::batches::{Batches, Item};
 use self::instead::in_place_of;
+pub use self::park::{Park, ParkEnd};
 use super::facts::Fact;
 use super::holds::Holds;
 use super::ledger::{Ledger, Life, NotBegun};
@@ -93,26 +95,6 @@ pub enum Finish<T> {
     Held(u64),
 }
 
-/// What became of a call that was to be parked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Park {
-    /// The service.
-    pub service: usize,
-    /// Its event.
-    pub event: Source,
-    /// How it ended.
-    pub end: ParkEnd,
-}
-
-/// How a call ended that was to be parked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParkEnd {
-    /// It is on its topic, at this place of its partition if that is known.
-    Parked(Option<Offset>),
-    /// Its topic does not take it, and it is a dead letter instead.
-    Replaced,
-}
-
 struct Owner {
     number: u64,
     what: Left,
@@ -165,11 +147,6 @@ impl<W: World, T> Finisher<W, T> {
     /// Remembers which records are not run because they had finished in earlier lives.
     pub fn telling_skipped(self, wanted: bool) -> Self {
         Self { skipped: wanted.then(Vec::new), ..self }
-    }
-
-    /// Remembers what became of calls that were to be parked.
-    pub fn telling_parks(self, wanted: bool) -> Self {
-        Self { parks: wanted.then(Vec::new), ..self }
     }
 
     /// Partitions came.
@@ -307,11 +284,6 @@ impl<W: World, T> Finisher<W, T> {
     /// The records that were [`Finish::Held`] and have left since: their followers may go.
     pub fn left(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.left)
-    }
-
-    /// What became of calls that were to be parked, since this was last asked.
-    pub fn parks(&mut self) -> Vec<Park> {
-        self.parks.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Takes an acknowledgement in; a record that is finished by it gives back what its loop wanted to know.
