@@ -34,7 +34,7 @@ use super::outbox::{Acked, Moment, Outbox};
 use super::ports::{Ack, Assignment, Budget, Chance, Clock, CommitPoint, Witness, World};
 use super::stages::{Leaving, Left};
 use crate::event::dead_letter::Letterbox;
-use crate::event::{Incoming, Offset, Record, Source, TopicPartition};
+use crate::event::{Incoming, Record, Source, TopicPartition};
 use crate::machine::time::Tick;
 
 /// A record that was begun: what must come back to finish it or let it go.
