@@ -6,6 +6,16 @@ use serde_json::{Value, json};
 
 use crate::harness::{Event, World, free_port, fusebox, until};
 
+/// Whoever makes a service fail means to look, and to act.
+#[test]
+fn dev_without_its_story_says_at_once_what_to_try() {
+    let ports = [free_port(), free_port()].map(|port| port.to_string());
+    let ran = fusebox(&["dev", "--fail", "vms", "--seconds", "1", "--kafka-port", &ports[0], "--http-port", &ports[1]], "").exits(0);
+    for words in ["Failing from the start: vms.", "FUSEBOX_TOKEN=fbx_", "kcat -b"] {
+        assert!(ran.out.contains(words) || ran.err.contains(words), "{words}: {}", ran.err);
+    }
+}
+
 #[test]
 fn a_wrong_config_is_answered_with_every_fault() {
     let world = World::new("wrong").without_topics().start();

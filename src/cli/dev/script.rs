@@ -56,6 +56,10 @@ pub(super) async fn play(config: &Config, args: &Args, world: &World, screen: &m
         })
     };
     screen.say(&greeting(config, args, world));
+    if !args.fail.is_empty() {
+        // There is no story to be told first.
+        screen.say(&next_steps(config, args, world));
+    }
     let mut plot = Plot::new(args.fail.is_empty());
     let mut ticks = tokio::time::interval(screen.interval());
     let mut last = (began, 0);
