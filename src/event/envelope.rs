@@ -112,9 +112,9 @@ pub struct Call<'a> {
     pub path: &'a str,
     /// What the service knows a repeated call by ([`idempotency_key`]).
     pub idempotency_key: &'a str,
-    /// The request's body: JSON, written as it is.
+    /// The request's body: JSON without white space around it, written as it is.
     pub body: &'a Bytes,
-    /// The finished stages' data, by service: JSON, written as it is.
+    /// The finished stages' data, by service: JSON without white space around it, written as it is.
     pub results: &'a [(&'a str, Bytes)],
 }
 

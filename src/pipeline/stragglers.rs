@@ -25,8 +25,9 @@ fn place(record: &Record) -> Option<(Topic, Bytes)> {
 impl Stragglers {
     /// A record failed. Whether it is the first of its key, and may be tried again.
     pub fn failed(&mut self, record: &Record, token: Token) -> bool {
-        let Some(place) = place(record) else { return true };
-        let queue = self.queues.entry(place).or_default();
+        let Some((topic, key)) = place(record) else { return true };
+        // It may outlive the record, whose whole memory a key would keep that is a part of it.
+        let queue = self.queues.entry((topic, Bytes::copy_from_slice(&key))).or_default();
         queue.insert(token);
         queue.first() == Some(&token)
     }

@@ -235,7 +235,8 @@ fn what_is_not_json_is_an_error() {
 fn what_is_known_of_an_event_reads_as_what_is_looked_for() {
     const EVENT: &str = concat!(
         r#"{"id":"67e55044-10b1-426f-9247-bb680e5fe0c8","timestamp":"2026-11-03T21:04:05Z","camera_id":"cam-1","label":"gone","label":"person","#,
-        r#""detections":[{"label":"car","confidence":0.50}], "recipients" : ["a@b.c"],"notification_channels":[],"site":{"id":7},"metadata":{"zone":1}}"#
+        r#""detections":[{"label":"car","confidence":0.50}], "recipients" : ["a@b.c"],"notification_channels":[],"site":{"id":7},"metadata":{"zone":1},"#,
+        r#""activity":"loitering","event_type":"motion"}"#
     );
     let record = Incoming {
         source: Source { topic: Topic::from("events"), partition: Partition(0), offset: Offset(0) },
@@ -257,6 +258,7 @@ fn what_is_known_of_an_event_reads_as_what_is_looked_for() {
         "event.detections.map(d, d.label)",
         "event.label + event.camera_id",
         "event.activity",
+        "event.event_type + event.activity",
         "event.site.id",
         "event.nothing",
     ] {

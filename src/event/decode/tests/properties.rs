@@ -175,4 +175,7 @@ const COMPLETE: &[(&str, &str)] = &[
     ("timestamp", "\"2026-11-03T21:04:05.678Z\""),
     ("notification_channels", "[\"sms\"]"),
     ("recipients", "[ ]"),
+    ("event_type", "\"motion\""),
+    ("activity", "{\"walking\":true}"),
+    ("query", "\"who?\""),
 ];
