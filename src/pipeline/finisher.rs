@@ -26,6 +26,7 @@ use foldhash::fast::RandomState;
 pub use self::aside::Aside;
 use self::batches::{Batches, Item};
 use self::instead::in_place_of;
+use self::park::Parks;
 pub use self::park::{Park, ParkEnd};
 use super::facts::Fact;
 use super::holds::Holds;
@@ -75,8 +76,7 @@ pub struct Finisher<W: World, T> {
     finishing: HashMap<u64, Finishing<T>, RandomState>,
     next_number: u64,
     left: Vec<u64>,
-    /// What became of calls that were to be parked, for a loop that wants to know.
-    parks: Option<Vec<Park>>,
+    parks: Parks,
     /// Where records are finished together; `None`: each by itself.
     batches: Option<Batches<T>>,
     budget: Arc<Budget>,
@@ -129,7 +129,7 @@ impl<W: World, T> Finisher<W, T> {
             finishing: HashMap::default(),
             next_number: 0,
             left: Vec::new(),
-            parks: None,
+            parks: Parks::default(),
             batches: None,
             budget,
             dead_letters,
@@ -303,12 +303,8 @@ impl<W: World, T> Finisher<W, T> {
             Acked::Published(Owner { number, what }, at) => {
                 let finishing = self.finishing.get_mut(&number)?;
                 tell(&*self.witness, &what, &finishing.begun.record.source);
-                let Begun { record: Incoming { source, .. }, life, .. } = &finishing.begun;
-                // In another life of its partition the event's call is parked anew, and this says nothing of where.
-                if let (Left::Parked { service, .. }, Some(parks)) = (&what, &mut self.parks)
-                    && self.ledger.is_current(source, *life)
-                {
-                    parks.push(Park { service: *service, event: source.clone(), end: ParkEnd::Parked(at) });
+                if let Left::Parked { service, .. } = what {
+                    self.parks.note(&self.ledger, &finishing.begun, service, ParkEnd::Parked(at));
                 }
                 finishing.awaited -= 1;
                 if finishing.awaited > 0 {
@@ -339,8 +335,8 @@ impl<W: World, T> Finisher<W, T> {
         let Some(finishing) = self.finishing.get(&number) else { return };
         match in_place_of(&record, &what, &finishing.begun.record, &self.dead_letters, self.clock.wall()) {
             Some((record, replaced)) => {
-                if let (Left::Parked { service, .. }, Some(parks)) = (&what, &mut self.parks) {
-                    parks.push(Park { service: *service, event: finishing.begun.record.source.clone(), end: ParkEnd::Replaced });
+                if let Left::Parked { service, .. } = what {
+                    self.parks.note(&self.ledger, &finishing.begun, service, ParkEnd::Replaced);
                 }
                 self.outbox.send(record, Owner { number, what: replaced }, || self.clock.now());
             }

@@ -351,7 +351,7 @@ impl FakeSubscription {
                 }
                 *position = Offset(offset.0 + 1);
                 let incoming = Incoming {
-                    source: Source { topic: partition.topic.clone(), partition: partition.partition, offset: *offset },
+                    source: partition.at(*offset),
                     key: record.key.clone(),
                     value: record.value.clone(),
                     headers: record.headers.clone(),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fusebox::event::{Incoming, Source};
+use fusebox::event::Incoming;
 use fusebox::machine::shelf::Run;
 use fusebox::pipeline::ports::{Refetch, RefetchError, Refetched};
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -45,7 +45,7 @@ impl Refetch for FakeRefetch {
                 let log = state.logs.get(&(partition.topic.clone(), partition.partition)).expect("only what was read is read again");
                 let at = log.binary_search_by_key(&offset, |(offset, _)| *offset).expect("what was read is there");
                 let record = log[at].1.clone();
-                let source = Source { topic: partition.topic.clone(), partition: partition.partition, offset };
+                let source = partition.at(offset);
                 answer.records.push(Incoming {
                     source,
                     key: record.key,

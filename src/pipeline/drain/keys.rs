@@ -29,12 +29,12 @@ const NEAR: usize = 32;
 pub(super) struct Keys(Option<Box<Held>>);
 
 struct Held {
-    gate: KeyGate<Behind>,
+    gate: KeyGate<Follower>,
     hasher: RandomState,
 }
 
 /// A parked call that waits for others of its key.
-pub(super) struct Behind {
+pub(super) struct Follower {
     /// The index of its queue.
     pub queue: usize,
     pub begun: Begun,
@@ -75,22 +75,22 @@ impl Keys {
     }
 
     /// Something has come, or come back: it is given back if it has its turn.
-    pub fn come(&mut self, Turn { partition, key, at }: Turn, behind: Behind) -> Option<Begun> {
+    pub fn come(&mut self, Turn { partition, key, at }: Turn, follower: Follower) -> Option<Begun> {
         match &mut self.0 {
-            Some(held) => held.gate.come(partition, key, at, behind).map(|behind| behind.begun),
-            None => Some(behind.begun),
+            Some(held) => held.gate.come(partition, key, at, follower).map(|follower| follower.begun),
+            None => Some(follower.begun),
         }
     }
 
     /// Takes out what waits of a queue and came last: it is put aside, and its turn is kept.
-    pub fn put_aside(&mut self, index: usize) -> Option<Behind> {
-        self.0.as_mut()?.gate.put_aside(|behind| behind.queue == index)
+    pub fn put_aside(&mut self, index: usize) -> Option<Follower> {
+        self.0.as_mut()?.gate.put_aside(|follower| follower.queue == index)
     }
 
     /// Takes out what waits of partitions.
     pub fn let_go(&mut self, leaves: impl Fn(&TopicPartition) -> bool) -> Vec<Begun> {
         let gone = self.0.as_mut().map(|held| held.gate.let_go(leaves)).unwrap_or_default();
-        gone.into_iter().map(|behind| behind.begun).collect()
+        gone.into_iter().map(|follower| follower.begun).collect()
     }
 
     /// Forgets the turns of partitions whose lives are over, or begin.
@@ -107,12 +107,12 @@ impl Keys {
 
     /// When the oldest of those was first parked.
     pub fn oldest_of(&self, index: usize) -> Option<UnixMillis> {
-        self.waiting_of(index).map(|behind| behind.first_parked_at).min()
+        self.waiting_of(index).map(|follower| follower.first_parked_at).min()
     }
 
-    fn waiting_of(&self, index: usize) -> impl Iterator<Item = &Behind> {
+    fn waiting_of(&self, index: usize) -> impl Iterator<Item = &Follower> {
         let held = self.0.iter().flat_map(|held| held.gate.iter());
-        held.filter(move |behind| behind.queue == index)
+        held.filter(move |follower| follower.queue == index)
     }
 }
 
@@ -121,14 +121,18 @@ impl<W: World> Drain<W> {
     pub(super) fn come(&mut self, begun: Begun) {
         match self.keys.turn(&begun.record, &self.queues) {
             Some((queue, turn)) => self.come_in_turn(queue, turn, begun),
-            None => self.line_up_new(begun),
+            None => {
+                if let Some((index, waiting)) = self.open(begun) {
+                    self.line_up_by_time(index, waiting);
+                }
+            }
         }
     }
 
     /// A record of a service that keeps order has come, or has come back.
     pub(super) fn come_in_turn(&mut self, queue: usize, turn: Turn, begun: Begun) {
         let first_parked_at = envelope::first_parked_at(&begun.record, self.clock.wall());
-        if let Some(begun) = self.keys.come(turn, Behind { queue, begun, first_parked_at }) {
+        if let Some(begun) = self.keys.come(turn, Follower { queue, begun, first_parked_at }) {
             self.have_its_turn(begun);
         }
     }
@@ -139,7 +143,7 @@ impl<W: World> Drain<W> {
         let next = held.gate.ended(partition.clone(), key, at);
         let near = (self.shelf.room_to_come_back() / held.gate.keys().max(1)).clamp(1, NEAR);
         self.shelf.call_back(held.gate.aside(&partition, key, near).map(|offset| partition.at(offset)));
-        if let Some(Behind { begun, .. }) = next {
+        if let Some(Follower { begun, .. }) = next {
             self.have_its_turn(begun);
         }
     }
@@ -160,18 +164,7 @@ impl<W: World> Drain<W> {
         let is_discarded = || self.orders.orders().about(&waiting.parked).is_some_and(|order| order.act == Act::Discard);
         match late {
             Some(Code::Expired) if !is_discarded() => self.give_up(index, waiting, Code::Expired, parking.attempt),
-            _ => {
-                let due = self.due(index, &waiting.parked);
-                self.line_up(index, due, waiting);
-            }
-        }
-    }
-
-    /// A record that waits for nobody but its time.
-    fn line_up_new(&mut self, begun: Begun) {
-        if let Some((index, waiting)) = self.open(begun) {
-            let due = self.due(index, &waiting.parked);
-            self.line_up(index, due, waiting);
+            _ => self.line_up_by_time(index, waiting),
         }
     }
 }

@@ -122,6 +122,12 @@ impl<W: World> Drain<W> {
         }
     }
 
+    /// Puts a call where it belongs, due when it says.
+    pub(super) fn line_up_by_time(&mut self, index: usize, waiting: Waiting) {
+        let due = self.due(index, &waiting.parked);
+        self.line_up(index, due, waiting);
+    }
+
     /// Looks anew at everything that waits: something was ordered.
     pub(super) fn reconsider(&mut self) {
         let book = Arc::clone(&self.orders);
@@ -134,8 +140,7 @@ impl<W: World> Drain<W> {
             self.queues[index].lanes.retain(|_, lane| !lane.calls.is_empty());
             for mut waiting in concerned {
                 waiting.order = None;
-                let due = self.due(index, &waiting.parked);
-                self.line_up(index, due, waiting);
+                self.line_up_by_time(index, waiting);
             }
         }
         self.reconsider_shelf();

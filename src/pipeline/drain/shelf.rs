@@ -15,7 +15,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use super::keys::{Behind, Turn};
+use super::keys::{Follower, Turn};
 use super::{Drain, Finished, Waiting};
 use crate::event::envelope::{Parked, Parking};
 use crate::event::{Headers, Incoming, Offset, Source, TopicPartition, UnixMillis};
@@ -136,10 +136,6 @@ impl Shelved {
         self.levels().ceiling().records - self.levels().floor().records
     }
 
-    fn is_short(&self, now: Tick) -> bool {
-        self.levels().is_short(self.held(), self.calls.first_size(now))
-    }
-
     /// What of a queue is there.
     pub fn of(&self, queue: usize, now: Tick) -> OnShelf {
         let mut all = OnShelf::default();
@@ -221,14 +217,14 @@ impl<W: World> Drain<W> {
 
     fn ask_for(&mut self, called: bool, now: Tick) {
         let mut goes = false;
+        let size = self.shelf.calls.first_size(now);
         for index in 0..self.queues.len() {
             let would_go = self.would_go(index, now);
             goes |= would_go;
-            if !self.shelf.is_short(now) {
+            if !self.shelf.levels().is_short(self.shelf.held(), size) {
                 continue;
             }
             // As many as could come in their place: each of these goes sooner than the one that makes way for it.
-            let size = self.shelf.calls.first_size(now);
             let soonest: Vec<Tick> = self.shelf.calls.wanted(now).take(self.shelf.spare()).collect();
             let after = |put: usize| match soonest.get(put) {
                 _ if !would_go => called.then_some(Tick(0)),
@@ -273,7 +269,7 @@ impl<W: World> Drain<W> {
         let (mut stay, mut put) = (Vec::new(), 0);
         // Those whose turn has not even come, first.
         while after(&self.shelf, put).is_some_and(|_| self.shelf.calls.len() < max)
-            && let Some(Behind { begun, first_parked_at, .. }) = self.keys.put_aside(index)
+            && let Some(Follower { begun, first_parked_at, .. }) = self.keys.put_aside(index)
         {
             let waits = Waits::ForKey(self.keys.key(&begun.record).unwrap_or_default());
             let (source, size, aside) = self.finisher.put_aside(begun);

@@ -87,7 +87,7 @@ impl Refetch for Logged {
         let mut answer = Refetched::default();
         for Run { partition, offsets } in runs {
             for offset in offsets {
-                let source = Source { topic: partition.topic.clone(), partition: partition.partition, offset };
+                let source = partition.at(offset);
                 match records.get(&source) {
                     Some(record) => answer.records.push(record.clone()),
                     None => answer.gone.push(source),

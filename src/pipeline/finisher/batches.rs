@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::instead::{event_of, in_place_of};
-use super::{Begun, Finisher, Park, ParkEnd, tell};
+use super::{Begun, Finisher, ParkEnd, tell};
 use crate::event::dead_letter::{Code, DeadLetter, Letterbox};
 use crate::event::{Incoming, Record, TopicPartition, UnixMillis};
 use crate::machine::schedule::Schedule;
@@ -162,19 +162,15 @@ impl<W: World, T> Finisher<W, T> {
         // Tokens count the pieces of all items, in order.
         let mut tokens = (0..).map(Token);
         for Item { begun, leaves, done, replaced, .. } in out.items {
-            let source = &begun.record.source;
-            // In another life of its partition the event's calls are parked anew, and this says nothing of where.
-            let parks = self.parks.as_mut().filter(|_| self.ledger.is_current(source, begun.life));
-            let mut ends: Vec<(usize, ParkEnd)> = replaced.into_iter().map(|service| (service, ParkEnd::Replaced)).collect();
+            for service in replaced {
+                self.parks.note(&self.ledger, &begun, service, ParkEnd::Replaced);
+            }
             for (Leaving { what, .. }, token) in leaves.iter().zip(&mut tokens) {
-                tell(&*self.witness, what, source);
+                tell(&*self.witness, what, &begun.record.source);
                 let at = placed.next_if(|(of, _)| *of == token).map(|(_, at)| at);
                 if let Left::Parked { service, .. } = what {
-                    ends.push((*service, ParkEnd::Parked(at)));
+                    self.parks.note(&self.ledger, &begun, *service, ParkEnd::Parked(at));
                 }
-            }
-            if let Some(parks) = parks {
-                parks.extend(ends.into_iter().map(|(service, end)| Park { service, event: source.clone(), end }));
             }
             self.budget.give(begun.size);
             if self.ledger.settle(&begun.record.source, begun.life) {

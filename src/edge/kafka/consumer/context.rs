@@ -442,7 +442,7 @@ fn list_of(partitions: &[TopicPartition]) -> TopicPartitionList {
 mod tests {
     use super::*;
     use crate::edge::kafka::properties;
-    use crate::event::{Headers, Offset, Source};
+    use crate::event::{Headers, Offset};
     use rdkafka::ClientConfig;
     use std::cell::Cell;
 
@@ -493,7 +493,7 @@ mod tests {
     #[test]
     fn records_in_hand_come_before_the_revocation_of_their_partition() {
         let partition = TopicPartition { topic: Topic::from("t"), partition: Partition(3) };
-        let source = Source { topic: partition.topic.clone(), partition: partition.partition, offset: Offset(1) };
+        let source = partition.at(Offset(1));
         let record = Incoming { source, key: None, value: None, headers: Headers::new(), timestamp: None };
         let (sender, mut intake) = tokio::sync::mpsc::unbounded_channel();
         let shared = Shared { outbox: Mutex::new(Outbox { batch: vec![record], sender: Some(sender) }), ..idle(&partition.topic) };

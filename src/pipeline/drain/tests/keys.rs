@@ -4,21 +4,9 @@ use super::*;
 use crate::machine::orders::{Act, Order};
 use crate::machine::selection::Selection;
 
+/// About everything that is parked below offset 100.
 fn order(rig: &Rig, number: u128, act: Act) -> Order {
-    Order {
-        id: Uuid::from_u128(number),
-        group: "g".to_owned(),
-        act,
-        selection: Selection::default(),
-        ends: [("retry".to_owned(), [(0, 100)].into())].into(),
-        at: rig.clock.wall(),
-        actor: "ann".to_owned(),
-        reason: String::new(),
-        rate: None,
-        calls: 0,
-        counted_all: true,
-        cancelled_by: None,
-    }
+    ordered::order(rig, number, act, Selection::default(), 100)
 }
 
 /// Due since a while ago, milliseconds, when it was parked.

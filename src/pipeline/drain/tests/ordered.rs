@@ -9,7 +9,7 @@ use crate::machine::selection::Selection;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn order(rig: &Rig, number: u128, act: Act, selection: Selection, before: i64) -> Order {
+pub(super) fn order(rig: &Rig, number: u128, act: Act, selection: Selection, before: i64) -> Order {
     Order {
         id: Uuid::from_u128(number),
         group: "g".to_owned(),

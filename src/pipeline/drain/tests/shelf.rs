@@ -43,20 +43,7 @@ impl Rig {
     }
 
     fn order_of(&self, act: Act, selection: Selection, rate: Option<u32>, before: i64) -> Order {
-        Order {
-            id: Uuid::from_u128(7),
-            group: "g".to_owned(),
-            act,
-            selection,
-            ends: BTreeMap::from([("retry".to_owned(), BTreeMap::from([(0, before)]))]),
-            at: self.clock.wall(),
-            actor: "ann".to_owned(),
-            reason: "drill".to_owned(),
-            rate,
-            calls: 0,
-            counted_all: true,
-            cancelled_by: None,
-        }
+        Order { rate, ..ordered::order(self, 7, act, selection, before) }
     }
 }
 

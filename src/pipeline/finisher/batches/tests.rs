@@ -3,6 +3,7 @@ use super::*;
 use crate::event::dead_letter::Code;
 use crate::event::headers::name;
 use crate::event::{Headers, Offset, Record, Source, Topic, UnixMillis};
+use crate::pipeline::finisher::Park;
 use crate::pipeline::ports::Assignment;
 use crate::pipeline::stages::Left;
 
@@ -258,17 +259,26 @@ async fn a_commit_that_moved_without_a_record_goes_too_and_is_waited_for() {
     assert_eq!((rig.finisher.transacted(Ok(Vec::new())).len(), rig.finisher.is_empty()), (0, true));
 }
 
+/// A batch is out of so many records, of which the last has parked a call.
+fn parking(telling: bool, records_out: i64) -> Rig {
+    let rig = together();
+    let mut rig = Rig { finisher: rig.finisher.telling_parks(telling), ..rig };
+    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..records_out));
+    let last = begun.pop().expect("a record");
+    for begun in begun {
+        rig.finisher.finish(begun, vec![leaving(Left::Outcome, b"a")], ());
+    }
+    let parked = leaving(Left::Parked { service: 3, reason: crate::event::envelope::Reason::Timeout }, b"call");
+    rig.finisher.finish(last, vec![parked, leaving(Left::Outcome, b"b")], ());
+    assert!(rig.batch().is_some());
+    rig
+}
+
 /// A copy that was undone lies somewhere too; only the last answer says where the one lies that counts.
 #[tokio::test(start_paused = true)]
 async fn where_a_call_is_parked_is_told_when_it_is_there_to_stay() {
     for telling in [true, false] {
-        let rig = together();
-        let mut rig = Rig { finisher: rig.finisher.telling_parks(telling), ..rig };
-        let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..2));
-        let parked = || leaving(Left::Parked { service: 3, reason: crate::event::envelope::Reason::Timeout }, b"call");
-        rig.finisher.finish(begun.remove(0), vec![leaving(Left::Outcome, b"a")], ());
-        rig.finisher.finish(begun.remove(0), vec![parked(), leaving(Left::Outcome, b"b")], ());
-        assert!(rig.batch().is_some());
+        let mut rig = parking(telling, 2);
         rig.finisher.transacted(failed());
         assert_eq!(rig.finisher.parks(), []);
         tokio::time::sleep(AGAIN.max).await;
@@ -284,12 +294,7 @@ async fn where_a_call_is_parked_is_told_when_it_is_there_to_stay() {
 /// Until the letter is there, an event that is run again after a crash may still be called for.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_replaced_is_told_of_when_its_letter_is_there() {
-    let rig = together();
-    let mut rig = Rig { finisher: rig.finisher.telling_parks(true), ..rig };
-    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..1));
-    let parked = leaving(Left::Parked { service: 3, reason: crate::event::envelope::Reason::Timeout }, b"call");
-    rig.finisher.finish(begun.remove(0), vec![parked, leaving(Left::Outcome, b"a")], ());
-    assert!(rig.batch().is_some());
+    let mut rig = parking(true, 1);
     rig.finisher.transacted(Err(Aborted { began: true, refused: vec![(Token(0), PublishError::TooLarge)] }));
     assert_eq!(rig.finisher.parks(), []);
     tokio::time::sleep(INTERVAL).await;
@@ -301,12 +306,7 @@ async fn a_call_that_is_replaced_is_told_of_when_its_letter_is_there() {
 
 #[tokio::test(start_paused = true)]
 async fn of_a_life_that_is_over_nobody_is_told_where_a_call_is_parked() {
-    let rig = together();
-    let mut rig = Rig { finisher: rig.finisher.telling_parks(true), ..rig };
-    let mut begun = rig.finisher.take(records(&rig.budget, 0, 0..1));
-    let parked = leaving(Left::Parked { service: 3, reason: crate::event::envelope::Reason::Timeout }, b"call");
-    rig.finisher.finish(begun.remove(0), vec![parked], ());
-    assert!(rig.batch().is_some());
+    let mut rig = parking(true, 1);
     rig.finisher.lose(&[partition(0)]);
     rig.finisher.assign(vec![Assignment::fresh(partition(0))]);
     rig.finisher.transacted(Ok(vec![(Token(0), Offset(7))]));
